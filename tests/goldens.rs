@@ -47,10 +47,10 @@ const KTO: (&[&str], &[(&str, &str)]) = (
 );
 
 /// A model with its goldens.
-struct Golden {
+pub(crate) struct Golden {
     name: String,
     folder: PathBuf,
-    model: PathBuf,
+    pub(crate) model: PathBuf,
     adapter: PathBuf,
 }
 
@@ -62,7 +62,7 @@ fn goldens_root() -> PathBuf {
 }
 
 /// The tiny models of the goldens folder. The real one is separate, since it is not in the repository.
-fn models(which: impl Fn(&str) -> bool) -> Vec<Golden> {
+pub(crate) fn models(which: impl Fn(&str) -> bool) -> Vec<Golden> {
     let root = goldens_root();
     let mut names: Vec<String> = std::fs::read_dir(&root)
         .unwrap_or_else(|e| panic!("{}: {e}", root.display()))
@@ -85,7 +85,7 @@ fn models(which: impl Fn(&str) -> bool) -> Vec<Golden> {
     names.into_iter().filter_map(golden).collect()
 }
 
-fn is_tiny(name: &str) -> bool {
+pub(crate) fn is_tiny(name: &str) -> bool {
     !is_real(name)
 }
 

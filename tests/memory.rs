@@ -1,191 +1,212 @@
 //! What a run says that it will hold in memory, and what it holds.
 
-use crate::align::{align, committed_goldens, golden_model, read_lines, write_lines};
-use crate::watched_run::{self, Notes};
+use crate::align::{align, committed_goldens, golden_model, lines_in, read_lines};
+use crate::goldens::{Golden, is_tiny, models};
+use crate::watched_run::{self, Notes, TOLERANCE, is_held};
 use align_data::{Dataset, Encoder, OnBadRow, RowKind, Shuffle};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{ValueCheck, WeightFiles};
-use align_kernels::gemm::PACKED;
 use align_kernels::{Device, Precision};
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::objective::{KnobValue, Objective, Scores};
-use align_lora::train::{Plan, Size, TrainError, TrainOptions, Trainer};
+use align_lora::objective::{KnobValue, LOSSES, Objective, Scores};
+use align_lora::train::{CachePlace, Plan, ReferenceCache, Size, TrainOptions, Trainer};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Families that keep different things: plain, q/k norm and norms behind the layers, those without q/k norm, fused projections.
-const MODELS: [&str; 4] = ["tiny-llama", "tiny-gemma3", "tiny-gemma2", "tiny-phi3"];
 const MAX_LENGTH: usize = 256;
-const STEPS: u64 = 3;
+/// More memory than a run can use.
+const ROOMY: u64 = 1 << 36;
 
-/// What the plan may be above the peak, packing apart. On an idle machine it is within 2 %; on a busy one a thread may have packed
-/// little when the most was held, and more later.
-const TOLERANCE: f64 = 0.1;
-/// The same with packing, of which a busy machine's threads do not take all that they may.
-const WITH_PACKING: f64 = 0.15;
+fn options() -> TrainOptions {
+    TrainOptions { batch_size: 4, max_length: MAX_LENGTH, ..watched_run::options() }
+}
 
-fn options(precision: Precision, memory: Option<u64>) -> TrainOptions {
-    TrainOptions {
-        max_steps: Some(STEPS),
-        batch_size: 4,
-        max_length: MAX_LENGTH,
-        precision,
-        memory,
-        ..watched_run::options()
+/// Runs of a loss over the same rows, each on a device of its own.
+#[derive(Clone, Copy)]
+struct Runs<'a> {
+    loss: &'a str,
+    knobs: &'a [(&'a str, KnobValue)],
+    options: &'a TrainOptions,
+    data: &'a Dataset,
+    eval: Option<&'a Dataset>,
+    texts: Option<&'a Dataset>,
+    /// Where they keep log-probs of the reference, and the folder for a file of them.
+    cache: Option<(CachePlace, &'a Path)>,
+}
+
+impl<'a> Runs<'a> {
+    fn new(loss: &'a str, data: &'a Dataset, options: &'a TrainOptions) -> Runs<'a> {
+        Runs { loss, knobs: &[], options, data, eval: None, texts: None, cache: None }
     }
-}
 
-/// A run on a device of its own.
-struct Run {
-    device: Device,
-    model: Model,
-    data: Dataset,
-    texts: Option<PathBuf>,
-    loss: &'static str,
-    knobs: &'static [(&'static str, KnobValue)],
-}
-
-impl Run {
-    fn new(model: &str, loss: &'static str) -> Run {
-        let dir = golden_model(model);
+    fn with_trainer<R: Send>(&self, memory: Option<u64>, work: impl FnOnce(Trainer<'_>, &Device) -> R + Send) -> R {
         let device = Device::cpu(Some(2)).unwrap();
-        let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
-        let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &files).unwrap();
-        let (file, kind) = match loss {
-            "kto" => ("kto.jsonl", RowKind::Labelled),
-            _ => ("pairs.jsonl", RowKind::Pair),
-        };
-        let data = open(&model, &dir, &committed_goldens().join(file), kind);
-        Run { device, model, data, texts: None, loss, knobs: &[] }
-    }
-
-    /// On other rows.
-    fn on(model: &str, loss: &'static str, rows: &Path, kind: RowKind) -> Run {
-        let run = Run::new(model, loss);
-        let data = open(&run.model, &golden_model(model), rows, kind);
-        Run { data, ..run }
-    }
-
-    fn with_trainer<R: Send>(&self, options: TrainOptions, work: impl FnOnce(Trainer<'_>) -> R + Send) -> R {
+        let dir = self.data.encoder().model_dir();
+        let files = WeightFiles::open(dir, ValueCheck::Finite).unwrap();
+        let model = Model::load(&device, ModelConfig::open(dir).unwrap(), &files).unwrap();
         let objective = Objective::new(self.loss, self.knobs).unwrap();
         let task = match objective.scores() {
             Scores::LogProbs => Task::CausalLm,
             Scores::Reward => Task::SequenceClassification,
         };
-        let adapter = Adapter::fresh(&self.model, &LoraConfig { task, ..LoraConfig::default() }, 1).unwrap();
-        self.device.clone().install(|| {
-            let trainer = Trainer::new(&self.model, adapter.set().clone(), None, objective, options).unwrap();
-            work(match &self.texts {
-                Some(path) => trainer.with_reference_data(open(&self.model, self.dir(), path, RowKind::Sequence)),
-                None => trainer,
-            })
+        let adapter = Adapter::fresh(&model, &LoraConfig { task, ..LoraConfig::default() }, 1).unwrap();
+        let options = TrainOptions { memory, ..self.options.clone() };
+        let precision = options.precision;
+        device.install(|| {
+            let mut trainer = Trainer::new(&model, adapter.set().clone(), None, objective, options).unwrap();
+            if let Some(texts) = self.texts {
+                trainer = trainer.with_reference_data(texts.clone());
+            }
+            if let Some((place, folder)) = self.cache {
+                let cache = match place {
+                    CachePlace::Memory => ReferenceCache::in_memory(&files),
+                    CachePlace::File => ReferenceCache::open(folder, &model, &files, None, precision, 1.0),
+                };
+                trainer = trainer.with_reference_cache(cache.unwrap());
+            }
+            work(trainer, &device)
         })
     }
 
-    fn dir(&self) -> &Path {
-        self.data.encoder().model_dir()
+    fn plan(&self) -> Plan {
+        self.with_trainer(Some(ROOMY), |mut trainer, _| trainer.plan(self.data, self.eval).unwrap())
     }
 
-    fn plan(&self, options: &TrainOptions) -> Result<Plan, TrainError> {
-        self.with_trainer(options.clone(), |mut trainer| trainer.plan(&self.data, Some(&self.data)))
-    }
-
-    /// What is planned, and the most that was held.
-    fn measure(&self, options: &TrainOptions) -> (Plan, Held) {
-        self.with_trainer(options.clone(), |mut trainer| {
-            let plan = trainer.plan(&self.data, Some(&self.data)).unwrap();
+    /// Checks that what is planned within a limit is held.
+    fn plan_that_is_held(&self, limit: u64) -> Plan {
+        self.with_trainer(Some(limit), |mut trainer, device| {
+            let plan = trainer.plan(self.data, self.eval).unwrap();
             let mut notes = Notes::default();
-            trainer.run(&self.data, Some(&self.data), &mut notes).unwrap();
-            assert!(!notes.are_beyond_plan(), "{}: {:?}", self.loss, notes.0);
-            let report = self.device.memory();
-            let packed = report.names.get(PACKED).map_or(0, |packed| packed.peak as u64);
-            (plan, Held { peak: report.peak as u64, packed })
+            trainer.run(self.data, self.eval, &mut notes).unwrap();
+            let Runs { loss, options, data, cache, .. } = self;
+            let model = data.encoder().model_dir();
+            let what = format!("{loss} within {limit} bytes, {model:?}, {options:?}, {cache:?}");
+            assert!(!notes.are_beyond_plan() && plan.peak <= limit, "{what}: {:?}", notes.0);
+            is_held(&what, &plan, &device.memory());
+            plan
         })
+    }
+
+    /// Checks it where all layers are kept, some and none.
+    fn are_held(&self) {
+        let all = self.plan_that_is_held(ROOMY);
+        assert_eq!(all.layers_kept, all.layers);
+        let least = all.limit_needed;
+        self.plan_that_is_held((all.peak + all.peak / 10 + least) / 2);
+        self.plan_that_is_held(least);
     }
 }
 
-/// The most bytes that a run held, and those of them that threads packed into.
-struct Held {
-    peak: u64,
-    packed: u64,
-}
-
-/// Checks that a plan is not below what was held, and near to it.
-fn is_held(what: &str, plan: &Plan, held: &Held) {
-    let Held { peak, packed } = *held;
-    let planned = plan.parts.iter().find(|(name, _)| *name == "packing").map_or(0, |(_, bytes)| *bytes);
-    let parts = format!("{what}: planned {} ({:?}), held {peak}, {packed} of them for packing", plan.peak, plan.parts);
-    assert!(packed <= planned && peak <= plan.peak, "{parts}");
-    let error = (plan.peak - planned) as f64 / (peak - packed) as f64 - 1.0;
-    let with_packing = plan.peak as f64 / peak as f64 - 1.0;
-    assert!(error <= TOLERANCE && with_packing <= WITH_PACKING, "{parts}: {error:.4}, {with_packing:.4}");
-    assert_eq!(plan.peak, plan.parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), "{what}");
-}
-
-fn open(model: &Model, dir: &Path, rows: &Path, kind: RowKind) -> Dataset {
-    let encoder = Encoder::from_model(dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
+/// The rows of a file for the model in `dir`.
+fn open(dir: &Path, rows: &Path, kind: RowKind) -> Dataset {
+    let vocab_size = ModelConfig::open(dir).unwrap().vocab_size;
+    let encoder = Encoder::from_model(dir, None, MAX_LENGTH, vocab_size).unwrap();
     Dataset::open(&[rows.to_owned()], encoder, kind, OnBadRow::Error).unwrap()
 }
 
-/// Steps whose passes are not alike: the rows of one are cut into pieces, batches are split where their mismatched answers are
-/// long, a short batch in one pass holds more than a long one in two, texts come to the rows.
+/// Rows of these lengths, in words of four tokens, no two alike.
+fn rows<N: AsRef<[usize]>>(kind: RowKind, lengths: &[N]) -> Vec<Value> {
+    let row = |(i, n): (usize, &N)| {
+        let n = n.as_ref();
+        let words = |n: usize| format!("{i} ") + &"and so on ".repeat(n);
+        match kind {
+            RowKind::Pair => json!({"prompt": words(1), "chosen": words(n[0]), "rejected": words(n[1]) + "no"}),
+            RowKind::Labelled => json!({"prompt": words(1), "completion": words(n[0]), "label": i % 2 == 0}),
+            RowKind::Scored => {
+                let rewards: Vec<f64> = (0..n.len()).map(|i| 1.0 - 0.25 * i as f64).collect();
+                let completions: Vec<String> =
+                    n.iter().zip(&rewards).map(|(&n, by)| format!("{}{by}", words(n))).collect();
+                json!({"prompt": words(1), "completions": completions, "rewards": rewards})
+            }
+            RowKind::Sequence => json!({"text": words(n[0])}),
+        }
+    };
+    lengths.iter().enumerate().map(row).collect()
+}
+
+/// Rows in batches of four whose passes of at most 300 tokens are not alike.
+fn uneven_rows(kind: RowKind) -> Vec<Value> {
+    let lengths: Vec<&[usize]> = match kind {
+        // a short batch in one pass holds more than a long one in two
+        RowKind::Pair | RowKind::Sequence => {
+            let short: [&[usize]; 4] = [&[1, 1], &[1, 1], &[1, 1], &[24, 24]];
+            [[&[9, 9][..]; 4], short, short].concat()
+        }
+        // the first batch has the more tokens in a pass with its mismatched answers, but does not fit one and so has none there
+        RowKind::Labelled => [[&[16][..]; 4], [&[7][..]; 4]].concat(),
+        // a row whose tree has more tokens than a pass may, in pieces of one answer, and a batch that fills one pass
+        RowKind::Scored => [[&[40; 4][..], &[1, 2], &[1, 2], &[1, 2]], [&[7, 7][..]; 4]].concat(),
+    };
+    rows(kind, &lengths)
+}
+
+/// Every kind of loss: what its rows are, what couples them, who scores them. An evaluation may hold more than the steps, and a
+/// run with a cache may know its reference.
 #[test]
-fn planned_is_held_where_passes_differ() {
+fn planned_is_held_for_every_kind_of_loss() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, rows: &[Value]| {
-        let path = folder.path().join(name);
-        write_lines(&path, rows);
-        path
+    let open = |name: &str, kind: RowKind, rows: &[Value]| {
+        open(&golden_model("tiny-llama"), &lines_in(folder.path(), name, rows), kind)
     };
-    // four tokens each
-    let words = |n: usize| "and so on ".repeat(n);
-    // a row whose tree has more tokens than a pass may, in pieces of one answer, and a batch that fills one pass
-    let answers = |lengths: &[usize]| {
-        let completions: Vec<String> = lengths.iter().enumerate().map(|(i, &n)| format!("{}{i}", words(n))).collect();
-        let rewards: Vec<f64> = (0..lengths.len()).map(|i| 1.0 - 0.25 * i as f64).collect();
-        json!({"prompt": "p ", "completions": completions, "rewards": rewards})
-    };
-    let k_way: Vec<Value> =
-        [&[51, 51, 51, 51][..], &[1, 2], &[1, 2], &[1, 2], &[11, 11], &[11, 11], &[11, 11], &[11, 11]]
-            .map(answers)
-            .to_vec();
-    // the first batch has the more tokens in a pass with its mismatched answers, but does not fit one and so has none there
-    let labelled: Vec<Value> = (0..8)
-        .map(|i| json!({"prompt": words(1), "completion": words(if i < 4 { 60 } else { 29 }), "label": i % 2 == 0}))
-        .collect();
-    // with the longest texts in two passes, with others in one
-    let even: Vec<Value> = vec![json!({"prompt": words(1), "chosen": words(6), "rejected": words(5) + "no"}); 8];
-    let texts: Vec<Value> = (0..8).map(|i| json!({"text": words(if i < 4 { 22 } else { 24 })})).collect();
-    let uneven: Vec<Value> = (0..12)
-        .map(|i| {
-            let n = if i < 4 { 9 } else { [1, 1, 1, 24][i % 4] };
-            json!({"prompt": words(1), "chosen": words(n), "rejected": words(n) + "no"})
-        })
-        .collect();
-    let (k_way, labelled, even, texts, uneven) = (
-        write("k_way.jsonl", &k_way),
-        write("labelled.jsonl", &labelled),
-        write("even.jsonl", &even),
-        write("texts.jsonl", &texts),
-        write("uneven.jsonl", &uneven),
-    );
-    for shuffle in [Shuffle::Off, Shuffle::Seeded(3)] {
-        let measure = |loss: &'static str, rows: &Path, kind: RowKind, micro_batch_tokens: usize| {
-            measure_at_every_limit(&|| Run::on("tiny-llama", loss, rows, kind), micro_batch_tokens, shuffle);
-        };
-        measure("exo_rw", &k_way, RowKind::Scored, 400);
-        measure("kto", &labelled, RowKind::Labelled, 1000);
-        measure("dpo", &uneven, RowKind::Pair, 300);
-        measure("kto_pair", &uneven, RowKind::Pair, 300);
-        measure("sft", &uneven, RowKind::Sequence, 4096);
+    let mut kinds = Vec::new();
+    for loss in LOSSES.iter().map(|loss| loss.name).chain(["wpo"]) {
+        let objective = Objective::new(loss, &[]).unwrap();
+        let data = objective.data();
+        let kind = (data, objective.coupling(), objective.reference(), objective.scores(), objective.weighting());
+        if kinds.contains(&kind) {
+            continue;
+        }
+        let uneven = &open(loss, data, &uneven_rows(data));
+        let [short, long] = &[1, 30].map(|n| open(&n.to_string(), data, &rows(data, &[[n; 2]; 4])));
+        let precision = [Precision::F32, Precision::Bf16][kinds.len() % 2];
+        let shuffle = [Shuffle::Off, Shuffle::Seeded(3)][kinds.len() / 2 % 2];
+        kinds.push(kind);
+        let options = TrainOptions { micro_batch_tokens: 300, precision, shuffle, ..options() };
+        let runs = Runs { eval: Some(uneven), ..Runs::new(loss, uneven, &options) };
+        runs.are_held();
+        let whole = TrainOptions { micro_batch_tokens: 4096, ..options.clone() };
+        let of_eval = Runs { options: &whole, data: short, eval: Some(long), ..runs };
+        assert!(of_eval.plan().peak > Runs { eval: None, ..of_eval }.plan().peak, "{loss}");
+        of_eval.are_held();
+        let folder = tempfile::tempdir().unwrap();
+        let cache = |place| objective.reference().then_some((place, folder.path()));
+        let twice = TrainOptions { epochs: 2, ..whole.clone() };
+        Runs { options: &twice, cache: cache(CachePlace::Memory), eval: None, ..runs }.are_held();
+        if objective.reference() {
+            let with_file = Runs { cache: cache(CachePlace::File), ..runs };
+            with_file.plan_that_is_held(ROOMY);
+            // all is known now
+            with_file.are_held();
+        }
     }
-    let with_texts = || Run {
-        texts: Some(texts.clone()),
-        knobs: &[("eta", KnobValue::Number(0.1))],
-        ..Run::on("tiny-llama", "max_po", &even, RowKind::Pair)
-    };
+    // texts come to the rows: with the longest ones in two passes, with others in one
+    let even = &open("even", RowKind::Pair, &rows(RowKind::Pair, &[[6, 5]; 8]));
+    let texts = &open(
+        "texts",
+        RowKind::Sequence,
+        &rows(RowKind::Sequence, &[[22]; 4].into_iter().chain([[24]; 4]).collect::<Vec<_>>()),
+    );
     for micro_batch_tokens in [600, 4096] {
-        measure_at_every_limit(&with_texts, micro_batch_tokens, Shuffle::Off);
+        let options = &TrainOptions { micro_batch_tokens, shuffle: Shuffle::Off, ..options() };
+        let knobs = &[("eta", KnobValue::Number(0.1))];
+        Runs { knobs, eval: Some(even), texts: Some(texts), ..Runs::new("max_po", even, options) }.are_held();
+    }
+}
+
+/// Families keep different things for the backward pass.
+#[test]
+fn planned_is_held_for_every_family() {
+    let folder = tempfile::tempdir().unwrap();
+    let losses =
+        [("dpo", RowKind::Pair, 0.1, 300), ("kto", RowKind::Labelled, 0.0, 4096), ("rm_bt", RowKind::Pair, 0.1, 4096)];
+    for (nth, Golden { model, .. }) in models(is_tiny).iter().enumerate() {
+        for (i, precision) in [Precision::F32, Precision::Bf16].into_iter().enumerate() {
+            let (loss, kind, lora_dropout, micro_batch_tokens) = losses[(nth + i) % losses.len()];
+            // longer than the windows
+            let data = open(model, &lines_in(folder.path(), "rows", &rows(kind, &[[12, 14]; 4])), kind);
+            let options = TrainOptions { lora_dropout, micro_batch_tokens, precision, ..options() };
+            Runs { eval: Some(&data), ..Runs::new(loss, &data, &options) }.are_held();
+        }
     }
 }
 
@@ -193,14 +214,10 @@ fn planned_is_held_where_passes_differ() {
 #[test]
 fn a_batch_is_planned_for_its_largest_row() {
     let folder = tempfile::tempdir().unwrap();
-    let row =
-        |n: usize| json!({"prompt": "p ", "chosen": "and so on ".repeat(n), "rejected": "and so on ".repeat(n) + "no"});
     let planned = |lengths: &[usize]| {
-        let path = folder.path().join("rows.jsonl");
-        write_lines(&path, &lengths.iter().map(|&n| row(n)).collect::<Vec<_>>());
-        let run = Run::on("tiny-llama", "dpo", &path, RowKind::Pair);
-        let options = TrainOptions { micro_batch_tokens: 300, ..options(Precision::F32, Some(1 << 36)) };
-        run.with_trainer(options, |mut trainer| trainer.plan(&run.data, None).unwrap().peak)
+        let rows = rows(RowKind::Pair, &lengths.iter().map(|&n| [n; 2]).collect::<Vec<_>>());
+        let data = open(&golden_model("tiny-llama"), &lines_in(folder.path(), "rows", &rows), RowKind::Pair);
+        Runs::new("dpo", &data, &TrainOptions { micro_batch_tokens: 300, ..options() }).plan().peak
     };
     let alone = planned(&[50]);
     for other in [50, 48, 45, 40, 2] {
@@ -208,71 +225,37 @@ fn a_batch_is_planned_for_its_largest_row() {
     }
 }
 
+/// Of rows that are cut to the same length, more than are laid out, the one with the shortest prompt holds most.
+#[test]
+fn a_run_is_planned_for_its_row_with_the_longest_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let planned = |prompts: &[usize]| {
+        let row = |&n: &usize| json!({"prompt": "so ".repeat(n), "completion": "and so on ".repeat(80), "label": true});
+        let rows: Vec<Value> = prompts.iter().map(row).collect();
+        let data = open(&golden_model("tiny-llama"), &lines_in(folder.path(), "rows", &rows), RowKind::Labelled);
+        Runs::new("apo_zero_unpaired", &data, &TrainOptions { batch_size: 1, ..options() }).plan().peak
+    };
+    let prompts: Vec<usize> = (1..=20).rev().collect();
+    assert_eq!(planned(&prompts), planned(&[1]));
+}
+
 /// A row in pieces is scored by the policy once more before its gradients: a fourth of a step with a reference, about, and its
 /// prompt comes with each piece.
 #[test]
 fn the_time_counts_rows_in_pieces() {
     let folder = tempfile::tempdir().unwrap();
-    let rows = folder.path().join("k_way.jsonl");
     let completions: Vec<String> = (0..4).map(|i| "and so on ".repeat(18 + i)).collect();
     let row = json!({"prompt": "p ", "completions": completions, "rewards": [1, 0, 0.5, 0.25]});
-    write_lines(&rows, &vec![row; 8]);
+    let data = open(&golden_model("tiny-llama"), &lines_in(folder.path(), "rows", &vec![row; 8]), RowKind::Scored);
     let operations = |micro_batch_tokens: usize| {
-        let options = TrainOptions { micro_batch_tokens, batch_size: 1, ..options(Precision::F32, None) };
-        let run = Run::on("tiny-llama", "exo_rw", &rows, RowKind::Scored);
-        run.with_trainer(options, |mut trainer| {
-            let plan = trainer.plan(&run.data, None).unwrap();
+        let options = TrainOptions { micro_batch_tokens, batch_size: 1, ..options() };
+        Runs::new("exo_rw", &data, &options).with_trainer(None, |mut trainer, _| {
+            let plan = trainer.plan(&data, None).unwrap();
             trainer.pace(&plan).unwrap().first.operations
         })
     };
     let ratio = operations(200) / operations(4096);
     assert!((1.15..1.5).contains(&ratio), "{ratio}");
-}
-
-fn measure_at_every_limit(run: &dyn Fn() -> Run, micro_batch_tokens: usize, shuffle: Shuffle) {
-    let options = |memory| TrainOptions { micro_batch_tokens, shuffle, ..options(Precision::F32, memory) };
-    let most = run().plan(&options(Some(1 << 40))).unwrap();
-    let Err(TrainError::Memory { needed: Size(least), .. }) = run().plan(&options(Some(1))) else {
-        panic!("one byte is enough")
-    };
-    for limit in [most.peak + most.peak / 10, (most.peak + least) / 2, least] {
-        let run = run();
-        let (plan, held) = run.measure(&options(Some(limit)));
-        let what = format!("{}, {micro_batch_tokens} tokens, {shuffle:?}, limit {limit}", run.loss);
-        assert!(held.peak <= limit, "{what}: held {}", held.peak);
-        is_held(&what, &plan, &held);
-    }
-}
-
-#[test]
-fn planned_is_held() {
-    for model in MODELS {
-        for (loss, precision, dropout, micro_batch_tokens) in [
-            ("dpo", Precision::F32, 0.0, 4096),
-            ("dpo", Precision::Bf16, 0.0, 4096),
-            ("dpo", Precision::F32, 0.1, 300),
-            ("kto", Precision::Bf16, 0.1, 4096),
-            ("rm_bt", Precision::F32, 0.0, 4096),
-            ("rm_bt", Precision::Bf16, 0.0, 300),
-        ] {
-            let options =
-                |memory| TrainOptions { lora_dropout: dropout, micro_batch_tokens, ..options(precision, memory) };
-            let most = Run::new(model, loss).plan(&options(Some(1 << 40))).unwrap();
-            assert_eq!(most.layers_kept, most.layers);
-            let Err(TrainError::Memory { needed: Size(least), .. }) = Run::new(model, loss).plan(&options(Some(1)))
-            else {
-                panic!("one byte is enough")
-            };
-            for limit in [most.peak, (most.peak + least) / 2, least] {
-                let (plan, held) = Run::new(model, loss).measure(&options(Some(limit)));
-                let what = format!(
-                    "{model}, {loss}, {precision:?}, dropout {dropout}, {micro_batch_tokens} tokens, limit {limit}"
-                );
-                assert!(plan.peak <= limit, "{what}: planned {}", plan.peak);
-                is_held(&what, &plan, &held);
-            }
-        }
-    }
 }
 
 /// Bytes from a text that begins with a size.
@@ -281,13 +264,11 @@ fn size(text: &str) -> f64 {
     format!("{}{}", words[0], words[1].trim_end_matches([',', ')', ';'])).parse::<Size>().unwrap().0 as f64
 }
 
-/// `(planned, peak)` bytes from what `train` prints, and the layers that are kept.
-fn printed(stderr: &str) -> (f64, f64, usize) {
-    let line = stderr.lines().find(|line| line.starts_with("memory: ")).unwrap();
-    let kept = line.split_once('(').unwrap().1.split(' ').next().unwrap().parse().unwrap();
-    let end = stderr.lines().find(|line| line.contains("peak of computed memory")).unwrap();
-    let peak = size(end.split_once("peak of computed memory ").unwrap().1);
-    (size(line.trim_start_matches("memory: ")), peak, kept)
+/// `[planned, packing, peak]` bytes from what `train` prints, and the layers that are kept.
+fn printed(stderr: &str) -> ([f64; 3], usize) {
+    let behind = |words: &str| stderr.split_once(words).unwrap_or_else(|| panic!("{words} is not in {stderr}")).1;
+    let bytes = ["memory: ", "packing ", "peak of computed memory "].map(|words| size(behind(words)));
+    (bytes, behind(" planned of ").split_once('(').unwrap().1.split(' ').next().unwrap().parse().unwrap())
 }
 
 /// The numbers of a run do not depend on what it may hold, and what it holds is what it said.
@@ -296,10 +277,12 @@ fn memory_changes_no_number() {
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &str, memory: &[&str]| {
         let output = folder.path().join(name);
-        let common = ["train", "-v", "--demo", "--max-steps", "4", "--output", output.to_str().unwrap()];
+        let common = ["train", "-v", "--demo", "--max-steps", "2", "--output", output.to_str().unwrap()];
         let run = align(&[&common[..], memory].concat()).ok();
-        let (planned, peak, kept) = printed(&run.stderr);
-        assert!((planned / peak - 1.0).abs() <= WITH_PACKING, "{name}: {}", run.stderr);
+        let ([planned, packing, peak], kept) = printed(&run.stderr);
+        // each of the three is rounded to a tenth of a MiB
+        let most = peak * (1.0 + TOLERANCE) + 0.15 * f64::from(1 << 20);
+        assert!(peak <= planned && planned - packing <= most, "{name}: {}", run.stderr);
         let adapter = std::fs::read(output.join("adapter_model.safetensors")).unwrap();
         let losses: Vec<_> =
             read_lines(&output.join("metrics.jsonl")).iter().map(|line| line["loss"].clone()).collect();
@@ -351,14 +334,15 @@ fn too_little_memory_is_said_before_training() {
 /// Steps of the same rows need no page from the system once two of them have been made.
 #[test]
 fn a_steady_step_takes_no_new_memory() {
+    let data = open(&golden_model("tiny-llama"), &committed_goldens().join("pairs.jsonl"), RowKind::Pair);
+    let rows = data.rows(&[0, 1, 2, 3]).unwrap();
     for memory in [None, Some(12 << 20)] {
         for precision in [Precision::F32, Precision::Bf16] {
-            let run = Run::new("tiny-llama", "dpo");
-            let rows = run.data.rows(&[0, 1, 2, 3]).unwrap();
-            run.with_trainer(TrainOptions { micro_batch_tokens: 300, ..options(precision, memory) }, |mut trainer| {
+            let options = TrainOptions { micro_batch_tokens: 300, precision, ..options() };
+            Runs::new("dpo", &data, &options).with_trainer(memory, |mut trainer, device| {
                 let mut step = || {
                     trainer.step(&rows, 10).unwrap();
-                    let report = run.device.memory();
+                    let report = device.memory();
                     // not the threads' packed operands: which task a thread packs for is a matter of chance
                     (report.fresh, report.mapped)
                 };

@@ -2,8 +2,12 @@
 
 use align_data::Shuffle;
 use align_kernels::Precision;
+use align_kernels::device::MemoryReport;
 use align_lora::optim::{OptimizerKind, ScheduleKind, Warmup};
-use align_lora::train::{EvalMetrics, Note, Observer, StepMetrics, TrainError, TrainOptions, TrainState};
+use align_lora::train::{EvalMetrics, Note, Observer, Plan, StepMetrics, TrainError, TrainOptions, TrainState};
+
+/// What a plan may be above what is held at most, packing apart.
+pub(crate) const TOLERANCE: f64 = 0.02;
 
 /// One epoch of plain training in f32.
 pub(crate) fn options() -> TrainOptions {
@@ -54,4 +58,20 @@ impl Notes {
     pub(crate) fn are_beyond_plan(&self) -> bool {
         self.0.iter().any(|note| matches!(note, Note::BeyondPlan { .. }))
     }
+}
+
+/// Checks that a plan is not below what was held at most, and near to it. How much the threads had packed when their device held
+/// the most is a matter of chance, and cached log-probs are in no report of a device: neither is compared with the blocks.
+pub(crate) fn is_held(what: &str, plan: &Plan, held: &MemoryReport) {
+    let Plan { peak, parts, .. } = plan;
+    let part = |part: &str| parts.iter().find(|(name, _)| *name == part).map_or(0, |(_, bytes)| *bytes);
+    let packing = part("packing");
+    let blocks = peak - packing - part("cached reference log-probs");
+    let above = blocks as f64 / held.blocks_peak as f64 - 1.0;
+    let what = format!("{what}: planned {peak} ({parts:?}), {above:.4} above {held:?}");
+    assert!(
+        held.packed.peak as u64 <= packing && held.peak as u64 <= *peak && (0.0..=TOLERANCE).contains(&above),
+        "{what}"
+    );
+    assert_eq!(*peak, parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), "{what}");
 }
