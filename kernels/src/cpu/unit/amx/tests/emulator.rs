@@ -1,6 +1,7 @@
 //! The matrix unit in software, for tests on processors without it: its instructions end in an illegal-instruction signal,
-//! whose handler reads the one at fault, does what it says to tiles of its own, and goes on behind it. So the very code that
-//! runs on the unit is tested, but for its speed.
+//! whose handler reads the one at fault, does what it says to tiles of its own, likewise those right behind it, for a signal
+//! takes longer than any of them, and goes on behind these. So the very code that runs on the unit is tested, but for its
+//! speed.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, the instructions' operations and VEX
 //! encodings.
@@ -38,14 +39,16 @@ extern "C" fn on_illegal_instruction(_: libc::c_int, _: *mut libc::siginfo_t, co
     // SAFETY: the system hands a context over that is the handler's to change; the code at the instruction pointer is mapped.
     unsafe {
         let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
-        let at = registers[libc::REG_RIP as usize] as *const u8;
-        match TILES.with(|tiles| execute(at, registers, &mut *tiles.get())) {
-            Some(len) => registers[libc::REG_RIP as usize] += len,
-            // not one of the unit's: as without a handler, when it is met again
-            None => {
-                libc::signal(libc::SIGILL, libc::SIG_DFL);
-            }
+        let first = registers[libc::REG_RIP as usize];
+        let mut at = first;
+        while let Some(len) = TILES.with(|tiles| execute(at as *const u8, registers, &mut *tiles.get())) {
+            at += len;
         }
+        if at == first {
+            // not one of the unit's: as without a handler, when it is met again
+            libc::signal(libc::SIGILL, libc::SIG_DFL);
+        }
+        registers[libc::REG_RIP as usize] = at;
     }
 }
 
@@ -69,7 +72,62 @@ const REGISTERS: [libc::c_int; 16] = [
     libc::REG_R15,
 ];
 
-/// Does the instruction at `at`, and gives its length. `None` if it is not one of the unit's.
+/// An operand in memory.
+struct Operand {
+    /// Where it begins, but for the index.
+    at: usize,
+    /// The index, scaled: of a tile, the bytes from row to row.
+    index: usize,
+    /// Bytes of the instruction that it takes.
+    len: usize,
+}
+
+/// The operand that the byte `modrm` of an instruction and those behind it say; `extends` are the bits above the numbers of the
+/// index (bit 1) and the base (bit 0). `None` if it has no base: no code of this crate has such.
+///
+/// # Safety
+/// `modrm` points into an instruction.
+unsafe fn operand(modrm: *const u8, extends: u8, registers: &[i64; 23]) -> Option<Operand> {
+    // SAFETY: the instruction has at least the bytes that its first ones announce.
+    let byte = |i: usize| unsafe { *modrm.add(i) };
+    let register = |number: u8| registers[REGISTERS[usize::from(number)] as usize] as usize;
+    let (mode, rm) = (byte(0) >> 6, byte(0) & 7);
+    let (mut base, mut index, mut len) = (rm, 0, 1);
+    if rm == 4 {
+        let sib = byte(1);
+        base = sib & 7;
+        let number = sib >> 3 & 7 | (extends >> 1 & 1) << 3;
+        index = if number == 4 { 0 } else { register(number) << (sib >> 6) };
+        len += 1;
+    }
+    let displacement = match mode {
+        0 if base == 5 => return None,
+        0 => 0,
+        1 => i64::from(byte(len) as i8),
+        _ => i64::from(i32::from_le_bytes([byte(len), byte(len + 1), byte(len + 2), byte(len + 3)])),
+    };
+    len += [0, 1, 4][usize::from(mode)];
+    let at = register(base | (extends & 1) << 3).wrapping_add_signed(displacement as isize);
+    Some(Operand { at, index, len })
+}
+
+/// The length of the prefetch at `at`, which is a hint. `None` if there is none.
+///
+/// # Safety
+/// `at` points at an instruction.
+unsafe fn prefetch(at: *const u8, registers: &[i64; 23]) -> Option<i64> {
+    // SAFETY: the instruction has at least the bytes that its first ones announce.
+    unsafe {
+        let extends = if *at & 0xf0 == 0x40 { Some(*at & 3) } else { None };
+        let prefixes = usize::from(extends.is_some());
+        let (escape, opcode, modrm) = (*at.add(prefixes), *at.add(prefixes + 1), at.add(prefixes + 2));
+        let is_prefetch = escape == 0x0f && (opcode == 0x18 || opcode == 0x0d) && *modrm >> 6 != 3;
+        let operand = is_prefetch.then(|| operand(modrm, extends.unwrap_or(0), registers))??;
+        Some((prefixes + 2 + operand.len) as i64)
+    }
+}
+
+/// Does the instruction at `at`, and gives its length. `None` if it is neither one of the unit's nor a prefetch.
 ///
 /// # Safety
 /// `at` points at an instruction, whose operands are valid.
@@ -78,7 +136,8 @@ unsafe fn execute(at: *const u8, registers: &[i64; 23], tiles: &mut [Tile; 8]) -
     let byte = |i: usize| unsafe { *at.add(i) };
     // a VEX prefix of three bytes with the second map of opcodes
     if byte(0) != 0xc4 || byte(1) & 0x1f != 2 {
-        return None;
+        // SAFETY: the caller's contract.
+        return unsafe { prefetch(at, registers) };
     }
     let (extends, prefix, opcode, modrm) = (!byte(1), byte(2), byte(3), byte(4));
     let (mode, reg, rm) = (modrm >> 6, usize::from(modrm >> 3 & 7), usize::from(modrm & 7));
@@ -102,25 +161,8 @@ unsafe fn execute(at: *const u8, registers: &[i64; 23], tiles: &mut [Tile; 8]) -
         }
         // ldtilecfg: the tiles are always whole; tileloadd, tileloaddt1, tilestored
         (0x49, NONE, 0..=2) | (0x4b, X66 | XF2 | XF3, 0..=2) => {
-            let register = |number: usize| registers[REGISTERS[number] as usize] as usize;
-            let high = |bit: u8| usize::from(extends >> bit & 1) << 3;
-            let (mut base, mut stride, mut len) = (rm | high(5), 0, 5);
-            if rm == 4 {
-                let sib = byte(5);
-                base = usize::from(sib & 7) | high(5);
-                let index = usize::from(sib >> 3 & 7) | high(6);
-                stride = if index == 4 { 0 } else { register(index) << (sib >> 6) };
-                len += 1;
-            }
-            let displacement = match mode {
-                // no base but a number: no code of this crate has it
-                0 if base & 7 == 5 => return None,
-                0 => 0,
-                1 => i64::from(byte(len) as i8),
-                _ => i64::from(i32::from_le_bytes([byte(len), byte(len + 1), byte(len + 2), byte(len + 3)])),
-            };
-            len += [0, 1, 4][usize::from(mode)];
-            let first = register(base).wrapping_add_signed(displacement as isize);
+            // SAFETY: the caller's contract.
+            let Operand { at: first, index: stride, len } = unsafe { operand(at.add(4), extends >> 5, registers)? };
             if opcode == 0x4b {
                 for (row, line) in tiles[reg].iter_mut().enumerate() {
                     let memory = first.wrapping_add(row.wrapping_mul(stride)) as *mut [u32; ROWS];
@@ -133,7 +175,7 @@ unsafe fn execute(at: *const u8, registers: &[i64; 23], tiles: &mut [Tile; 8]) -
                     }
                 }
             }
-            Some(len as i64)
+            Some((4 + len) as i64)
         }
         _ => None,
     }
