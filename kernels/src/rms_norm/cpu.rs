@@ -135,20 +135,13 @@ impl<X: Stored, Y: Stored> VectorTask for BackwardRows<'_, X, Y> {
             unsafe {
                 let dot = (WeightedDot::<_, _, WEIGHTED> { offset, weight, a: dy, b: x }).run::<S>();
                 let along_x = S::splat(rstd * rstd * (dot / cols as f32));
-                let gradient = |x, weight, dy, before| {
-                    let weighted = S::mul(S::add(S::splat(offset), weight), dy);
-                    let direction = S::sub(weighted, S::mul(x, along_x));
-                    let v = S::mul(S::splat(rstd), direction);
-                    match accumulate {
-                        Accumulate::Set => v,
-                        Accumulate::Add => S::add(before, v),
-                    }
-                };
+                let of_row = [along_x, S::splat(offset), S::splat(rstd)];
                 let mut at = 0;
                 while at + S::LANES <= cols {
                     let to = dx.as_mut_ptr().add(at);
                     let (x, dy) = (X::load::<S>(x.as_ptr().add(at)), Y::load::<S>(dy.as_ptr().add(at)));
-                    let v = gradient(x, S::load(weight.as_ptr().add(at)), dy, X::load::<S>(to));
+                    let v =
+                        gradient::<S>([x, S::load(weight.as_ptr().add(at)), dy, X::load::<S>(to)], of_row, accumulate);
                     X::store::<S>(to, v);
                     at += S::LANES;
                 }
@@ -158,10 +151,32 @@ impl<X: Stored, Y: Stored> VectorTask for BackwardRows<'_, X, Y> {
                     let x = X::load_partial::<S>(x.as_ptr().add(at), n);
                     let dy = Y::load_partial::<S>(dy.as_ptr().add(at), n);
                     let weight = S::load_partial(weight.as_ptr().add(at), n);
-                    let v = gradient(x, weight, dy, X::load_partial::<S>(to, n));
+                    let v = gradient::<S>([x, weight, dy, X::load_partial::<S>(to, n)], of_row, accumulate);
                     X::store_partial::<S>(to, v, n);
                 }
             }
+        }
+    }
+}
+
+/// One vector of `dx`, of which `before` was there. A function, since a closure that the compiler does not inline is compiled
+/// without the instruction set.
+///
+/// # Safety
+/// The processor has the instruction set.
+#[inline(always)]
+unsafe fn gradient<S: Simd>(
+    [x, weight, dy, before]: [S::V; 4],
+    [along_x, offset, rstd]: [S::V; 3],
+    accumulate: Accumulate,
+) -> S::V {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let weighted = S::mul(S::add(offset, weight), dy);
+        let v = S::mul(rstd, S::sub(weighted, S::mul(x, along_x)));
+        match accumulate {
+            Accumulate::Set => v,
+            Accumulate::Add => S::add(before, v),
         }
     }
 }
