@@ -149,6 +149,9 @@ fn a_configuration_is_toml_and_trl_keys_get_the_words_of_the_flags() {
     let toml = data_case("files-that-are-not-jsonl/run.toml");
     let run = align(&["train", "--demo", "--config", toml.to_str().unwrap()]);
     run.refused(3, &["run.toml:2: ", "prompts are never cut"]);
+    for (key, meant) in [("batch", "batch-size"), ("beta_", "beta"), ("learning_rat", "learning-rate")] {
+        config("run.toml", &format!("{key} = 1\n")).refused(3, &["run.toml:1: ", &format!("did you mean `{meant}`?")]);
+    }
     for (key, value, words) in [
         ("max_prompt_length", "128", "prompts are never cut"),
         ("bf16", "true", "--precision"),

@@ -212,9 +212,13 @@ pub(super) fn positive(text: &str) -> Result<u64, String> {
     }
 }
 
-/// As [`positive`]. In TRL, -1 is no limit; here it is one that no run reaches.
-pub(super) fn steps(text: &str) -> Result<u64, String> {
-    if text == "-1" { Ok(u32::MAX.into()) } else { positive(text) }
+/// The most steps of a run; none is no limit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct MostSteps(pub Option<u64>);
+
+/// As [`positive`]. -1 is no limit, as in TRL.
+pub(super) fn most_steps(text: &str) -> Result<MostSteps, String> {
+    if text == "-1" { Ok(MostSteps(None)) } else { positive(text).map(|steps| MostSteps(Some(steps))) }
 }
 
 /// As [`positive`], for those who gave -1 in TRL, or a part of an epoch.

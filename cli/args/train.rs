@@ -1,8 +1,8 @@
 //! The flags of `train`.
 
 use super::model::{
-    CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, ModelArgs, PackArgs, ReferenceChoice, UnpairedOrderChoice,
-    epochs, positive, steps,
+    CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, ModelArgs, MostSteps, PackArgs, ReferenceChoice,
+    UnpairedOrderChoice, epochs, most_steps, positive,
 };
 use super::optimiser::OptimiserArgs;
 use align_lora::train::Size;
@@ -77,8 +77,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N", alias = "num_train_epochs", value_parser = epochs, help_heading = "Run")]
     pub epochs: Option<u64>,
     /// End earlier, after this many steps; -1 is no limit
-    #[arg(long, value_name = "STEPS", value_parser = steps, help_heading = "Run")]
-    pub max_steps: Option<u64>,
+    #[arg(long, value_name = "STEPS", value_parser = most_steps, allow_negative_numbers = true, help_heading = "Run")]
+    pub max_steps: Option<MostSteps>,
     /// Rows of an optimiser step [default: 8]
     #[arg(long, value_name = "ROWS", alias = "per_device_train_batch_size", value_parser = positive, help_heading = "Run")]
     pub batch_size: Option<u64>,

@@ -71,7 +71,7 @@ pub(crate) fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         weight_decay: in_range("weight-decay", args.optimiser.weight_decay, 0.0, 1e3)?,
         max_grad_norm: in_range("max-grad-norm", args.optimiser.max_grad_norm, 0.0, f64::MAX)?,
         epochs: args.epochs.unwrap_or(if demo { demo::EPOCHS } else { 1 }),
-        max_steps: args.max_steps,
+        max_steps: args.max_steps.and_then(|most| most.0),
         max_completions: args.max_completions.map(|most| most as usize),
         batch_size: (args.batch_size.unwrap_or(8) * args.gradient_accumulation_steps) as usize,
         micro_batch_tokens: args.pack.micro_batch_tokens as usize,

@@ -1,8 +1,10 @@
 //! The name that somebody may have meant.
 
-/// Returns the name that `text` misspells. A third of its letters may be wrong, or one of a short name.
+/// Returns the name that `text` misspells or begins. A third of its letters may be wrong, or one of a short name; a start has
+/// three letters at least.
 pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let most = (text.len() / 3).max(1);
     let rated = names.into_iter().map(|name| (strsim::osa_distance(name, text), name));
-    rated.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
+    let is_near = |(distance, name): &(usize, &str)| *distance <= most || text.len() >= 3 && name.starts_with(text);
+    rated.filter(is_near).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
