@@ -223,13 +223,13 @@ impl Budget {
 /// The largest forward passes of some steps.
 #[derive(Debug, Default)]
 pub(super) struct Largest {
-    /// Of the first passes of their steps, and of others.
-    with_gradient: [Option<LargestWithGradient>; 2],
+    /// Of the first passes of their steps, and of others; each without rows of the reference, and with such.
+    with_gradient: [Option<LargestWithGradient>; 4],
     pub without_gradient: Option<Forest>,
     /// What the threads keep for packing after all of them.
     pub packed: Packed,
-    /// Bytes of the three.
-    bytes: [u64; 3],
+    /// Bytes of the five.
+    bytes: [u64; 5],
 }
 
 /// The largest forward pass that has a backward pass.
@@ -256,7 +256,7 @@ impl Largest {
                 true => with_reference.without_reference(),
                 false => with_reference.clone(),
             };
-            let kind = usize::from(gradients == Gradients::There);
+            let kind = usize::from(gradients == Gradients::There) + 2 * usize::from(pass.plan.reference > 0);
             let bytes = least(&pass, gradients)?;
             if self.with_gradient[kind].is_none() || self.bytes[kind] < bytes {
                 self.with_gradient[kind] = Some(LargestWithGradient { pass, with_reference, gradients });
@@ -266,8 +266,8 @@ impl Largest {
         }
         for found in passes.without_gradient {
             let bytes = least(&found, Gradients::Fresh)?;
-            if self.without_gradient.is_none() || self.bytes[2] < bytes {
-                (self.without_gradient, self.bytes[2]) = (Some(found), bytes);
+            if self.without_gradient.is_none() || self.bytes[4] < bytes {
+                (self.without_gradient, self.bytes[4]) = (Some(found), bytes);
             }
         }
         Ok(())
