@@ -17,7 +17,12 @@ unsafe fn reduced<S: Simd>(x: S::V) -> (S::V, S::V) {
         let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fma(n, S::splat(-0.693_359_4), x);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
-        (n, EXP[1..].iter().fold(S::splat(EXP[0]), |p, &c| S::fma(p, r, S::splat(c))))
+        let mut p = S::splat(EXP[0]);
+        // a closure that the compiler does not inline would be compiled without the instruction set
+        for &c in &EXP[1..] {
+            p = S::fma(p, r, S::splat(c));
+        }
+        (n, p)
     }
 }
 
