@@ -44,7 +44,7 @@ fn data(folder: &Path, kind: RowKind) -> PathBuf {
 fn every_loss_trains() {
     let folder = tempfile::tempdir().unwrap();
     let dir = root().join("cli/demo/model");
-    let device = Device::cpu(Some(2)).unwrap();
+    let device = Device::cpu(Some(1)).unwrap();
     let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
     let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &files).unwrap();
 

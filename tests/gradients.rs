@@ -33,7 +33,7 @@ struct World {
 
 impl World {
     fn open(folder: &Path, model_dir: &Path) -> World {
-        let device = Device::cpu(Some(2)).unwrap();
+        let device = Device::cpu(Some(1)).unwrap();
         let files = WeightFiles::open(model_dir, ValueCheck::Finite).unwrap();
         let model = Model::load(&device, ModelConfig::open(model_dir).unwrap(), &files).unwrap();
         let adapter = Adapter::load(&model, &folder.join("adapter")).unwrap();
