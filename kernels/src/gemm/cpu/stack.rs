@@ -11,6 +11,9 @@ pub(in crate::gemm) fn forward_runs(
     call: StackForward<'_, '_>,
     mut compute: impl FnMut(StackForward<'_, '_>) -> Result<()>,
 ) -> Result<()> {
+    if is_one_run(call.m, call.pieces) {
+        return compute(call);
+    }
     let StackForward { m, k, x, pieces, mut y, residual, precision } = call;
     let cols = columns(pieces);
     for rows in runs(m, pieces) {
@@ -33,6 +36,9 @@ pub(in crate::gemm) fn dx_runs(
     call: StackDx<'_, '_>,
     mut compute: impl FnMut(StackDx<'_, '_>) -> Result<()>,
 ) -> Result<()> {
+    if is_one_run(call.m, call.pieces) {
+        return compute(call);
+    }
     let StackDx { m, k, dy, pieces, mut dx, precision } = call;
     let cols = columns(pieces);
     for rows in runs(m, pieces) {
@@ -51,6 +57,11 @@ pub(in crate::gemm) fn dx_runs(
 /// Columns of all layers.
 pub(super) fn columns(pieces: &[Piece<'_>]) -> usize {
     pieces.iter().map(|piece| piece.n).sum()
+}
+
+/// Whether every update is of all rows.
+fn is_one_run(m: usize, pieces: &[Piece<'_>]) -> bool {
+    m > 0 && pieces.iter().flat_map(|piece| &piece.updates).all(|update| update.rows == (0..m))
 }
 
 /// The rows, cut wherever an update begins or ends.
