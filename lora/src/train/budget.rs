@@ -149,25 +149,22 @@ impl Budget {
         Ok(found)
     }
 
-    /// What a run will hold whose largest passes with a backward pass are `train`, and those without, in training and in
-    /// evaluations, `without`; others make the threads keep `packed`. The plan tells of the first of `train`.
+    /// What a run will hold that has these passes. The plan tells of that with a backward pass and the most rows, one of the
+    /// first epoch if there is any.
     ///
     /// # Errors
     /// As [`Counted::pass`].
-    pub(super) fn plan(&mut self, train: Vec<LargestWithGradient>, without: &[Forest], packed: Packed) -> Result<Plan> {
+    pub(super) fn plan(&mut self, largest: Largest) -> Result<Plan> {
         self.room = self.headroom.room(self.limit);
-        let mut largest_without: Option<(&Forest, PassCost)> = None;
+        let Largest { with_gradient, without_gradient, packed, .. } = largest;
+        let mut train: Vec<LargestWithGradient> = with_gradient.into_iter().flatten().collect();
+        train.sort_by_key(|of| (of.later, std::cmp::Reverse(of.pass.plan.rows())));
         let least_of = |of: &LargestWithGradient| self.counted.pass(&of.pass, 0, of.gradients);
         let least = train.iter().map(least_of).collect::<Result<Vec<PassCost>>>()?;
-        let mut packed = least.iter().fold(packed, |packed, cost| packed.and(cost.packed));
-        for forest in without {
-            let cost = self.counted.pass(forest, 0, Gradients::Fresh)?;
-            packed = packed.and(cost.packed);
-            if largest_without.is_none_or(|(_, known)| known.peak < cost.peak) {
-                largest_without = Some((forest, cost));
-            }
-        }
-        let of_without = largest_without.map_or(0, |(_, cost)| cost.peak);
+        let (of_without, rows_without) = match &without_gradient {
+            Some(forest) => (self.counted.pass(forest, 0, Gradients::Fresh)?.peak, forest.plan.rows()),
+            None => (0, 0),
+        };
         self.packed = packed;
         let packed = self.counted.packing(packed);
         let needed = self.held() + packed + least.iter().fold(of_without, |most, cost| most.max(cost.peak));
@@ -176,15 +173,14 @@ impl Budget {
         for (LargestWithGradient { pass, gradients, .. }, least) in train.iter().zip(&least) {
             kept.push(self.fitting(pass, *gradients)?.filter(|_| fits).unwrap_or((0, *least)));
         }
-        let (mut most, mut most_tokens) =
-            largest_without.map_or((0, 0), |(forest, cost)| (cost.peak, forest.plan.rows()));
+        let (mut most, mut most_tokens) = (of_without, rows_without);
         for (LargestWithGradient { pass, .. }, (_, cost)) in train.iter().zip(&kept) {
             if cost.peak >= most {
                 (most, most_tokens) = (cost.peak, pass.plan.rows());
             }
         }
         let first = train.into_iter().zip(kept).next();
-        let (LargestWithGradient { pass, with_reference, gradients }, (layers_kept, cost)) =
+        let (LargestWithGradient { pass, with_reference, gradients, .. }, (layers_kept, cost)) =
             first.expect("a run of at least one step has a pass");
         self.room = self.held() + packed + most;
         // in the first pass of a step they come when the kept layers go
@@ -223,28 +219,31 @@ impl Budget {
 /// The largest forward passes of some steps.
 #[derive(Debug, Default)]
 pub(super) struct Largest {
-    /// Of the first passes of their steps, and of others; each without rows of the reference, and with such.
+    /// Of the first passes of their steps, and of others; each in the first epoch, and in
+    /// later ones where the reference is known.
     with_gradient: [Option<LargestWithGradient>; 4],
-    pub without_gradient: Option<Forest>,
+    without_gradient: Option<Forest>,
     /// What the threads keep for packing after all of them.
-    pub packed: Packed,
+    packed: Packed,
     /// Bytes of the five.
     bytes: [u64; 5],
 }
 
 /// The largest forward pass that has a backward pass.
 #[derive(Debug)]
-pub(super) struct LargestWithGradient {
-    pub pass: Forest,
+struct LargestWithGradient {
+    pass: Forest,
     /// The same with the rows of the reference that an earlier pass of its step has computed.
-    pub with_reference: Forest,
+    with_reference: Forest,
     /// Whether other passes of its step have left gradients.
-    pub gradients: Gradients,
+    gradients: Gradients,
+    /// Whether it is of a later epoch than the first, where the reference of its answers is known.
+    later: bool,
 }
 
 impl Largest {
-    /// Looks at the passes of a step, where the first one with a backward pass finds `gradients`.
-    pub(super) fn add(&mut self, passes: Passes, gradients: Gradients, counted: &Counted) -> Result<()> {
+    /// Looks at the passes of a step of an epoch, where the first one with a backward pass finds `gradients`.
+    pub(super) fn add(&mut self, passes: Passes, gradients: Gradients, epoch: u64, counted: &Counted) -> Result<()> {
         let mut gradients = gradients;
         let mut least = |forest: &Forest, gradients| -> Result<u64> {
             let cost = counted.pass(forest, 0, gradients)?;
@@ -256,10 +255,11 @@ impl Largest {
                 true => with_reference.without_reference(),
                 false => with_reference.clone(),
             };
-            let kind = usize::from(gradients == Gradients::There) + 2 * usize::from(pass.plan.reference > 0);
+            let later = epoch > 0 && pass.plan.reference == 0;
+            let kind = usize::from(gradients == Gradients::There) + 2 * usize::from(later);
             let bytes = least(&pass, gradients)?;
             if self.with_gradient[kind].is_none() || self.bytes[kind] < bytes {
-                self.with_gradient[kind] = Some(LargestWithGradient { pass, with_reference, gradients });
+                self.with_gradient[kind] = Some(LargestWithGradient { pass, with_reference, gradients, later });
                 self.bytes[kind] = bytes;
             }
             gradients = Gradients::There;
@@ -271,12 +271,5 @@ impl Largest {
             }
         }
         Ok(())
-    }
-
-    /// Those with a backward pass, the one with more rows first.
-    pub(super) fn with_gradient(&mut self) -> Vec<LargestWithGradient> {
-        let mut found: Vec<LargestWithGradient> = self.with_gradient.iter_mut().filter_map(Option::take).collect();
-        found.sort_by_key(|of| std::cmp::Reverse(of.pass.plan.rows()));
-        found
     }
 }

@@ -88,19 +88,14 @@ impl Trainer<'_> {
         let for_cache = self.cache_in_memory(train, eval);
         self.budget.hold_for_cache(for_cache);
         let steps_known = self.steps_known(train, self.options.shuffle, steps, Role::Gradient);
-        let mut largest = self.largest(train, &steps_known, Role::Gradient)?;
-        let of_eval = match eval {
-            Some(data) => {
-                let batches = data.len().div_ceil(self.options.batch_size) as u64;
-                let known = self.steps_known(data, Shuffle::Off, batches, Role::Detached);
-                self.largest(data, &known, Role::Detached)?
-            }
-            None => Largest::default(),
-        };
-        let with_gradient = largest.with_gradient();
-        let packed = largest.packed.and(of_eval.packed);
-        let without: Vec<Forest> = largest.without_gradient.into_iter().chain(of_eval.without_gradient).collect();
-        let plan = self.budget.plan(with_gradient, &without, packed)?;
+        let mut largest = Largest::default();
+        self.add_largest(&mut largest, train, &steps_known, Role::Gradient)?;
+        if let Some(data) = eval {
+            let batches = data.len().div_ceil(self.options.batch_size) as u64;
+            let known = self.steps_known(data, Shuffle::Off, batches, Role::Detached);
+            self.add_largest(&mut largest, data, &known, Role::Detached)?;
+        }
+        let plan = self.budget.plan(largest)?;
         let (mean_tokens, scored_first) = (self.mean_tokens(train, &steps_known), steps_known.scored_first);
         Ok(Plan { steps, first_epoch, mean_tokens, scored_first, ..plan })
     }
@@ -116,10 +111,8 @@ impl Trainer<'_> {
         let passes = self.batch(&rows).passes(Role::Gradient, |trees| self.scoring().forest(trees));
         let scored_first = !passes.without_gradient.is_empty();
         let mut largest = Largest::default();
-        largest.add(passes, Gradients::Fresh, self.budget.counted())?;
-        let with_gradient = largest.with_gradient();
-        let without: Vec<Forest> = largest.without_gradient.into_iter().collect();
-        let plan = self.budget.plan(with_gradient, &without, largest.packed)?;
+        largest.add(passes, Gradients::Fresh, 0, self.budget.counted())?;
+        let plan = self.budget.plan(largest)?;
         let tokens: usize = rows.iter().map(EncodedRow::tree_tokens).sum();
         let scored_first = if scored_first { 1.0 } else { 0.0 };
         Ok(Plan { steps: 1, first_epoch: 1, mean_tokens: tokens as f64, scored_first, ..plan })
@@ -170,8 +163,14 @@ impl Trainer<'_> {
         steps::steps_known(data, shuffle, steps, cut, &cutting)
     }
 
-    /// The largest passes of the steps that may have them.
-    fn largest(&self, data: &Dataset, known: &StepsKnown, role: Role) -> Result<Largest, TrainError> {
+    /// Looks at the passes of the steps that may have the largest.
+    fn add_largest(
+        &self,
+        largest: &mut Largest,
+        data: &Dataset,
+        known: &StepsKnown,
+        role: Role,
+    ) -> Result<(), TrainError> {
         let mut scoring = self.scoring();
         if !self.is_cached(data, known, role)? {
             scoring.cache = None;
@@ -181,20 +180,19 @@ impl Trainer<'_> {
             (Some(texts), Role::Gradient) => texts.longest(self.options.batch_size)?,
             _ => Vec::new(),
         };
-        let mut largest = Largest::default();
         for step in &known.candidates {
             let mut rows = self.rows(data, step, role)?;
             let texts = &texts[..rows.len().min(texts.len())];
             if let Some(full) = full_pass(&rows, texts, self.options.micro_batch_tokens) {
                 let gradients = if full.len() > rows.len() { Gradients::Fresh } else { Gradients::There };
                 let passes = self.batch(&full).passes(role, |trees| scoring.forest(trees));
-                largest.add(passes, gradients, self.budget.counted())?;
+                largest.add(passes, gradients, step.epoch, self.budget.counted())?;
             }
             rows.extend_from_slice(texts);
             let passes = self.passes(data, step, &rows, role, &scoring)?;
-            largest.add(passes, Gradients::Fresh, self.budget.counted())?;
+            largest.add(passes, Gradients::Fresh, step.epoch, self.budget.counted())?;
         }
-        Ok(largest)
+        Ok(())
     }
 
     /// The rows of a step.
