@@ -20,7 +20,7 @@ pub(crate) fn of_training(error: &TrainError) -> Option<String> {
         TrainError::NoReferenceData { .. } => ": give --reference-data, or leave --eta out".to_owned(),
         TrainError::NoSteps { .. } => ": give more data, or more --epochs".to_owned(),
         TrainError::Memory { micro_batch_tokens, max_length, .. } => format!(
-            ". Lower --micro-batch-tokens ({micro_batch_tokens} now) or --max-length ({max_length} now), or raise --memory"
+            ". Lower --micro-batch-tokens ({micro_batch_tokens} now) or --max-length ({max_length} now) below these, or raise --memory"
         ),
         TrainError::Kernel(_)
         | TrainError::Data(_)

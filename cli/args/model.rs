@@ -218,7 +218,10 @@ pub(crate) struct MostSteps(pub Option<u64>);
 
 /// As [`positive`]. -1 is no limit, as in TRL.
 pub(super) fn most_steps(text: &str) -> Result<MostSteps, String> {
-    if text == "-1" { Ok(MostSteps(None)) } else { positive(text).map(|steps| MostSteps(Some(steps))) }
+    match text {
+        "-1" => Ok(MostSteps(None)),
+        _ => positive(text).map(|steps| MostSteps(Some(steps))).map_err(|fault| format!("{fault}, or -1 for no limit")),
+    }
 }
 
 /// As [`positive`], for those who gave -1 in TRL, or a part of an epoch.

@@ -12,8 +12,9 @@ const RANGE: [f64; 2] = [0.75, 1.5];
 /// Prints what a run will be: its size, memory and time.
 pub(crate) fn plan(options: &TrainOptions, plan: &Plan, pace: &RunPace) {
     say!(
-        "plan: {} steps of {} rows, learning rate {}, {} of memory, {}",
+        "plan: {} step{} of {} rows, learning rate {}, {} of memory, {}",
         pace.steps,
+        if pace.steps == 1 { "" } else { "s" },
         options.batch_size,
         rate(options.learning_rate),
         Size(plan.peak),

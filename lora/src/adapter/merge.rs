@@ -107,7 +107,7 @@ pub enum MergeError {
     Adapter(#[from] AdapterError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("{output}: is there and not empty")]
+    #[error("{output}: exists and is not empty")]
     NotEmpty { output: PathBuf },
     #[error("{output}: is there and not a folder")]
     NotAFolder { output: PathBuf },
