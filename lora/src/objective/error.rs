@@ -8,7 +8,7 @@ use super::knobs::{KnobValue, Range};
 pub enum ObjectiveError {
     /// No loss has this name.
     #[error(
-        "no loss is called `{name}`; {}the losses are {}",
+        "no loss is called `{name}`; {}there are {}",
         .similar.map_or(String::new(), |similar| format!("did you mean `{similar}`? ")), .known.join(", ")
     )]
     UnknownLoss {
@@ -65,7 +65,7 @@ pub enum ObjectiveError {
         wanted: &'static str,
     },
     /// A word that the choice does not have.
-    #[error("--{flag} {value}: the choices are {}", .choices.join(", "))]
+    #[error("--{flag} {value}: there are {}", .choices.join(", "))]
     KnobChoice {
         /// The flag.
         flag: &'static str,
