@@ -588,8 +588,10 @@ unsafe fn logit_gradients(
 ) {
     let (lse, factor) = (_mm512_set1_ps(lse), _mm512_set1_ps(factor / logit.temperature));
     for step in 0..z.len() / STEP_DEPTH {
-        let halves = [0, 16].map(|half| {
-            let at = step * STEP_DEPTH + half;
+        let mut halves = [_mm512_setzero_ps(); 2];
+        // a closure over the halves may become a call of its own, without the instruction set
+        for (half, to) in halves.iter_mut().enumerate() {
+            let at = step * STEP_DEPTH + 16 * half;
             let there = ((1u32 << tokens.saturating_sub(at).min(16)) - 1) as __mmask16;
             let other = target.and_then(|target| target.checked_sub(at)).filter(|lane| *lane < 16);
             let mask = there & !other.map_or(0, |lane| 1 << lane);
@@ -600,8 +602,8 @@ unsafe fn logit_gradients(
                 let t = _mm512_div_ps(z, _mm512_set1_ps(cap / logit.temperature));
                 g = _mm512_mul_ps(g, _mm512_fnmadd_ps(t, t, _mm512_set1_ps(1.0)));
             }
-            _mm512_maskz_mov_ps(mask, g)
-        });
+            *to = _mm512_maskz_mov_ps(mask, g);
+        }
         // SAFETY: the caller's contract.
         unsafe { _mm512_store_si512(to.add(step * STEP_BYTES).cast(), rounded(halves[0], halves[1])) };
     }
