@@ -30,8 +30,8 @@ pub struct Case {
     pub prepare: Prepare,
 }
 
-/// What the reference makes of the inputs of a case, the same on every device: the first comparison computes it.
-pub(crate) type Definition<T> = Arc<OnceLock<T>>;
+/// What is the same on every device: the inputs of a case, and what the reference makes of them. The first device makes it.
+pub(crate) type Fixed<T> = Arc<OnceLock<T>>;
 
 /// Makes the inputs of a case on a device.
 pub type Prepare = Box<dyn Fn(&Device) -> Result<Box<dyn Prepared>> + Send + Sync>;
@@ -197,36 +197,21 @@ impl Inputs {
     pub fn normal_bf16(&mut self, n: usize, scale: f32) -> Vec<bf16> {
         self.normal(n, scale).into_iter().map(bf16::from_f32).collect()
     }
+}
 
-    /// As [`Inputs::normal`], rounded to f16.
-    pub fn normal_f16(&mut self, n: usize, scale: f32) -> Vec<f16> {
-        self.normal(n, scale).into_iter().map(f16::from_f32).collect()
-    }
-
-    /// Weights as [`Inputs::normal`] in a format: as a kernel reads them, and on the device.
-    pub(crate) fn weights(
-        &mut self,
-        device: &Device,
-        dtype: WeightDtype,
-        n: usize,
-        scale: f32,
-    ) -> Result<(Vec<f32>, WeightBuffer)> {
-        Ok(match dtype {
-            WeightDtype::F32 => {
-                let values = self.normal(n, scale);
-                let buffer = device.upload("case", &values)?;
-                (values, WeightBuffer::F32(buffer))
-            }
-            WeightDtype::F16 => {
-                let values = self.normal_f16(n, scale);
-                (values.iter().map(|x| x.to_f32()).collect(), WeightBuffer::F16(device.upload("case", &values)?))
-            }
-            WeightDtype::Bf16 => {
-                let values = self.normal_bf16(n, scale);
-                (values.iter().map(|x| x.to_f32()).collect(), WeightBuffer::Bf16(device.upload("case", &values)?))
-            }
-        })
-    }
+/// Weights on the device, rounded to a format: [`WeightBuffer::download`] gives what a kernel reads.
+pub(crate) fn weights(device: &Device, dtype: WeightDtype, values: &[f32]) -> Result<WeightBuffer> {
+    Ok(match dtype {
+        WeightDtype::F32 => WeightBuffer::F32(device.upload("case", values)?),
+        WeightDtype::F16 => {
+            let values: Vec<f16> = values.iter().map(|x| f16::from_f32(*x)).collect();
+            WeightBuffer::F16(device.upload("case", &values)?)
+        }
+        WeightDtype::Bf16 => {
+            let values: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+            WeightBuffer::Bf16(device.upload("case", &values)?)
+        }
+    })
 }
 
 /// Values on the device, rounded to a format: [`FloatBuffer::download`] gives what a kernel reads.

@@ -4,7 +4,7 @@
 use super::{
     BACKWARD_PRODUCTS, Backward, Decode, FORWARD_PRODUCTS, Forward, Geometry, Layout, Segment, operations, reference,
 };
-use crate::case::{Case, Comparison, Definition, Direction, Inputs, Prepared, float, half_ulp_of_bf16};
+use crate::case::{Case, Comparison, Direction, Fixed, Inputs, Prepared, float, half_ulp_of_bf16};
 use crate::real::{Real, widen};
 use crate::{Buffer, Device, FloatBuffer, FloatDtype, Indices, Precision, Result};
 use half::bf16;
@@ -118,7 +118,7 @@ impl Shape {
             Direction::Forward => ("attention.forward", FORWARD_PRODUCTS, 2.0 * wide + 2.0 * narrow),
             Direction::Backward => ("attention.backward", BACKWARD_PRODUCTS, 4.0 * wide + 4.0 * narrow),
         };
-        let by_definition = Definition::default();
+        let (tensors, by_definition) = (Fixed::default(), Fixed::default());
         Case {
             kernel,
             shape: format!("{name}, {}{}", describe(&self.geometry), suffix(self.floats)),
@@ -127,7 +127,7 @@ impl Shape {
             precision: (self.floats == FloatDtype::Bf16).then_some(Precision::Bf16),
             timed,
             prepare: Box::new(move |device| {
-                Ok(Box::new(Run::new(self.clone(), timed, by_definition.clone(), device)?))
+                Ok(Box::new(Run::new(self.clone(), timed, tensors.clone(), by_definition.clone(), device)?))
             }),
         }
     }
@@ -200,7 +200,7 @@ struct Run {
     /// Key-value heads that are compared: the reference takes minutes for all heads of a large shape.
     compared: Range<usize>,
     device: Device,
-    tensors: Tensors,
+    tensors: Fixed<Tensors>,
     layout: Layout,
     qkv: FloatBuffer,
     d_o: FloatBuffer,
@@ -208,19 +208,28 @@ struct Run {
     o: FloatBuffer,
     lse: Buffer<f32>,
     dqkv: FloatBuffer,
-    by_definition: Definition<ByReference>,
+    by_definition: Fixed<ByReference>,
 }
 
 /// `[o, lse]` or `[dq, dk, dv]` in f64 and in f32.
 type ByReference = (Vec<Vec<f64>>, Vec<Vec<f32>>);
 
 impl Run {
-    fn new(shape: Shape, timed: bool, by_definition: Definition<ByReference>, device: &Device) -> Result<Run> {
+    fn new(
+        shape: Shape,
+        timed: bool,
+        fixed: Fixed<Tensors>,
+        by_definition: Fixed<ByReference>,
+        device: &Device,
+    ) -> Result<Run> {
         let rows = shape.rows();
-        let mut tensors = Tensors::random(rows, &shape.geometry);
-        if shape.floats == FloatDtype::Bf16 {
-            tensors.round();
-        }
+        let tensors = fixed.get_or_init(|| {
+            let mut tensors = Tensors::random(rows, &shape.geometry);
+            if shape.floats == FloatDtype::Bf16 {
+                tensors.round();
+            }
+            tensors
+        });
         let kv_heads = shape.geometry.num_key_value_heads;
         let upload = |values: &[f32]| float(device, shape.floats, values);
         let qkv = tensors.qkv(&shape.geometry);
@@ -232,9 +241,9 @@ impl Run {
             o: upload(&vec![f32::NAN; tensors.q.len()])?,
             lse: device.upload("case", &vec![f32::NAN; rows * shape.geometry.num_attention_heads])?,
             dqkv: upload(&vec![f32::NAN; qkv.len()])?,
-            tensors,
             layout: Layout::new(device, rows, shape.segments.clone())?,
             shape,
+            tensors: fixed.clone(),
             by_definition,
         };
         if run.shape.direction == Direction::Backward {
@@ -251,7 +260,7 @@ impl Run {
         let largest = |values: &[f32]| values.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
         let unit = 1.0 / 512.0;
         let Geometry { scale, head_dim, .. } = self.shape.geometry;
-        let Tensors { q, k, v, d_o } = &self.tensors;
+        let Tensors { q, k, v, d_o } = self.tensors();
         // of `d_o·v - delta`, a difference of dot products of random vectors
         let difference = 2.0 * f64::from(scale) * (head_dim as f64).sqrt() * largest(v);
         let group = (self.shape.geometry.group() as f64).sqrt();
@@ -264,6 +273,10 @@ impl Run {
             _ => group * difference * largest(q),
         };
         half_ulp_of_bf16(exact) + 2.0 * unit * sums
+    }
+
+    fn tensors(&self) -> &Tensors {
+        self.tensors.get().expect("`new` makes them")
     }
 
     fn forward(&mut self) -> Result<()> {
@@ -293,8 +306,9 @@ impl Run {
             ..self.shape.geometry
         };
         let (rows, segments) = (self.shape.rows(), &self.shape.segments);
-        let (q, d_o) = (self.part(&self.tensors.q, heads, head_dim), self.part(&self.tensors.d_o, heads, head_dim));
-        let (k, v) = (self.part(&self.tensors.k, kv_heads, head_dim), self.part(&self.tensors.v, kv_heads, head_dim));
+        let Tensors { q, k, v, d_o } = self.tensors();
+        let (q, d_o) = (self.part(q, heads, head_dim), self.part(d_o, heads, head_dim));
+        let (k, v) = (self.part(k, kv_heads, head_dim), self.part(v, kv_heads, head_dim));
         let (o, lse) = reference::forward::<R>(rows, &geometry, segments, &q, &k, &v);
         match self.shape.direction {
             Direction::Forward => vec![o, lse],
@@ -368,7 +382,7 @@ impl Cached {
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
         let keys: usize = self.lengths.iter().map(|&n| n - self.geometry.first_visible(n - 1)).sum();
         let queries = 2 * self.lengths.len() * heads * head_dim;
-        let by_definition = Definition::default();
+        let by_definition = Fixed::default();
         Case {
             kernel: "attention.decode",
             shape: format!(
@@ -398,11 +412,11 @@ struct DecodeRun {
     v_cache: FloatBuffer,
     lengths: Indices,
     o: FloatBuffer,
-    by_definition: Definition<(Vec<f64>, Vec<f32>)>,
+    by_definition: Fixed<(Vec<f64>, Vec<f32>)>,
 }
 
 impl DecodeRun {
-    fn new(shape: Cached, by_definition: Definition<(Vec<f64>, Vec<f32>)>, device: &Device) -> Result<DecodeRun> {
+    fn new(shape: Cached, by_definition: Fixed<(Vec<f64>, Vec<f32>)>, device: &Device) -> Result<DecodeRun> {
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = shape.geometry;
         let (batch, capacity) = (shape.lengths.len(), shape.capacity);
         let mut inputs = Inputs::of(&[batch, capacity, heads, kv_heads, head_dim]);

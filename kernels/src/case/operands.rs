@@ -1,7 +1,7 @@
 //! Cases of kernels whose operands are slices of f32, and of indices: the call and the definition are written once, this file
 //! makes the buffers, restores what a run changes, and compares.
 
-use super::{Case, Comparison, Definition, Prepared, max_error};
+use super::{Case, Comparison, Fixed, Prepared, max_error};
 use crate::real::{Real, widen};
 use crate::{Buffer, Device, IndexSlice, Indices, Result, Slice, SliceMut};
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl Label {
         kernel: impl Kernel<IDS, IN, OUT>,
     ) -> Case {
         let Label { kernel: name, shape, flops, bytes, timed } = self;
-        let (kernel, by_definition) = (Arc::new(kernel), Definition::default());
+        let (kernel, by_definition) = (Arc::new(kernel), Fixed::default());
         let prepare = Box::new(move |device: &Device| -> Result<Box<dyn Prepared>> {
             Ok(Box::new(Run::new(kernel.clone(), by_definition.clone(), device)?))
         });
@@ -79,11 +79,11 @@ struct Run<K, const IDS: usize, const IN: usize, const OUT: usize> {
     x: [Buffer<f32>; IN],
     before: [Buffer<f32>; OUT],
     y: [Buffer<f32>; OUT],
-    by_definition: Definition<Outputs<OUT>>,
+    by_definition: Fixed<Outputs<OUT>>,
 }
 
 impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usize> Run<K, IDS, IN, OUT> {
-    fn new(kernel: Arc<K>, by_definition: Definition<Outputs<OUT>>, device: &Device) -> Result<Self> {
+    fn new(kernel: Arc<K>, by_definition: Fixed<Outputs<OUT>>, device: &Device) -> Result<Self> {
         let operands = kernel.operands();
         let upload = |values: &[Vec<f32>]| -> Result<Vec<Buffer<f32>>> {
             values.iter().map(|values| device.upload("operand", values)).collect()
@@ -153,7 +153,7 @@ pub(crate) fn check_thread_counts<const IDS: usize, const IN: usize, const OUT: 
         let mut first: Option<[Vec<u32>; OUT]> = None;
         for threads in [1, 2, 3] {
             let device = Device::cpu_with(Some(threads), isa).unwrap();
-            let mut run = Run::new(kernel.clone(), Definition::default(), &device).unwrap();
+            let mut run = Run::new(kernel.clone(), Fixed::default(), &device).unwrap();
             run.run().unwrap();
             let bits = run.y.each_ref().map(|y| y.download().into_iter().map(f32::to_bits).collect::<Vec<_>>());
             let first = first.get_or_insert_with(|| bits.clone());

@@ -190,6 +190,15 @@ impl WeightBuffer {
         }
     }
 
+    /// Copies the content to the host, widened.
+    pub fn download(&self) -> Vec<f32> {
+        match self {
+            WeightBuffer::F32(buffer) => buffer.download(),
+            WeightBuffer::F16(buffer) => buffer.download().into_iter().map(f16::to_f32).collect(),
+            WeightBuffer::Bf16(buffer) => buffer.download().into_iter().map(bf16::to_f32).collect(),
+        }
+    }
+
     /// Borrows all of it.
     pub fn view(&self) -> WeightSlice<'_> {
         match self {

@@ -1,7 +1,7 @@
 //! Shapes: those of a small llama's layers and of its adapters, timed; odd ones around the edges of the tiles, for the tests.
 
 use super::{Accumulate, Dw, Dx, Forward, reference};
-use crate::case::{Case, Comparison, Definition, Inputs, Prepared, float};
+use crate::case::{Case, Comparison, Fixed, Inputs, Prepared, float, weights};
 use crate::device::{WeightBuffer, WeightDtype};
 use crate::{Columns, Device, FloatBuffer, FloatDtype, FloatSliceMut, Precision, Result, WeightSlice};
 
@@ -141,7 +141,7 @@ impl Shape {
         let output_passes = if accumulate == Accumulate::Add { 2 } else { 1 };
         let product = if self.precision == Precision::Bf16 { ", products of bf16" } else { "" };
         let store = if accumulate == Accumulate::Add { ", added" } else { "" };
-        let by_definition = Definition::default();
+        let (inputs, by_definition) = (Fixed::default(), Fixed::default());
         Case {
             kernel: self.kernel(),
             shape: format!("m {m} n {n} k {k} {right}{floats}{product}{store}"),
@@ -150,7 +150,7 @@ impl Shape {
                 as f64,
             precision: Some(self.precision),
             timed,
-            prepare: Box::new(move |device| Ok(Box::new(Run::new(self, by_definition.clone(), device)?))),
+            prepare: Box::new(move |device| Ok(Box::new(Run::new(self, &inputs, by_definition.clone(), device)?))),
         }
     }
 }
@@ -158,43 +158,42 @@ impl Shape {
 struct Run {
     shape: Shape,
     device: Device,
-    left: Vec<f32>,
-    /// As the kernel reads it: rounded to its format.
-    right: Vec<f32>,
+    left: FloatBuffer,
+    right: WeightBuffer,
     /// What the output holds before the call, where it is added to.
-    before: Vec<f32>,
-    left_buffer: FloatBuffer,
-    right_buffer: WeightBuffer,
-    before_buffer: FloatBuffer,
+    before: FloatBuffer,
     output: FloatBuffer,
-    by_definition: Definition<ByReference>,
+    by_definition: Fixed<ByReference>,
 }
 
 /// The sampled part of the output, and the largest sum of the magnitudes of all terms of an element.
 type ByReference = (Vec<f64>, f64);
 
 impl Run {
-    fn new(shape: Shape, by_definition: Definition<ByReference>, device: &Device) -> Result<Run> {
+    fn new(
+        shape: Shape,
+        inputs: &Fixed<[Vec<f32>; 3]>,
+        by_definition: Fixed<ByReference>,
+        device: &Device,
+    ) -> Result<Run> {
         let [left, right, output] = shape.sides().map(|[rows, cols]| rows * cols);
-        let mut inputs = Inputs::of(&[shape.m, shape.n, shape.k]);
+        let [left, right, before] = inputs.get_or_init(|| {
+            let mut inputs = Inputs::of(&[shape.m, shape.n, shape.k]);
+            let before = if shape.accumulate == Accumulate::Add { output } else { 0 };
+            [inputs.normal(left, 1.0), inputs.normal(right, 0.1), inputs.normal(before, 1.0)]
+        });
         let output_dtype = if shape.layout == Layout::Dw { FloatDtype::F32 } else { shape.floats };
-        let left_buffer = float(device, shape.floats, &inputs.normal(left, 1.0))?;
-        let weights = match (shape.layout, shape.floats) {
+        let left = float(device, shape.floats, left)?;
+        let dtype = match (shape.layout, shape.floats) {
             (Layout::Dw, FloatDtype::Bf16) => WeightDtype::Bf16,
             (Layout::Dw, FloatDtype::F32) => WeightDtype::F32,
             _ => shape.weights,
         };
-        let (right, right_buffer) = inputs.weights(device, weights, right, 0.1)?;
-        let before = match shape.accumulate {
-            Accumulate::Set => Vec::new(),
-            Accumulate::Add => inputs.normal(output, 1.0),
-        };
-        let before_buffer = float(device, output_dtype, &before)?;
+        let right = weights(device, dtype, right)?;
+        let before = float(device, output_dtype, before)?;
         // an element that is not written shows
         let output = float(device, output_dtype, &vec![f32::NAN; output])?;
-        let (left, before) = (left_buffer.download(), before_buffer.download());
-        let device = device.clone();
-        Ok(Run { shape, device, left_buffer, before_buffer, output, left, right, before, right_buffer, by_definition })
+        Ok(Run { shape, device: device.clone(), left, right, before, output, by_definition })
     }
 }
 
@@ -208,23 +207,24 @@ impl Run {
     fn reference(&self) -> ByReference {
         let Shape { layout, alpha, accumulate, precision, .. } = self.shape;
         let [left_side, right_side, [rows, cols]] = self.shape.sides();
+        let (left, right) = (self.left.download(), self.right.download());
         let (sampled_rows, sampled_cols) = (sample(rows), sample(cols));
         let [all_left, all_right] = [left_side, right_side].map(|[rows, cols]| [all(rows), all(cols)]);
         // the sampled part of each operand, and the sizes of the product that is left
         let (left, right, [m, n, k]) = match layout {
             Layout::Forward => (
-                part(&self.left, left_side, &sampled_rows, &all_left[1]),
-                part(&self.right, right_side, &sampled_cols, &all_right[1]),
+                part(&left, left_side, &sampled_rows, &all_left[1]),
+                part(&right, right_side, &sampled_cols, &all_right[1]),
                 [sampled_rows.len(), sampled_cols.len(), self.shape.k],
             ),
             Layout::Dx => (
-                part(&self.left, left_side, &sampled_rows, &all_left[1]),
-                part(&self.right, right_side, &all_right[0], &sampled_cols),
+                part(&left, left_side, &sampled_rows, &all_left[1]),
+                part(&right, right_side, &all_right[0], &sampled_cols),
                 [sampled_rows.len(), self.shape.n, sampled_cols.len()],
             ),
             Layout::Dw => (
-                part(&self.left, left_side, &all_left[0], &sampled_rows),
-                part(&self.right, right_side, &all_right[0], &sampled_cols),
+                part(&left, left_side, &all_left[0], &sampled_rows),
+                part(&right, right_side, &all_right[0], &sampled_cols),
                 [self.shape.m, sampled_rows.len(), sampled_cols.len()],
             ),
         };
@@ -235,7 +235,7 @@ impl Run {
         };
         let before: Vec<f64> = match accumulate {
             Accumulate::Set => vec![0.0; sampled_rows.len() * sampled_cols.len()],
-            Accumulate::Add => self.sampled(&self.before).into_iter().map(f64::from).collect(),
+            Accumulate::Add => self.sampled(&self.before.download()).into_iter().map(f64::from).collect(),
         };
         let mut exact = before.clone();
         reference([m, n, k], alpha, &left, &right, &mut exact, accumulate, precision);
@@ -253,10 +253,10 @@ impl Prepared for Run {
     fn run(&mut self) -> Result<()> {
         let Shape { layout, m, n, k, alpha, accumulate, precision, .. } = self.shape;
         if accumulate == Accumulate::Add {
-            self.device.copy_float(self.before_buffer.view(), self.output.view_mut());
+            self.device.copy_float(self.before.view(), self.output.view_mut());
         }
-        let left = self.left_buffer.view();
-        let right = self.right_buffer.view();
+        let left = self.left.view();
+        let right = self.right.view();
         let output = self.output.view_mut();
         match layout {
             Layout::Forward => {

@@ -2,7 +2,7 @@
 //! every format, soft-caps and ignored rows, for the tests.
 
 use super::{BACKWARD_PRODUCTS, Backward, Extras, FORWARD_PRODUCTS, Forward, Head, operations, reference};
-use crate::case::{Case, Comparison, Definition, Direction, Inputs, Prepared, float, half_ulp_of_bf16};
+use crate::case::{Case, Comparison, Direction, Fixed, Inputs, Prepared, float, half_ulp_of_bf16, weights};
 use crate::device::{WeightBuffer, WeightDtype};
 use crate::real::{Real, widen};
 use crate::{Buffer, Device, FloatBuffer, FloatDtype, IGNORE, Indices, Precision, Result};
@@ -92,7 +92,7 @@ impl Shape {
             Direction::Forward => ("token_logps.forward", FORWARD_PRODUCTS, 1),
             Direction::Backward => ("token_logps.backward", BACKWARD_PRODUCTS, 2),
         };
-        let by_definition = Definition::default();
+        let by_definition = Fixed::default();
         Case {
             kernel,
             shape: format!(
@@ -148,7 +148,7 @@ struct Run {
     outputs: [Buffer<f32>; 5],
     /// Filled with NaN too.
     d_hidden: FloatBuffer,
-    by_definition: Definition<(ByReference<f64>, ByReference<f32>)>,
+    by_definition: Fixed<(ByReference<f64>, ByReference<f32>)>,
 }
 
 /// The forward's outputs, and `d_hidden`.
@@ -158,7 +158,7 @@ impl Run {
     fn new(
         shape: Shape,
         timed: bool,
-        by_definition: Definition<(ByReference<f64>, ByReference<f32>)>,
+        by_definition: Fixed<(ByReference<f64>, ByReference<f32>)>,
         device: &Device,
     ) -> Result<Run> {
         let Shape { rows, hidden_size, vocab_size, .. } = shape;
@@ -166,7 +166,7 @@ impl Run {
         let hidden_states = float(device, shape.floats, &inputs.normal(rows * hidden_size, 1.0))?;
         // logits of a spread of 3: some tokens are likely, most are not
         let scale = 3.0 / (hidden_size as f32).sqrt();
-        let (weights, lm_head) = inputs.weights(device, shape.weights, vocab_size * hidden_size, scale)?;
+        let lm_head = weights(device, shape.weights, &inputs.normal(vocab_size * hidden_size, scale))?;
         let ignored = |row: usize| shape.ignore_every.is_some_and(|n| row % n == n - 1);
         let target_ids: Vec<u32> =
             (0..rows).map(|row| if ignored(row) { IGNORE } else { inputs.below(vocab_size) as u32 }).collect();
@@ -177,7 +177,7 @@ impl Run {
             compared: if timed { (0..rows).step_by(rows / 8).collect() } else { (0..rows).collect() },
             device: device.clone(),
             hidden: hidden_states.download(),
-            weights,
+            weights: lm_head.download(),
             target_ids,
             on_device: OnDevice { hidden_states, lm_head, targets },
             d_logps: device.upload("case", &inputs.normal(rows, 1.0))?,
