@@ -23,7 +23,11 @@ const DROPOUT: Dropout = Dropout { p: 0.3, seed: 1, step: 2 };
 /// Families in which the equalities could break differently: plain, window and q/k norm, soft-caps, fused with longrope.
 const MODELS: [&str; 4] = ["tiny-llama", "tiny-gemma3", "tiny-gemma2", "tiny-phi3"];
 
-fn load(dir: &Path, threads: usize) -> Model {
+fn load(dir: &Path) -> Model {
+    load_on(dir, 1)
+}
+
+fn load_on(dir: &Path, threads: usize) -> Model {
     let device = Device::cpu(Some(threads)).unwrap();
     let files = WeightFiles::open(dir, ValueCheck::Finite).unwrap();
     Model::load(&device, ModelConfig::open(dir).unwrap(), &files).unwrap()
@@ -130,7 +134,7 @@ fn to_bits(grads: &BTreeMap<ParamId, Vec<f32>>) -> Vec<u32> {
 #[test]
 fn recomputed_is_kept() {
     for name in MODELS {
-        let model = load(&golden_model(name), 2);
+        let model = load(&golden_model(name));
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 3));
         let scoring = scoring(&model, &adapter);
         let objective = Objective::new("exo_pair", &[]).unwrap();
@@ -152,7 +156,7 @@ fn read_ahead_changes_no_bit() {
     let objective = Objective::new("exo_pair", &[]).unwrap();
     let run = |free_bytes: u64| {
         let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
-        let device = Device::cpu(Some(2)).unwrap();
+        let device = Device::cpu(Some(1)).unwrap();
         let model = Model::load_beside(&device, ModelConfig::open(&dir).unwrap(), &files, free_bytes).unwrap();
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &dir, RowKind::Pair, 3));
         let scoring = scoring(&model, &adapter);
@@ -164,7 +168,7 @@ fn read_ahead_changes_no_bit() {
 #[test]
 fn packed_is_alone() {
     for name in MODELS {
-        let model = load(&golden_model(name), 2);
+        let model = load(&golden_model(name));
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 5));
         let scoring = scoring(&model, &adapter);
         let trees: Vec<Tree<'_>> = rows.iter().map(tree).collect();
@@ -179,7 +183,7 @@ fn packed_is_alone() {
 #[test]
 fn shared_prefix_is_separate() {
     for name in MODELS {
-        let model = load(&golden_model(name), 2);
+        let model = load(&golden_model(name));
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 4));
         let scoring = scoring(&model, &adapter);
         for (i, row) in rows.iter().enumerate() {
@@ -197,7 +201,7 @@ fn shared_prefix_is_separate() {
 fn rewards_in_company_are_rewards_alone() {
     let objective = Objective::new("rm_bt", &[]).unwrap();
     for name in MODELS {
-        let model = load(&golden_model(name), 2);
+        let model = load(&golden_model(name));
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 4));
         for precision in [Precision::F32, Precision::Bf16] {
             let scoring = Scoring { precision, ..scoring_of(&objective, &model, &adapter) };
@@ -225,7 +229,7 @@ fn rewards_in_company_are_rewards_alone() {
 #[test]
 fn a_batch_is_its_micro_batches() {
     let dir = golden_model("tiny-llama");
-    let model = load(&dir, 2);
+    let model = load(&dir);
     let adapter = adapter(&model, 0.02);
     let texts = [("eta", KnobValue::Number(0.5))];
     let mixed = ["mpo", "rpo", "wpo", "ld_dpo"];
@@ -287,7 +291,7 @@ fn same_report(name: &str, parts: &Outcome, whole: &Outcome) {
 #[test]
 fn what_the_reference_has_said_is_not_computed_again() {
     let dir = golden_model("tiny-llama");
-    let model = load(&dir, 2);
+    let model = load(&dir);
     let adapter = adapter(&model, 0.02);
     for (name, budget) in [("kto_pair", 300), ("aot_pair", 300), ("exo_rw", 1)] {
         let objective = Objective::new(name, &[]).unwrap();
@@ -330,7 +334,7 @@ fn what_the_reference_has_said_is_not_computed_again() {
 #[test]
 fn a_fresh_adapter_is_the_reference() {
     for name in MODELS {
-        let model = load(&golden_model(name), 2);
+        let model = load(&golden_model(name));
         let (adapter, rows) = (adapter(&model, 0.0), rows(&model, &golden_model(name), RowKind::Pair, 4));
         let objective = Objective::new("dpo", &[]).unwrap();
         let (outcome, _) = gradients(&scoring(&model, &adapter), &objective, &rows, 1 << 20, 0, None);
@@ -345,7 +349,7 @@ fn one_thread_is_two() {
     for name in MODELS {
         let dir = golden_model(name);
         let run = |threads: usize| {
-            let model = load(&dir, threads);
+            let model = load_on(&dir, threads);
             let adapter = adapter(&model, 0.02);
             let rows = rows(&model, &dir, RowKind::Pair, 3);
             let objective = Objective::new("ipo", &[]).unwrap();
@@ -442,7 +446,7 @@ fn log_probs_at_a_temperature_of_two_are_those_of_half_the_logits() {
     widen(&from, whole.path(), |_, x| x);
     widen(&from, half.path(), |name, x| if name == "model.norm.weight" { x / 2.0 } else { x });
     let score = |dir: &Path, logp_temperature: f32| {
-        let model = load(dir, 2);
+        let model = load(dir);
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &from, RowKind::Pair, 3));
         let objective = Objective::new("wpo", &[]).unwrap();
         [Precision::F32, Precision::Bf16].map(|precision| {
@@ -461,7 +465,7 @@ fn three_shards_are_one_file() {
     let scored = |n: usize| {
         let folder = tempfile::tempdir().unwrap();
         reshard(&from, folder.path(), n);
-        let model = load(folder.path(), 2);
+        let model = load(folder.path());
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, folder.path(), RowKind::Pair, 2));
         bits(&scoring(&model, &adapter), &rows.iter().map(tree).collect::<Vec<_>>())
     };

@@ -321,13 +321,19 @@ fn logps_are_those_of_torch() {
 
 fn check_losses(which: fn(&str) -> bool) {
     for_each(which, "losses.json", |golden, losses| {
-        let (_folder, path) = golden.data(&pairs()[..8]);
+        let (folder, path) = golden.data(&pairs()[..8]);
+        let cache = folder.path().join("cache");
         let beta = number(&golden.meta()["beta"]);
         for (name, flags, knobs) in LOSSES {
             if losses["loss"].get(name).is_none() {
                 continue; // the real model's file has fewer
             }
-            let eval = golden.eval(&path, golden.flags(flags, knobs));
+            let mut flags = golden.flags(flags, knobs);
+            // losses of the same rows share what the reference says
+            if flags.iter().all(|flag| flag != "--reference-cache") {
+                flags.extend(["--reference-cache".to_owned(), cache.to_str().unwrap().to_owned()]);
+            }
+            let eval = golden.eval(&path, flags);
             let (got, want) = (number(&eval["eval_loss"]), number(&losses["loss"][name]));
             // the loss moves by at most beta per nat of a log-ratio (ipo by 2 |h - 1/(2 beta)| / tokens, at most 10 per
             // nat of a mean): 1e-4 relative is the room that 1e-3 nats leave at a beta of 0.1. Two divergences are
@@ -390,7 +396,7 @@ fn largest_relative(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).fold(0.0, |worst: f64, (a, b)| worst.max((a - b).abs() / b.abs()))
 }
 
-fn check_trajectory(golden: &Golden, name: &str, flags: &[String], want: &Value) {
+fn check_trajectory(golden: &Golden, name: &str, flags: &[String], cache: &Path, want: &Value) {
     let meta = golden.meta();
     let of = &meta["trajectory"];
     let kto = name == "kto";
@@ -405,6 +411,8 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], want: &Value)
     let common = [
         "--reference",
         "base",
+        "--reference-cache",
+        cache.to_str().unwrap(),
         "--data",
         data.to_str().unwrap(),
         "--max-length",
@@ -502,10 +510,12 @@ fn check_trajectories(which: fn(&str) -> bool) {
         let (_, flags, knobs) = LOSSES.into_iter().find(|(known, ..)| *known == name).expect("a loss of the list");
         (flags, knobs)
     };
+    // losses of the same rows share it
+    let cache = tempfile::tempdir().unwrap();
     for name in ["sigmoid", "exo_pair", "ipo", "kto"] {
         let (flags, knobs) = if name == "kto" { KTO } else { of(name) };
         for_each(which, &format!("trajectory_{name}.json"), |golden, want| {
-            check_trajectory(golden, name, &golden.flags(flags, knobs), &want);
+            check_trajectory(golden, name, &golden.flags(flags, knobs), cache.path(), &want);
         });
     }
 }

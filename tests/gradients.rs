@@ -68,17 +68,27 @@ impl World {
     }
 
     fn gradients_after(&self, objective: &Objective, rows: &[EncodedRow], history: History) -> (Outcome, ParamGrads) {
-        let adapters = Adapters { policy: Some(self.set(objective).clone()), reference: None };
-        let scoring = Scoring {
+        let mut grads = ParamGrads::default();
+        let batch = self.batch(objective, rows, history);
+        let outcome =
+            batch.gradients(&self.scoring(objective), None, &|_, _| Ok(Some(usize::MAX)), &mut grads).unwrap();
+        (outcome, grads)
+    }
+
+    fn scoring(&self, objective: &Objective) -> Scoring<'_> {
+        Scoring {
             model: &self.model,
-            adapters,
+            adapters: Adapters { policy: Some(self.set(objective).clone()), reference: None },
             scorers: Scorers::of(objective, &self.model),
             precision: Precision::F32,
             logp_temperature: 1.0,
             extras: objective.weighting(),
             cache: None,
-        };
-        let batch = Batch {
+        }
+    }
+
+    fn batch<'a>(&self, objective: &'a Objective, rows: &'a [EncodedRow], history: History) -> Batch<'a> {
+        Batch {
             objective,
             rows,
             max_length: self.max_length,
@@ -86,10 +96,7 @@ impl World {
             step: 1,
             history,
             donors: Donors::Batch(Mismatch::Previous),
-        };
-        let mut grads = ParamGrads::default();
-        let outcome = batch.gradients(&scoring, None, &|_, _| Ok(Some(usize::MAX)), &mut grads).unwrap();
-        (outcome, grads)
+        }
     }
 }
 
@@ -236,7 +243,8 @@ fn every_loss_has_the_gradient_of_its_value() {
             rows.extend(world.rows(RowKind::Sequence, 2));
         }
         // running statistics carry no gradient, so they stay fixed
-        let history = world.gradients(&objective, &rows).0.history.for_evaluation();
+        let value = |history| world.batch(&objective, &rows, history).evaluate(&world.scoring(&objective)).unwrap();
+        let history = value(History::default()).history.for_evaluation();
         let (outcome, grads) = world.gradients_after(&objective, &rows, history);
         let params = world.set(&objective).params();
         let before: Vec<Vec<f32>> = params.iter().map(|param| param.read().download()).collect();
@@ -246,17 +254,20 @@ fn every_loss_has_the_gradient_of_its_value() {
         assert!(length > 0.0, "{}: the loss has a gradient here", name);
         // a loss of thousands has a gradient so large that a step of 1e-2 would be lost in the rounding of the parameters
         let step = 1e-2 * (outcome.loss.abs() / 10.0).max(1.0) / length;
-        let moved = |sign: f64| {
+        let shift = |sign: f64| {
             for ((param, before), gradient) in params.iter().zip(&before).zip(&gradient) {
                 let scale = sign * step / length;
                 let values: Vec<f32> =
                     before.iter().zip(gradient).map(|(b, g)| (f64::from(*b) + scale * f64::from(*g)) as f32).collect();
                 *param.write() = world.model.device().upload("adapter", &values).unwrap();
             }
-            world.gradients_after(&objective, &rows, history).0.loss
         };
-        let quotient = (moved(1.0) - moved(-1.0)) / (2.0 * step);
-        moved(0.0);
+        let [above, below] = [1.0, -1.0].map(|sign| {
+            shift(sign);
+            value(history).loss
+        });
+        shift(0.0);
+        let quotient = (above - below) / (2.0 * step);
         assert!((quotient - length).abs() <= 0.02 * length, "{}: quotient {quotient}, gradient {length}", name);
     }
 }

@@ -1,6 +1,8 @@
 //! The reference cache: no number depends on it, and nothing that is damaged or of another model is believed.
 
-use crate::align::{Run, align, command, committed_goldens, copy_folder, golden_model, read_lines, turn, write_lines};
+use crate::align::{
+    Run, align, command, committed_goldens, copy_folder, edit_json, golden_model, read_lines, turn, write_lines,
+};
 use crate::watched_run::{self, Notes, is_held};
 use align_data::{Dataset, Encoder, OnBadRow, RowKind};
 use align_engine::model::{Model, ModelConfig};
@@ -72,7 +74,11 @@ impl Runs {
             let pairs = read_lines(&folder.path().join(format!("{prefix}pairs.jsonl")));
             write_lines(&folder.path().join(format!("{prefix}scored.jsonl")), &scored(&pairs));
         }
-        Runs { folder, model: golden_model("tiny-llama"), loss }
+        let model = folder.path().join("tiny-llama");
+        copy_folder(&golden_model("tiny-llama"), &model);
+        // two layers show as much as four
+        edit_json(&model.join("config.json"), |config| config["num_hidden_layers"] = 2.into());
+        Runs { folder, model, loss }
     }
 
     fn file(&self, name: &str) -> String {
@@ -262,7 +268,7 @@ fn weights_that_change_by_one_byte_are_other_weights() {
 
 #[test]
 fn what_makes_other_numbers_is_named() {
-    let runs = Runs::new("dpo");
+    let runs = Runs { model: golden_model("tiny-llama"), ..Runs::new("dpo") };
     runs.run("cold", &[]);
     let adapter = committed_goldens().join("tiny-llama/adapter");
     let adapter = adapter.to_str().unwrap();
@@ -389,7 +395,7 @@ fn a_directory_that_cannot_be_used_ends_the_run_if_it_was_asked_for() {
 
 #[test]
 fn score_and_eval_read_the_same_cache() {
-    let runs = Runs::new("dpo");
+    let runs = Runs { model: golden_model("tiny-llama"), ..Runs::new("dpo") };
     let (model, data, cache) = (runs.model.to_str().unwrap(), runs.file("pairs.jsonl"), runs.file("cache"));
     let adapter = committed_goldens().join("tiny-llama/adapter");
     let adapter = adapter.to_str().unwrap();

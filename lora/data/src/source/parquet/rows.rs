@@ -389,7 +389,11 @@ impl Line {
     }
 
     fn put_text(&mut self, text: &str) -> Result<(), Stop> {
-        serde_json::to_writer(self, text).map_err(|_| Stop::TooLong)
+        // a control character takes six bytes
+        let fits = (self.bytes.len() + 6 * text.len()) as u64 + 2 < MAX_ROW_BYTES;
+        let written =
+            if fits { serde_json::to_writer(&mut self.bytes, text) } else { serde_json::to_writer(self, text) };
+        written.map_err(|_| Stop::TooLong)
     }
 }
 
