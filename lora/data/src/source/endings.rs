@@ -1,7 +1,12 @@
 //! What the names of data files end with.
 
-/// Endings of the names of data files.
-pub(crate) const ENDINGS: [&str; 7] = ["jsonl", "parquet", "json", "ndjson", "csv", "tsv", "tab"];
+/// Endings of the names of data files, by format. Of a data set in several formats equally often, `datasets` reads the last.
+pub(crate) const FORMATS: [&[&str]; 3] = [&["csv", "tsv", "tab"], &["jsonl", "json", "ndjson"], &["parquet"]];
+
+/// All of them, those of the preferred format first.
+pub(crate) fn endings() -> impl Iterator<Item = &'static str> {
+    FORMATS.into_iter().rev().flatten().copied()
+}
 
 /// Endings that follow those in the names of compressed files.
 pub(crate) const PACKED: [&str; 3] = [".gz", ".zst", ".zstd"];

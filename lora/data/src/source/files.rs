@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::endings::{ENDINGS, PACKED};
+use super::endings::{PACKED, endings};
 use super::error::SourceError;
 use super::hub::{self, CachedSet};
 use crate::spelling::nearest;
@@ -133,8 +133,10 @@ fn similar(path: &Path) -> Option<PathBuf> {
 pub(crate) fn folder(path: &Path) -> SourceError {
     let names = names_in(path);
     let has = |ending: &String| names.iter().any(|name| name.ends_with(&format!(".{ending}")));
-    let packed = PACKED.into_iter().flat_map(|packed| ENDINGS.map(|ending| format!("{ending}{packed}")));
-    let ending = ENDINGS.map(str::to_owned).into_iter().chain(packed).find(has).unwrap_or(ENDINGS[0].to_owned());
+    // rows as lines of JSON before other formats
+    let endings = || ["jsonl"].into_iter().chain(endings());
+    let packed = PACKED.into_iter().flat_map(|packed| endings().map(move |ending| format!("{ending}{packed}")));
+    let ending = endings().map(str::to_owned).chain(packed).find(has).unwrap_or("jsonl".to_owned());
     SourceError::Folder { path: path.to_owned(), pattern: path.join(format!("*.{ending}")).display().to_string() }
 }
 

@@ -18,7 +18,7 @@ use align_engine::model::{hub_cache, is_hub_name};
 
 use self::fault::HubFault;
 use self::front_matter::Config;
-use super::endings::{ENDINGS, ending};
+use super::endings::{FORMATS, ending, endings};
 use super::error::SourceError;
 use super::files::OPTIONS;
 
@@ -30,8 +30,6 @@ const KEYWORDS: [(&str, &[&str]); 3] = [
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
-/// Formats of files of rows by the endings of their names. Of several equally frequent ones `datasets` prefers the last.
-const FORMATS: [&[&str]; 3] = [&["csv", "tsv", "tab"], &["jsonl", "json", "ndjson"], &["parquet"]];
 /// JSON files that hold no rows.
 const NO_ROWS: [&str; 5] =
     ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"];
@@ -55,8 +53,8 @@ impl<'a> Id<'a> {
     /// Reads an id. `None` if the text is none: one with the ending of a data file is the path of a missing file.
     fn parse(text: &'a str) -> Option<Id<'a>> {
         let name = text.split([':', '@', '#']).next()?;
-        let has_ending = |ending: &&str| name.rsplit('.').take(2).any(|part| part.eq_ignore_ascii_case(ending));
-        if name.matches('/').count() != 1 || !is_hub_name(name) || ENDINGS.iter().any(has_ending) {
+        let has_ending = |ending: &str| name.rsplit('.').take(2).any(|part| part.eq_ignore_ascii_case(ending));
+        if name.matches('/').count() != 1 || !is_hub_name(name) || endings().any(has_ending) {
             return None;
         }
         let mut id = Id { name, config: None, revision: None, split: None };
@@ -238,7 +236,7 @@ fn list(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) {
 
 fn holds_rows(name: &str) -> bool {
     let is_other = NO_ROWS.iter().any(|other| other.eq_ignore_ascii_case(name));
-    !is_other && ending(name).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+    !is_other && ending(name).is_some_and(|ending| endings().any(|known| known == ending))
 }
 
 /// Finds splits by the names of files and folders. `SPLIT-00000-of-00003` comes first, then a word that stands for a split, and
