@@ -4,6 +4,7 @@
 use crate::align::{
     Run, align, committed_goldens, copy_folder, golden_model, ids, lines_in, number, numbers, read_json, read_lines,
 };
+use align_engine::model::families::FAMILIES;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +57,18 @@ impl Case {
             "--max-length", &max_length, "--precision", "f32",
         ];
         align(&arguments)
+    }
+}
+
+#[test]
+fn every_family_has_goldens() {
+    let tiny = std::fs::read_dir(committed_goldens()).unwrap().map(|entry| entry.unwrap().path().join("model"));
+    let cases = cases();
+    let models = tiny.filter(|model| model.is_dir()).chain(cases.iter().map(|case| case.model.path().to_owned()));
+    let types: Vec<Value> = models.map(|model| read_json(&model.join("config.json"))["model_type"].clone()).collect();
+    for family in FAMILIES {
+        let has_some = family.model_types.iter().any(|name| types.iter().any(|found| found == name));
+        assert!(has_some, "no goldens of {:?}", family.model_types);
     }
 }
 

@@ -219,8 +219,8 @@ impl Budget {
 /// The largest forward passes of some steps.
 #[derive(Debug, Default)]
 pub(super) struct Largest {
-    /// Of the first passes of their steps, and of others; each in the first epoch, and in
-    /// later ones where the reference is known.
+    /// Of the first passes of their steps, and of others; each in the first epoch, and in later ones where the reference is
+    /// known.
     with_gradient: [Option<LargestWithGradient>; 4],
     without_gradient: Option<Forest>,
     /// What the threads keep for packing after all of them.
