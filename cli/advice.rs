@@ -1,5 +1,6 @@
 //! What a user can do about an error of the libraries, with the flags that do it. The libraries give the facts.
 
+use align_data::{BadRow, DataError, RowKind};
 use align_engine::model::{ConfigError, FolderHolds};
 use align_lora::adapter::{AdapterError, MergeError, Task};
 use align_lora::train::TrainError;
@@ -31,6 +32,23 @@ pub(crate) fn of_training(error: &TrainError) -> Option<String> {
         | TrainError::MissingColumn { .. }
         | TrainError::Write { .. } => return None,
     })
+}
+
+/// What to do about rows that a run cannot use, as the end of the sentence.
+pub(crate) fn of_data(error: &DataError) -> Option<String> {
+    let loss = match error {
+        DataError::Row { reason: BadRow::Missing { .. }, .. } => {
+            return Some("; --on-bad-row skip leaves such rows out".to_owned());
+        }
+        DataError::WrongShape { found, .. } => match found.kind()? {
+            RowKind::Pair => "dpo",
+            RowKind::Labelled => "kto",
+            RowKind::Scored => "exo_rw",
+            RowKind::Sequence => "sft",
+        },
+        _ => return None,
+    };
+    Some(format!("; such rows are for --loss {loss}"))
 }
 
 /// What to do about an adapter that was refused, as the end of the sentence.

@@ -182,7 +182,7 @@ impl From<TemplateError> for CliError {
 
 impl From<DataError> for CliError {
     fn from(error: DataError) -> CliError {
-        let text = error.to_string();
+        let text = with_advice(&error, advice::of_data(&error));
         match error {
             DataError::Source(error) => error.into(),
             DataError::Encoder(error) => error.into(),

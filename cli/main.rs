@@ -53,6 +53,11 @@ fn refused(mut error: clap::Error, expanded: &config_file::Expanded) -> error::C
     {
         error.insert(ContextKind::SuggestedArg, ContextValue::String(public));
     }
+    let is_train = expanded.arguments.get(1).is_some_and(|command| command == "train");
+    if is_train && error.kind() == ErrorKind::MissingRequiredArgument {
+        let tip = "`align-cli train --demo` needs neither model nor data".into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
     error.exit()
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::dropped::{DropKind, Dropped};
 use crate::record::bad_row::BadRow;
-use crate::record::shape::RowLayout;
+use crate::record::shape::{RowLayout, Shape};
 use crate::source::error::{SourceError, list};
 use crate::source::reader::Rows;
 use crate::tokens::encode::{DropReason, Encoder, EncoderError};
@@ -29,14 +29,14 @@ pub enum DataError {
         reason: BadRow,
     },
     /// The first row has a known shape, but not one that this run can use.
-    #[error("{path}:{line}: the row is {found}; {needs}{}", hint.as_deref().unwrap_or_default())]
+    #[error("{path}:{line}: the row is {}; {needs}{}", found.columns(), hint.as_deref().unwrap_or_default())]
     WrongShape {
         /// The file.
         path: PathBuf,
         /// 1-based line.
         line: u64,
-        /// The shape's columns.
-        found: &'static str,
+        /// Its shape.
+        found: Shape,
         /// What the run needs.
         needs: &'static str,
         /// A guess at what its unread columns are.

@@ -283,7 +283,7 @@ impl Dataset {
                 None => "there is no answer in it",
             };
             let hint = answer_hint(ignored_columns, self.kind).filter(|_| layout.shape == Shape::Prompt);
-            return Err(DataError::WrongShape { path, line, found: layout.shape.columns(), needs, hint });
+            return Err(DataError::WrongShape { path, line, found: layout.shape, needs, hint });
         }
         let wrong_part = match (self.encoder.sft_on(), self.sequences(layout)) {
             _ if self.kind == Some(RowKind::Scored) && self.encoder.reading().pairs.is_some() => {
