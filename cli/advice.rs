@@ -36,19 +36,18 @@ pub(crate) fn of_training(error: &TrainError) -> Option<String> {
 
 /// What to do about rows that a run cannot use, as the end of the sentence.
 pub(crate) fn of_data(error: &DataError) -> Option<String> {
-    let loss = match error {
-        DataError::Row { reason: BadRow::Missing { .. }, .. } => {
-            return Some("; --on-bad-row skip leaves such rows out".to_owned());
-        }
+    let advice = match error {
+        // a row of a known shape, one of whose columns others may have
+        DataError::Row { reason: BadRow::Missing { .. }, .. } => ". Or leave such rows out with --on-bad-row skip",
         DataError::WrongShape { found, .. } => match found.kind()? {
-            RowKind::Pair => "dpo",
-            RowKind::Labelled => "kto",
-            RowKind::Scored => "exo_rw",
-            RowKind::Sequence => "sft",
+            RowKind::Labelled => "; rows like this one are for --loss kto",
+            RowKind::Sequence => "; rows like this one are for --loss sft",
+            // several losses read them
+            RowKind::Pair | RowKind::Scored => return None,
         },
         _ => return None,
     };
-    Some(format!("; such rows are for --loss {loss}"))
+    Some(advice.to_owned())
 }
 
 /// What to do about an adapter that was refused, as the end of the sentence.

@@ -1,7 +1,7 @@
 //! The command line's contract: flags and their other names, files, exit codes, streams.
 
-use crate::align::{Run, align, committed_goldens, golden_model, number, read_lines, text, write_lines};
-use serde_json::Value;
+use crate::align::{Run, align, committed_goldens, golden_model, lines_in, number, read_lines, text, write_lines};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 fn pairs() -> String {
@@ -20,6 +20,24 @@ fn train(folder: &Path, more: &[&str]) -> Run {
 
 fn table(path: PathBuf) -> toml::Table {
     std::fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_refusal_names_the_flag_that_helps() {
+    align(&["train"]).refused(2, &["--model <", "`align-cli train --demo` needs neither model nor data"]);
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |row: Value, parts: &[&str]| {
+        let data = lines_in(folder.path(), "rows.jsonl", &[row]);
+        let model = golden_model("tiny-llama");
+        align(&["train", "--model", text(&model), "--data", text(&data), "--output", "never"]).refused(3, parts);
+    };
+    let labelled = json!({"prompt": "p", "completion": "c", "label": true});
+    refused(labelled, &["this loss needs pairs", "; rows like this one are for --loss kto"]);
+    refused(json!({"prompt": "p", "completion": "c"}), &["; rows like this one are for --loss sft"]);
+    refused(
+        json!({"prompt": "p", "chosen": "c"}),
+        &["`rejected` is missing", "leave such rows out with --on-bad-row skip"],
+    );
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn to_bits(grads: &BTreeMap<ParamId, Vec<f32>>) -> Vec<u32> {
 #[test]
 fn recomputed_is_kept() {
     for name in MODELS {
-        let model = load(&golden_model(name));
+        let model = load_on(&golden_model(name), 2);
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 3));
         let scoring = scoring(&model, &adapter);
         let objective = Objective::new("exo_pair", &[]).unwrap();
@@ -168,7 +168,7 @@ fn read_ahead_changes_no_bit() {
 #[test]
 fn packed_is_alone() {
     for name in MODELS {
-        let model = load(&golden_model(name));
+        let model = load_on(&golden_model(name), 2);
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 5));
         let scoring = scoring(&model, &adapter);
         let trees: Vec<Tree<'_>> = rows.iter().map(tree).collect();
@@ -183,7 +183,7 @@ fn packed_is_alone() {
 #[test]
 fn shared_prefix_is_separate() {
     for name in MODELS {
-        let model = load(&golden_model(name));
+        let model = load_on(&golden_model(name), 2);
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 4));
         let scoring = scoring(&model, &adapter);
         for (i, row) in rows.iter().enumerate() {

@@ -329,7 +329,7 @@ fn check_losses(which: fn(&str) -> bool) {
                 continue; // the real model's file has fewer
             }
             let mut flags = golden.flags(flags, knobs);
-            // losses of the same rows share what the reference says
+            // all losses score the same rows, so the reference is computed once
             if flags.iter().all(|flag| flag != "--reference-cache") {
                 flags.extend(["--reference-cache".to_owned(), cache.to_str().unwrap().to_owned()]);
             }
@@ -510,7 +510,7 @@ fn check_trajectories(which: fn(&str) -> bool) {
         let (_, flags, knobs) = LOSSES.into_iter().find(|(known, ..)| *known == name).expect("a loss of the list");
         (flags, knobs)
     };
-    // losses of the same rows share it
+    // losses of pairs read the reference's log-probs that the first one computed
     let cache = tempfile::tempdir().unwrap();
     for name in ["sigmoid", "exo_pair", "ipo", "kto"] {
         let (flags, knobs) = if name == "kto" { KTO } else { of(name) };

@@ -243,9 +243,14 @@ fn every_loss_has_the_gradient_of_its_value() {
             rows.extend(world.rows(RowKind::Sequence, 2));
         }
         // running statistics carry no gradient, so they stay fixed
-        let value = |history| world.batch(&objective, &rows, history).evaluate(&world.scoring(&objective)).unwrap();
-        let history = value(History::default()).history.for_evaluation();
+        let evaluated = |history| world.batch(&objective, &rows, history).evaluate(&world.scoring(&objective)).unwrap();
+        let history = evaluated(History::default()).history.for_evaluation();
         let (outcome, grads) = world.gradients_after(&objective, &rows, history);
+        assert_eq!(
+            outcome.loss.to_bits(),
+            evaluated(history).loss.to_bits(),
+            "{name}: the evaluation's loss is another"
+        );
         let params = world.set(&objective).params();
         let before: Vec<Vec<f32>> = params.iter().map(|param| param.read().download()).collect();
         // along the gradient itself, the direction in which the loss moves most
@@ -264,7 +269,7 @@ fn every_loss_has_the_gradient_of_its_value() {
         };
         let [above, below] = [1.0, -1.0].map(|sign| {
             shift(sign);
-            value(history).loss
+            evaluated(history).loss
         });
         shift(0.0);
         let quotient = (above - below) / (2.0 * step);

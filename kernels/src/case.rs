@@ -30,7 +30,7 @@ pub struct Case {
     pub prepare: Prepare,
 }
 
-/// What is the same on every device: the inputs of a case, and what the reference makes of them. The first device makes it.
+/// Made on first use and shared by all devices: the inputs of a case, or what the reference computes from them.
 pub(crate) type Fixed<T> = Arc<OnceLock<T>>;
 
 /// Makes the inputs of a case on a device.

@@ -1,9 +1,9 @@
 //! What the names of data files end with.
 
-/// Endings of the names of data files, by format. Of a data set in several formats equally often, `datasets` reads the last.
+/// Endings of data files by format. If a data set has equally many files of two formats, `datasets` reads the later one here.
 pub(crate) const FORMATS: [&[&str]; 3] = [&["csv", "tsv", "tab"], &["jsonl", "json", "ndjson"], &["parquet"]];
 
-/// All of them, those of the preferred format first.
+/// All endings, those of the preferred format first.
 pub(crate) fn endings() -> impl Iterator<Item = &'static str> {
     FORMATS.into_iter().rev().flatten().copied()
 }

@@ -134,9 +134,9 @@ pub(crate) fn folder(path: &Path) -> SourceError {
     let names = names_in(path);
     let has = |ending: &String| names.iter().any(|name| name.ends_with(&format!(".{ending}")));
     // rows as lines of JSON before other formats
-    let endings = || ["jsonl"].into_iter().chain(endings());
-    let packed = PACKED.into_iter().flat_map(|packed| endings().map(move |ending| format!("{ending}{packed}")));
-    let ending = endings().map(str::to_owned).chain(packed).find(has).unwrap_or("jsonl".to_owned());
+    let preferred = || ["jsonl"].into_iter().chain(endings());
+    let packed = PACKED.into_iter().flat_map(|packed| preferred().map(move |ending| format!("{ending}{packed}")));
+    let ending = preferred().map(str::to_owned).chain(packed).find(has).unwrap_or("jsonl".to_owned());
     SourceError::Folder { path: path.to_owned(), pattern: path.join(format!("*.{ending}")).display().to_string() }
 }
 

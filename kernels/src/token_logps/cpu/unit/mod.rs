@@ -589,9 +589,9 @@ unsafe fn logit_gradients(
     let (lse, factor) = (_mm512_set1_ps(lse), _mm512_set1_ps(factor / logit.temperature));
     for step in 0..z.len() / STEP_DEPTH {
         let mut halves = [_mm512_setzero_ps(); 2];
-        // a closure over the halves may become a call of its own, without the instruction set
-        for (half, to) in halves.iter_mut().enumerate() {
-            let at = step * STEP_DEPTH + 16 * half;
+        // not array::map: its code lacks the instruction set, so the closure may not be inlined
+        for (i, half) in halves.iter_mut().enumerate() {
+            let at = step * STEP_DEPTH + 16 * i;
             let there = ((1u32 << tokens.saturating_sub(at).min(16)) - 1) as __mmask16;
             let other = target.and_then(|target| target.checked_sub(at)).filter(|lane| *lane < 16);
             let mask = there & !other.map_or(0, |lane| 1 << lane);
@@ -602,7 +602,7 @@ unsafe fn logit_gradients(
                 let t = _mm512_div_ps(z, _mm512_set1_ps(cap / logit.temperature));
                 g = _mm512_mul_ps(g, _mm512_fnmadd_ps(t, t, _mm512_set1_ps(1.0)));
             }
-            *to = _mm512_maskz_mov_ps(mask, g);
+            *half = _mm512_maskz_mov_ps(mask, g);
         }
         // SAFETY: the caller's contract.
         unsafe { _mm512_store_si512(to.add(step * STEP_BYTES).cast(), rounded(halves[0], halves[1])) };

@@ -389,7 +389,7 @@ impl Line {
     }
 
     fn put_text(&mut self, text: &str) -> Result<(), Stop> {
-        // a control character takes six bytes
+        // an escaped byte takes at most six: a text that surely fits needs no check of each piece
         let fits = (self.bytes.len() + 6 * text.len()) as u64 + 2 < MAX_ROW_BYTES;
         let written =
             if fits { serde_json::to_writer(&mut self.bytes, text) } else { serde_json::to_writer(self, text) };
