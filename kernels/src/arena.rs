@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 /// Every block begins at a cache line and is whole cache lines.
 const LINE: usize = 64;
-/// A mapping is at least this large, and as large as all before it: what is not touched costs nothing.
+/// A mapping is at least this large, and at least as large as all earlier ones together: pages that nobody touches cost nothing.
 const MAPPING: usize = 256 << 20;
 /// Live blocks and touched gaps together take at most 5/4 of the largest size that the live ones have had.
 const KEEP: (usize, usize) = (5, 4);
@@ -26,16 +26,16 @@ pub struct MemoryReport {
     pub in_use: usize,
     /// Largest value that `in_use` has had.
     pub peak: usize,
-    /// The same without `packed`: how much of that is there when the most is in use is a matter of chance.
+    /// The same without `packed`, whose share of the peak differs from run to run.
     pub blocks_peak: usize,
     /// Bytes in use that threads keep for packing, in no block.
     pub packed: MemoryUse,
     /// Live and largest bytes of each name, by name.
     pub names: BTreeMap<&'static str, MemoryUse>,
-    /// Bytes that the system has mapped for the arena: pages are there for those that were touched.
+    /// Bytes that the system has mapped for the arena. Only those that were touched have pages.
     pub mapped: usize,
-    /// Bytes of all blocks so far that nobody had touched, so that the system had to find pages for them. It stands still in a
-    /// step that needs no more memory than those before it.
+    /// Bytes of all blocks so far that nobody had touched before, so that the system had to find pages for them. A step that
+    /// needs no more memory than earlier ones leaves it unchanged.
     pub fresh: u64,
 }
 
@@ -110,7 +110,7 @@ struct Place {
 #[derive(Debug, Clone, Copy)]
 struct Gap {
     len: usize,
-    /// Its first bytes, which may have been written to; the others are zeros and no page may be there.
+    /// Its first bytes, which may have been written to. The others are zeros and may have no page.
     touched: usize,
 }
 
@@ -121,7 +121,7 @@ pub(crate) struct Block {
     place: Place,
     len: usize,
     name: &'static str,
-    /// Whether nobody has written to it: it holds zeros.
+    /// Whether it holds zeros because nobody has written to it.
     zeroed: bool,
     home: Arc<Memory>,
 }
@@ -144,12 +144,13 @@ impl Memory {
         self.state.lock().expect("no holder of the memory lock panics")
     }
 
-    /// What a thread of the device, from now on, takes from elsewhere and tells of ([`Counted`]) is in this report.
+    /// Makes this thread one of the device's: bytes that it holds elsewhere and counts from now on ([`Counted`]) are in this
+    /// report.
     pub(crate) fn adopt_this_thread(self: &Arc<Memory>) {
         HOME.set(Some(self.clone()));
     }
 
-    /// A block of at least `bytes` bytes, its content initialised but unspecified.
+    /// Takes a block of at least `bytes` bytes, its content initialised but unspecified.
     pub(crate) fn take(self: &Arc<Memory>, name: &'static str, bytes: usize) -> Result<Block> {
         let mut state = self.lock();
         let refused = |in_use| KernelError::OutOfMemory { name, bytes, in_use, device: self.device };
@@ -164,7 +165,8 @@ impl Memory {
 }
 
 impl State {
-    /// Cuts a block out of the smallest gap that holds it, and says whether it is all zeros. None if the system has no more.
+    /// Cuts a block out of the smallest gap that holds it, and tells whether it is all zeros. `None` if the system has no more
+    /// memory.
     fn cut(&mut self, len: usize) -> Option<(Place, bool)> {
         let fitting = |state: &State| state.by_len.range((len, Place { mapping: 0, offset: 0 })..).next().copied();
         let (_, place) = match fitting(self) {
@@ -186,7 +188,7 @@ impl State {
         Some((place, gap.touched == 0))
     }
 
-    /// A new mapping, one large gap.
+    /// Adds a new mapping as one large gap.
     fn map(&mut self, len: usize) -> Option<()> {
         let least = len.checked_next_multiple_of(HUGE_PAGE)?;
         let all: usize = self.mappings.iter().map(|mapping| mapping.len).sum();
@@ -201,8 +203,8 @@ impl State {
         Some(())
     }
 
-    /// Before `len` more bytes are touched: gives the pages of the largest gaps back to the system, until what is left fits
-    /// beside the live blocks.
+    /// Gives the pages of the largest gaps back to the system until the rest fits beside the live blocks. Called before `len`
+    /// more bytes are touched.
     fn make_room(&mut self, len: usize) {
         let live = self.report.in_use.saturating_add(len);
         let allowed = (live.max(self.report.peak) / KEEP.1).saturating_mul(KEEP.0);
@@ -232,7 +234,7 @@ impl State {
         gap
     }
 
-    /// Makes a block a gap again, one with the gaps on both sides.
+    /// Makes a block a gap again, and joins it with the gaps on both sides.
     fn free(&mut self, place: Place, len: usize) {
         let (mut place, mut gap) = (place, Gap { len, touched: len });
         let before = self.gaps.range(..place).next_back().map(|(at, gap)| (*at, gap.len));
@@ -256,15 +258,15 @@ impl State {
 
 thread_local!(static HOME: RefCell<Option<Arc<Memory>>> = const { RefCell::new(None) });
 
-/// Bytes that a thread of a device has from elsewhere, in the device's report for as long as this lives. On a thread that is no
-/// device's they are in none.
+/// Bytes that a thread of a device holds outside the arena. The device's report counts them as long as this lives; no report
+/// counts those of a thread that belongs to no device.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
     held: Option<(Arc<Memory>, &'static str, usize)>,
 }
 
 impl Counted {
-    /// From now on it is `bytes` under `name`.
+    /// Sets the count to `bytes` under `name`.
     pub(crate) fn set(&mut self, name: &'static str, bytes: usize) {
         *self = Counted::default();
         let home = HOME.with_borrow(Clone::clone).inspect(|home| {
@@ -299,7 +301,7 @@ impl Block {
     /// Its first `len` elements.
     ///
     /// # Panics
-    /// If it is shorter.
+    /// If the block is shorter.
     pub(crate) fn elements<T: Pod>(&mut self, len: usize) -> &mut [T] {
         assert!(len.checked_mul(size_of::<T>()).is_some_and(|bytes| bytes <= self.len), "{len} elements of the block");
         // SAFETY: the block is initialised, begins at a cache line and holds the bytes by the assertion; T is plain numbers of
@@ -311,7 +313,7 @@ impl Block {
         self.at.as_ptr()
     }
 
-    /// Whether nobody has written to the block yet: all zeros, and its pages need not be there.
+    /// Whether nobody has written to the block yet: it is all zeros, and its pages need not exist.
     pub(crate) fn is_zeroed(&self) -> bool {
         self.zeroed
     }
@@ -325,15 +327,15 @@ impl Drop for Block {
     }
 }
 
-/// Bytes that a block of `bytes` bytes takes; those of a size that no machine has as they are.
+/// Bytes that a block of `bytes` bytes takes. A size that no machine has is returned unchanged.
 pub(crate) fn taken(bytes: usize) -> usize {
     block_len(bytes).unwrap_or(bytes)
 }
 
-/// Whole cache lines. None for sizes that no machine has.
+/// Rounds up to whole cache lines. `None` for sizes that no machine has.
 pub(crate) fn block_len(bytes: usize) -> Option<usize> {
     if bytes > isize::MAX as usize / 4 {
-        return None; // and the roundings cannot overflow
+        return None; // so the roundings below cannot overflow
     }
     Some(bytes.next_multiple_of(LINE).max(LINE))
 }

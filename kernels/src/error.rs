@@ -32,7 +32,7 @@ pub enum KernelError {
     InstructionSet { wanted: String, available: String },
 }
 
-/// What a kernel call gives back.
+/// The result of a kernel call.
 pub type Result<T, E = KernelError> = std::result::Result<T, E>;
 
 /// Refuses a slice of the wrong length.

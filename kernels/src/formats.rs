@@ -42,7 +42,7 @@ impl FloatDtype {
 }
 
 impl From<Precision> for FloatDtype {
-    /// The format of what lies between matrix products of this precision.
+    /// The format of activations between matrix products of this precision.
     fn from(precision: Precision) -> FloatDtype {
         match precision {
             Precision::F32 => FloatDtype::F32,

@@ -23,7 +23,7 @@ pub(crate) trait Real:
     const ONE: Self;
     const NEG_INFINITY: Self;
 
-    /// Rounded for f32.
+    /// Rounds if `Self` is f32.
     fn from_f64(x: f64) -> Self;
     /// Exact.
     fn from_f32(x: f32) -> Self;
@@ -36,7 +36,7 @@ pub(crate) trait Real:
     fn sin(self) -> Self;
     fn cos(self) -> Self;
 
-    /// The larger; `self` where they do not compare.
+    /// The larger; `self` if they do not compare.
     fn larger(self, other: Self) -> Self {
         if other > self { other } else { self }
     }
@@ -67,7 +67,7 @@ macro_rules! real {
 real!(f64: exp ln sqrt tanh sin cos);
 real!(f32: exp ln sqrt tanh sin cos);
 
-/// A copy in another format.
+/// Copies values to another format.
 pub(crate) fn widen<R: Real>(values: &[f32]) -> Vec<R> {
     values.iter().map(|&x| R::from_f32(x)).collect()
 }

@@ -1,14 +1,14 @@
 //! Philox 4x32-10: random words as a function of a key and a counter. Source: Salmon et al. 2011, "Parallel random numbers: as
 //! easy as 1, 2, 3".
 //!
-//! Nothing draws from a stream: whoever needs randomness names its place, so results do not depend on call order or threads.
+//! Nothing draws from a stream: code that needs randomness names its place, so results do not depend on call order or threads.
 
 /// What a mask or an initialisation belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u64);
 
 impl Key {
-    /// From the run's seed, the optimiser step and the place (a module's index, say).
+    /// Makes a key of the run's seed, the optimiser step and the place (a module's index, say).
     pub fn new(seed: u64, step: u64, place: u64) -> Key {
         let words = philox(
             [seed as u32, (seed >> 32) as u32],
@@ -49,8 +49,8 @@ fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     words
 }
 
-/// Each 32-bit word is the low half of a u64, whose high half is of no account: so a product of two words is one instruction
-/// per vector, and nothing is packed or unpacked between the rounds.
+/// Each 32-bit word is the low half of a u64 whose high half is ignored. So a product of two words is one instruction per
+/// vector, and nothing is packed or unpacked between the rounds.
 #[inline(always)]
 fn philox_in_lanes<const N: usize>(mut key: [u32; 2], counters: [[u64; N]; 4]) -> [[u32; 4]; N] {
     const LOW: u64 = u32::MAX as u64;

@@ -37,7 +37,7 @@ pub struct Numbers {
     pub eps: f64,
     /// A step takes `learning_rate * weight_decay` of a parameter away.
     pub weight_decay: f64,
-    /// From 1.
+    /// Number of this step, from 1.
     pub step: u64,
     /// The clipping factor.
     pub grad_scale: f32,
@@ -60,7 +60,7 @@ impl Update<'_> {
     /// [`crate::KernelError::Shape`].
     ///
     /// # Panics
-    /// For a step 0.
+    /// If `step` is 0.
     pub fn run(self, device: &Device) -> Result<()> {
         for Tensor { param, grad, exp_avg, exp_avg_sq } in &self.tensors {
             check_len("adamw", "grad", grad.len(), param.len())?;
@@ -72,7 +72,7 @@ impl Update<'_> {
     }
 }
 
-/// What is the same for every element, computed in f64 as torch does and rounded once.
+/// Factors that are the same for every element, computed in f64 as in torch and rounded once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Factors<R> {
     /// The clipping factor.

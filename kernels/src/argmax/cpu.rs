@@ -36,14 +36,14 @@ fn runs(left_out: &[u32], cols: usize) -> Vec<Range<usize>> {
     ends.into_iter().map(run).filter(|run| !run.is_empty()).collect()
 }
 
-/// The largest value that is not NaN, minus infinity if there is none.
+/// The largest value that is not NaN, or minus infinity if all are NaN.
 struct Largest<'a>(&'a [f32]);
 
 impl VectorTask for Largest<'_> {
     type Output = f32;
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f32 {
-        // SAFETY: as `VectorTask`.
+        // SAFETY: the contract of `VectorTask::run`.
         unsafe { largest::<S>(self.0) }
     }
 }

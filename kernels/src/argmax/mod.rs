@@ -1,6 +1,6 @@
 //! The column of the largest value of each row, the first one among equals: greedy decoding without moving logits to the host.
 //!
-//! NaN is never the largest, nor is a column that is left out; a row of nothing else gives [`NONE`].
+//! NaN is never the largest, and columns that are left out do not count. A row with nothing else gives [`NONE`].
 
 pub(crate) mod case;
 mod cpu;
@@ -9,7 +9,7 @@ mod reference;
 use crate::error::{check_len, check_size};
 use crate::{Device, IndexSlice, Result, Slice, SliceMut};
 
-/// What stands in place of a column where every value that counts is NaN.
+/// Stands in place of a column if every value that counts is NaN.
 pub const NONE: u32 = u32::MAX;
 
 /// See the module.
@@ -20,7 +20,7 @@ pub struct Argmax<'a> {
     pub cols: usize,
     /// `[rows, cols]`
     pub x: Slice<'a, f32>,
-    /// Columns that do not count, in any order; others than there are change nothing.
+    /// Columns that do not count, in any order. Columns outside the row change nothing.
     pub left_out: IndexSlice<'a>,
     /// `[rows]`
     pub y: SliceMut<'a, u32>,

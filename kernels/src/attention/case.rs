@@ -252,10 +252,11 @@ impl Run {
         Ok(run)
     }
 
-    /// What the roundings to bf16 may do to an output, on top of f32. An output is rounded once, by half a unit of its eight
-    /// places. Before that the unit reads weights `p` and their gradients `du` rounded to them, each by at most `2^-9` of
-    /// itself, in either direction: with independent signs the errors of a sum weighted by `p` add up like `sqrt(Σ p²)`, which
-    /// is at most 1 for a query, and about 1 for a key, whose first queries give it most; twice that is allowed.
+    /// The error that the roundings to bf16 may add to an output, on top of f32's. An output is rounded once, by half a unit of
+    /// its eight places. Before that the unit reads weights `p` and their gradients `du` rounded to bf16, each by at most
+    /// `2^-9` of itself, in either direction. With independent signs the errors of a sum weighted by `p` add up like
+    /// `sqrt(Σ p²)`: at most 1 for a query, and about 1 for a key, which gets most from its first queries. Twice that is
+    /// allowed.
     fn rounding(&self, output: &str, exact: &[f64]) -> f64 {
         let largest = |values: &[f32]| values.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
         let unit = 1.0 / 512.0;

@@ -3,7 +3,7 @@
 use super::{Segment, cpu, segments};
 use crate::{Device, Result};
 
-/// Which rows attend to which: sound segments, with what a device's kernels derive from them alone.
+/// Which rows attend to which: checked segments, with what a device's kernels derive from them alone.
 #[derive(Debug)]
 pub struct Layout {
     rows: usize,
@@ -13,7 +13,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of `rows` rows.
+    /// Checks and keeps the segments of `rows` rows.
     ///
     /// # Errors
     /// [`crate::KernelError::Size`] for a segment outside the rows, segments that share rows, and a prefix that is not the rows
@@ -31,7 +31,7 @@ impl Layout {
         self.rows
     }
 
-    /// The segments, in the order that they were given in.
+    /// The segments, in the order that the caller gave.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }

@@ -25,8 +25,8 @@ use std::ops::Range;
 pub struct Segment {
     /// Rows of this segment, in the order of their positions.
     pub rows: Range<usize>,
-    /// Rows that all of them see (and that come before them in position); may be empty. It is some other segment's rows,
-    /// and that segment has no prefix of its own.
+    /// Rows that all of them see, before them in position; may be empty. They are the rows of another segment, which has no
+    /// prefix of its own.
     pub prefix: Range<usize>,
 }
 
@@ -51,7 +51,7 @@ pub struct Geometry {
 pub struct Forward<'a> {
     /// The same for every row.
     pub geometry: Geometry,
-    /// Says how many rows there are.
+    /// Gives the number of rows.
     pub layout: &'a Layout,
     /// `[rows, (num_attention_heads + 2 * num_key_value_heads) * head_dim]`: queries, keys and values side by side
     pub qkv: FloatSlice<'a>,
@@ -65,7 +65,7 @@ pub struct Forward<'a> {
 pub struct Backward<'a> {
     /// As in [`Forward`].
     pub geometry: Geometry,
-    /// That of the forward call, or of the first of its rows.
+    /// The layout of the forward call, or that of its first rows.
     pub layout: &'a Layout,
     /// As in [`Forward`].
     pub qkv: FloatSlice<'a>,
@@ -89,7 +89,7 @@ pub struct Decode<'a> {
     pub capacity: usize,
     /// Rows in use of each sequence, the new one included: its position is `lengths[b] - 1`.
     pub lengths: IndexSlice<'a>,
-    /// As in [`Forward`], `[batch, _]`; the keys and values in it are those that the cache holds already.
+    /// As in [`Forward`], `[batch, _]`; the cache holds its keys and values already.
     pub qkv: FloatSlice<'a>,
     /// `[batch, capacity, num_key_value_heads * head_dim]`, like `qkv`
     pub k_cache: FloatSlice<'a>,
@@ -104,7 +104,7 @@ const FORWARD_PRODUCTS: f64 = 2.0;
 /// `q·k` again, `d_o·v`, `dq`, `dk`, `dv`.
 const BACKWARD_PRODUCTS: f64 = 5.0;
 
-/// Multiplications and additions of so many products of each pair.
+/// Multiplications and additions of `products` products for each pair.
 fn operations(products: f64, geometry: &Geometry, segments: &[Segment]) -> f64 {
     let pairs: usize = segments.iter().map(|segment| segment.pairs(geometry)).sum();
     products * 2.0 * (geometry.head_dim * geometry.num_attention_heads) as f64 * pairs as f64
@@ -185,7 +185,7 @@ impl Decode<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::decode(device, cpu, self),
-            // no plan reckons with generated tokens
+            // no plan counts generated tokens
             Device::Count(_) => Ok(()),
         }
     }

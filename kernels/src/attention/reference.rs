@@ -41,7 +41,7 @@ pub(crate) fn forward<R: Real>(
     (o, lse)
 }
 
-/// What [`backward`] gives back.
+/// The results of [`backward`].
 pub(crate) struct Gradients<R> {
     /// Like `q`.
     pub dq: Vec<R>,

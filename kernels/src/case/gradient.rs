@@ -22,8 +22,8 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Panics where two gradients differ by more than `1e-8`: a hundred times what rounding and the third derivative leave of
-/// differences of functions of size 1, far below any wrong term.
+/// Panics if two gradients differ by more than `1e-8`: a hundred times the error that rounding and the third derivative leave
+/// in differences of functions of size 1, and far below any wrong term.
 pub(crate) fn assert_same(got: &[f64], want: &[f64]) {
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(want).enumerate() {

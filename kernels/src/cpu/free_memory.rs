@@ -7,8 +7,8 @@ pub fn free_bytes() -> u64 {
     free_according_to(&text("/proc/meminfo"), &of_group("max"), &of_group("current"), &of_group("stat"))
 }
 
-/// From the system's `meminfo`, and a control group's `memory.max`, `memory.current` and `memory.stat`; an empty text if there
-/// is none.
+/// Computes it from the system's `meminfo` and a control group's `memory.max`, `memory.current` and `memory.stat`. A text is
+/// empty if its file does not exist.
 fn free_according_to(meminfo: &str, limit: &str, used: &str, stat: &str) -> u64 {
     let available = meminfo
         .lines()
@@ -16,7 +16,7 @@ fn free_according_to(meminfo: &str, limit: &str, used: &str, stat: &str) -> u64 
         .map_or(FALLBACK, |kib| kib.saturating_mul(1024));
     let number = |text: &str| text.trim().parse::<u64>().ok();
     let (Some(limit), Some(used)) = (number(limit), number(used)) else { return available };
-    // pages of files, the mapped weights among them, count as used and go when memory is needed
+    // pages of files, such as the mapped weights, count as used but are dropped when memory is needed
     let of_files = |name: &str| {
         let lines = stat.lines().filter_map(|line| line.split_once(' '));
         lines.filter(|(key, _)| *key == name).find_map(|(_, value)| number(value)).unwrap_or(0)
@@ -25,7 +25,7 @@ fn free_according_to(meminfo: &str, limit: &str, used: &str, stat: &str) -> u64 
     available.min(limit.saturating_sub(used))
 }
 
-/// A low figure for systems that do not tell: better to recompute layers than to run out of memory.
+/// A low figure for systems that report none: it is better to recompute layers than to run out of memory.
 const FALLBACK: u64 = 2 << 30;
 
 #[cfg(test)]

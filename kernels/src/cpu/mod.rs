@@ -33,7 +33,7 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// `threads` threads (default: as many as this process may use).
+    /// Starts `threads` threads (default: as many as this process may use).
     ///
     /// # Errors
     /// [`KernelError::Threads`] if the pool cannot start.
@@ -53,7 +53,7 @@ impl Cpu {
         Ok(Cpu { pool, isa, memory, team: Arc::new(Team::new()), times: Times::default() })
     }
 
-    /// Memory for at least `bytes` bytes, initialised but of unspecified content.
+    /// Takes memory for at least `bytes` bytes, initialised but of unspecified content.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].

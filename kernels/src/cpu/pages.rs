@@ -1,4 +1,5 @@
-//! Memory straight from the operating system: whole pages, zero until they are written, and not there until they are touched.
+//! Memory straight from the operating system: whole pages, zero until they are written. A page takes no memory until it is
+//! touched.
 //!
 //! The allocator of the standard library would write the zeros of an aligned block itself, on one thread and before the
 //! kernel can be asked for huge pages.
@@ -8,10 +9,10 @@ use std::ptr::NonNull;
 /// The size of a huge page on x86-64 and on arm64 with pages of 4 KiB.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
-/// `bytes` zeros at a multiple of [`HUGE_PAGE`]; none if the system refuses. `bytes` is a positive multiple of it too.
+/// Maps `bytes` zeros at a multiple of [`HUGE_PAGE`]; `bytes` is a positive multiple of it too. `None` if the system refuses.
 #[cfg(unix)]
 pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
-    // a mapping begins at a page of any size: more is mapped and both ends are given back
+    // a mapping may begin at a page of any size: map more, and give both ends back
     let total = bytes.checked_add(HUGE_PAGE)?;
     // SAFETY: a new private mapping touches no memory that is in use.
     let at = unsafe {
@@ -69,17 +70,18 @@ pub(crate) unsafe fn unmap(at: NonNull<u8>, bytes: usize) {
     unsafe { libc::munmap(at.as_ptr().cast(), bytes) };
 }
 
-/// Gives the pages of `bytes` bytes back, which are zeros from then on; the mapping stays. Whether it was done.
+/// Gives the pages of `bytes` bytes back to the system; they read as zeros from then on, and the mapping stays. Returns whether
+/// it was done.
 ///
 /// # Safety
 /// The bytes are inside what [`map`] gave, and nobody uses them.
 #[cfg(target_os = "linux")]
 pub(crate) unsafe fn forget(at: NonNull<u8>, bytes: usize) -> bool {
-    /// Of every size of page in use a multiple.
+    /// A multiple of every page size in use.
     const PAGE: usize = 64 << 10;
     let start = at.addr().get();
     let (first, end) = (start.next_multiple_of(PAGE), (start + bytes) / PAGE * PAGE);
-    // SAFETY: the parts are inside the range, which nobody uses; private anonymous pages read as zeros after the advice.
+    // SAFETY: `first..end` is inside the range, which nobody uses; private anonymous pages read as zeros after the advice.
     unsafe {
         if end <= first {
             at.write_bytes(0, bytes);

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 /// Calls of one kernel, and how long they took together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KernelTime {
-    /// Those within another kernel are left out.
+    /// Calls within another kernel are not counted.
     pub calls: u64,
     /// Wall-clock time.
     pub total: Duration,
 }
 
-/// Of a device's kernels.
+/// The times of a device's kernels.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
     /// By kernel, as the cases name them. A lock that a panic has poisoned still guards whole numbers.
@@ -23,7 +23,7 @@ pub(crate) struct Times {
     running: AtomicUsize,
 }
 
-/// Adds the time from its making to its end.
+/// Adds the time from its start to its drop.
 #[derive(Debug)]
 pub(crate) struct Timed<'a> {
     times: &'a Times,

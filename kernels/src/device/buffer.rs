@@ -24,9 +24,9 @@ enum Storage<T> {
     Block(Block),
     /// Read-only host memory that something else owns, e.g. a mapped file.
     Shared { at: *const T, _owner: Arc<dyn Any + Send + Sync> },
-    /// Memory that is counted and not there.
+    /// Memory that is counted but does not exist.
     Counted { _block: CountedBlock },
-    /// Weights that are not there: where a device can use a file's pages, they take no memory of it.
+    /// Weights that do not exist. A device that can use a file's pages needs no memory for them.
     Absent,
 }
 
@@ -112,11 +112,11 @@ impl<T: Element> fmt::Debug for Buffer<T> {
 }
 
 impl Device {
-    /// A read-only buffer over bytes that `owner` keeps alive: a tensor of a mapped file. Used in place where the device can
-    /// read host memory and the bytes are aligned, copied otherwise.
+    /// A read-only buffer over bytes that `owner` keeps alive: a tensor of a mapped file. Used in place if the device can read
+    /// host memory and the bytes are aligned, and copied otherwise.
     ///
     /// # Errors
-    /// [`crate::KernelError::OutOfMemory`] where a copy is needed.
+    /// [`crate::KernelError::OutOfMemory`] if a copy is needed and does not fit.
     ///
     /// # Panics
     /// If the range is outside the owner's bytes or not a whole number of elements: the loader checks both.
@@ -157,10 +157,10 @@ pub enum WeightBuffer {
 }
 
 impl WeightBuffer {
-    /// As [`Device::weights`], for a format known at run time.
+    /// As [`Device::weights`], for a format that is known at run time.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Device::weights`].
     pub fn new<O>(
         device: &Device,
         name: &'static str,
@@ -178,7 +178,7 @@ impl WeightBuffer {
         })
     }
 
-    /// Weights of `len` elements on a device that counts, which no file need hold.
+    /// Makes weights of `len` elements on a device that counts. No file need hold them.
     pub fn absent(count: &Arc<Count>, name: &'static str, dtype: WeightDtype, len: usize) -> Self {
         fn of<T: Element>(count: &Arc<Count>, name: &'static str, len: usize) -> Buffer<T> {
             Buffer { device: Device::Count(count.clone()), name, storage: Storage::Absent, len }

@@ -1,6 +1,6 @@
-//! A device that counts and computes nothing: what a pass takes on the processor, before it runs there.
+//! A device that counts and computes nothing. It tells what a pass takes on the processor before it runs there.
 //!
-//! A buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. What is downloaded is zero.
+//! A buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. Downloads are zeros.
 
 use crate::Result;
 use crate::arena::{MemoryReport, taken};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// See the module.
 #[derive(Debug)]
 pub struct Count {
-    /// Whose calls are counted.
+    /// The processor whose calls are counted.
     of: Arc<Cpu>,
     counts: Arc<Mutex<Counts>>,
 }
@@ -19,7 +19,7 @@ pub struct Count {
 struct Counts {
     report: MemoryReport,
     operations: f64,
-    /// What the calls so far have made the threads keep.
+    /// What the threads keep after the calls so far.
     packed: Packed,
 }
 
@@ -30,23 +30,23 @@ pub(crate) struct Cost {
     pub operations: f64,
     /// Bytes that it holds at most while it runs.
     pub scratch: usize,
-    /// What the threads keep for later calls, after this one and those of fewer rows.
+    /// What the threads keep for later calls, after this call and calls of fewer rows.
     pub packed: Packed,
 }
 
 /// Bytes that threads keep for packing. An area of a thread has the size of the largest call that has used it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Packed {
-    /// What the tasks of a call share: the thread that calls keeps it.
+    /// What the tasks of a call share. The calling thread keeps it.
     pub(crate) shared: usize,
-    /// The areas of the thread that calls.
+    /// The areas of the calling thread.
     pub(crate) of_caller: [usize; 3],
     /// The areas of each other thread.
     pub(crate) of_others: [usize; 3],
 }
 
 impl Packed {
-    /// Areas of the thread that calls, and of the others if the call has tasks for them.
+    /// Areas of the calling thread, and of the others if the call has tasks for them.
     pub(crate) fn areas(areas: [usize; 3], is_parallel: bool) -> Packed {
         Packed { shared: 0, of_caller: areas, of_others: if is_parallel { areas } else { [0; 3] } }
     }
@@ -61,14 +61,14 @@ impl Packed {
         }
     }
 
-    /// Bytes of all, if so many threads have taken tasks.
+    /// Bytes of all areas, if `threads` threads have taken tasks.
     pub fn bytes(self, threads: usize) -> usize {
         let sum = |areas: [usize; 3]| areas.iter().sum::<usize>();
         self.shared + sum(self.of_caller) + (threads - 1) * sum(self.of_others)
     }
 }
 
-/// A block of memory that is counted and not there.
+/// A block of memory that is counted but does not exist.
 #[derive(Debug)]
 pub(super) struct CountedBlock {
     counts: Arc<Mutex<Counts>>,
@@ -94,13 +94,13 @@ impl Count {
 
     /// A block of `bytes` bytes, as long as the arena would make it.
     pub(super) fn take(&self, name: &'static str, bytes: usize) -> CountedBlock {
-        // a size that no machine has is counted too: whoever compares it with a limit refuses it
+        // a size that no machine has is counted too: a comparison with a limit refuses it
         let bytes = taken(bytes);
         lock(&self.counts).report.add(name, bytes);
         CountedBlock { counts: self.counts.clone(), name, bytes }
     }
 
-    /// A call of a kernel, which nothing refuses.
+    /// Counts a call of a kernel. It is never refused.
     pub(crate) fn call(&self, kernel: &'static str, cost: Cost) -> Result<()> {
         let mut counts = lock(&self.counts);
         counts.operations += cost.operations;
@@ -121,7 +121,7 @@ impl Count {
         lock(&self.counts).operations
     }
 
-    /// What the device's threads keep for packing after the calls so far. It is in no report of the memory.
+    /// What the device's threads keep for packing after the calls so far. The memory report does not contain it.
     pub fn packed(&self) -> Packed {
         lock(&self.counts).packed
     }
@@ -136,7 +136,7 @@ impl Count {
         lock(&self.counts).report.peak
     }
 
-    /// Counts anew: nothing has been computed or packed, and what is in use now is the most.
+    /// Starts to count anew: nothing has been computed or packed, and the peak is what is in use now.
     pub fn restart(&self) {
         let mut counts = lock(&self.counts);
         (counts.report.peak, counts.report.blocks_peak) = (counts.report.in_use, counts.report.in_use);
@@ -145,7 +145,7 @@ impl Count {
 }
 
 fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
-    // whole numbers: a holder that panicked has left them sound
+    // the counts are whole numbers: a thread that panicked with the lock has left them sound
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,4 +1,4 @@
-//! Activations: f32, or bf16 where the matrix products round to bf16 anyway and memory is what they wait for.
+//! Activations: f32, or bf16 if the matrix products round to bf16 anyway and wait for memory.
 
 use super::{Buffer, Device, Slice, SliceMut};
 use crate::error::{check_len, check_size};
@@ -34,7 +34,7 @@ pub enum FloatSliceMut<'a> {
 }
 
 impl Device {
-    /// As [`Device::alloc`], of a format known at run time.
+    /// As [`Device::alloc`], for a format that is known at run time.
     ///
     /// # Errors
     /// [`crate::KernelError::OutOfMemory`].
@@ -45,7 +45,7 @@ impl Device {
         })
     }
 
-    /// Copies `from` to `to`, which is as long, with all threads; f32 is rounded where `to` is bf16.
+    /// Copies `from` to `to`, which is as long, with all threads; f32 is rounded if `to` is bf16.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -143,10 +143,10 @@ impl<'a> FloatSlice<'a> {
         }
     }
 
-    /// The elements of what is f32 in every precision, as the residual stream.
+    /// Returns the elements of a tensor that is f32 in every precision, such as the residual stream.
     ///
     /// # Panics
-    /// If they are not.
+    /// If the elements are bf16.
     pub fn expect_f32(self) -> Slice<'a, f32> {
         match self {
             FloatSlice::F32(slice) => slice,
@@ -207,10 +207,10 @@ impl<'a> FloatSliceMut<'a> {
         }
     }
 
-    /// The elements of what is f32 in every precision, as the residual stream.
+    /// Returns the elements of a tensor that is f32 in every precision, such as the residual stream.
     ///
     /// # Panics
-    /// If they are not.
+    /// If the elements are bf16.
     pub fn expect_f32(self) -> SliceMut<'a, f32> {
         match self {
             FloatSliceMut::F32(slice) => slice,
@@ -256,7 +256,7 @@ impl<'a> Columns<'a> {
         Columns { values: values.into(), first: 0, stride: cols }
     }
 
-    /// Refuses columns that are not `n` of `rows` rows.
+    /// Refuses columns that are not `n` columns of `rows` rows.
     pub(crate) fn check(self, kernel: &'static str, argument: &'static str, rows: usize, n: usize) -> Result<()> {
         check_len(kernel, argument, self.values.len(), rows.saturating_mul(self.stride))?;
         let end = self.first.saturating_add(n);

@@ -5,7 +5,7 @@ use super::{Buffer, Device, Slice};
 use crate::Result;
 use std::ops::Range;
 
-/// An index that stands for none, in kernels that allow it: such a row is not scored.
+/// Stands for no index, in kernels that allow it: such a row is not scored.
 pub const IGNORE: u32 = u32::MAX;
 
 /// Owned indices of a device, with their bounds.
@@ -22,10 +22,10 @@ pub struct IndexSlice<'a> {
     bounds: Bounds,
 }
 
-/// What is known of indices without a look at them.
+/// What is known of indices without reading them.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
-    /// The smallest and the largest one that is not [`IGNORE`]; `None` if there is no such.
+    /// The smallest and the largest one that is not [`IGNORE`]. `None` if all are [`IGNORE`].
     range: Option<(u32, u32)>,
     /// Whether any is [`IGNORE`].
     ignore: bool,
@@ -62,7 +62,7 @@ impl Indices {
         self.buffer.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -79,7 +79,7 @@ impl<'a> IndexSlice<'a> {
         self.values.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -33,30 +33,30 @@ use std::sync::Arc;
 pub enum Device {
     /// This machine's processor, through one pool of threads.
     Cpu(Arc<Cpu>),
-    /// Nothing: what calls would take on the processor is counted.
+    /// No device: counts what calls would take on the processor.
     Count(Arc<Count>),
 }
 
-/// What a plan may take of a device's memory, and what of that it leaves.
+/// How much of a device's memory a plan may take, and how much of that it leaves free.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Headroom {
-    /// Share of the free bytes that a program may fill unless it is told.
+    /// Share of the free bytes that a program may fill if it is given no limit.
     pub share: f64,
-    /// One part in so many stays free for what no plan counts: gaps between blocks, tokenizer, data.
+    /// One part in `uncounted` stays free for what no plan counts: gaps between blocks, tokenizer, data.
     pub uncounted: u64,
 }
 
 impl Headroom {
-    /// Of the host: the rest is for the pages of the mapped weights and for everything else on the machine. On a model of 7
-    /// billion parameters the process's anonymous memory was 6 % above what its blocks hold.
+    /// The headroom of the host. The rest is for the pages of the mapped weights and for everything else on the machine. On a
+    /// model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks hold.
     pub const HOST: Headroom = Headroom { share: 0.4, uncounted: 12 };
 
-    /// What a plan may fill of `limit` bytes.
+    /// Bytes that a plan may fill under a limit of `limit` bytes.
     pub fn room(self, limit: u64) -> u64 {
         limit - limit / self.uncounted
     }
 
-    /// The limit that a plan of `needed` bytes takes.
+    /// The limit that a plan of `needed` bytes needs.
     pub fn limit(self, needed: u64) -> u64 {
         needed + needed.div_ceil(self.uncounted - 1)
     }
@@ -81,7 +81,7 @@ impl Device {
         Ok(Device::Cpu(Arc::new(Cpu::new(threads, isa)?)))
     }
 
-    /// Counts what calls take on this device. [`Device::Count`] runs them.
+    /// Counts what calls take on this device. Run them on [`Device::Count`].
     pub fn count(&self) -> Arc<Count> {
         match self {
             Device::Cpu(cpu) => Arc::new(Count::new(cpu.clone())),
@@ -89,7 +89,7 @@ impl Device {
         }
     }
 
-    /// `len` elements of unspecified but initialised content: every element must be written before it is read.
+    /// Allocates `len` elements of unspecified but initialised content: every element must be written before it is read.
     /// `name` shows in the memory report and in the error.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Device {
     pub fn zeros<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
         let mut buffer = self.alloc(name, len)?;
         match self {
-            // fresh pages are zero, and not there before they are touched
+            // fresh pages are zeros, and take no memory before they are touched
             Device::Cpu(_) if buffer.is_zeroed() => {}
             Device::Cpu(cpu) => {
                 cpu.for_each_block(buffer.view_mut().cpu().chunks_mut(BLOCK), |block| block.fill(T::zeroed()));
@@ -146,8 +146,8 @@ impl Device {
         }
     }
 
-    /// Waits until everything that was asked of the device is done: before a clock is read. A kernel call on the processor is
-    /// done when it returns.
+    /// Waits until the device has done everything that was asked of it. Call it before a clock is read. On the processor a
+    /// kernel call is done when it returns.
     pub fn synchronize(&self) {
         match self {
             Device::Cpu(_) | Device::Count(_) => {}
@@ -218,8 +218,8 @@ impl Device {
         }
     }
 
-    /// Whether the instruction set has a unit for products of bf16. Where it is the one that was found, those are faster than
-    /// products of f32; `ALIGN_CPU` can name one whose are not.
+    /// Whether the instruction set has a unit for products of bf16. If the set was detected, these are faster than products of
+    /// f32; `ALIGN_CPU` can name a set on which they are slower.
     pub fn has_bf16_unit(&self) -> bool {
         match self {
             Device::Cpu(cpu) => cpu.isa().has_bf16_unit(),
@@ -227,7 +227,8 @@ impl Device {
         }
     }
 
-    /// What computes, e.g. `cpu avx512`: with the same, the same operands give the same bits, whatever the number of threads.
+    /// Names what computes, e.g. `cpu avx512`. Under one name the same operands give the same bits, whatever the number of
+    /// threads.
     pub fn arithmetic(&self) -> String {
         match self {
             Device::Cpu(cpu) => format!("cpu {}", cpu.isa().name()),

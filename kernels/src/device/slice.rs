@@ -1,5 +1,5 @@
-//! Borrowed elements of a buffer. Only this crate's kernels reach them: outside of it a slice can be cut and handed on.
-//! On a device that counts a slice is a length.
+//! Borrowed elements of a buffer. Only this crate's kernels read or write them; outside the crate a slice can be cut and passed
+//! on. On a device that counts, a slice is a length.
 
 use crate::formats::Element;
 use std::ops::Range;
@@ -32,7 +32,7 @@ impl<'a, T: Element> Slice<'a, T> {
         Slice(Elements::Cpu(elements))
     }
 
-    /// Elements that are counted and not there.
+    /// Elements that are counted but do not exist.
     pub(crate) fn counted(len: usize) -> Slice<'a, T> {
         Slice(Elements::Counted { len })
     }
@@ -45,7 +45,7 @@ impl<'a, T: Element> Slice<'a, T> {
         }
     }
 
-    /// The elements, or none on a device that counts: for what reads the sizes of a call before its elements.
+    /// The elements, or none on a device that counts: for code that reads the sizes of a call before its elements.
     pub(crate) fn cpu_or_none(self) -> &'a [T] {
         match self.0 {
             Elements::Cpu(elements) => elements,
@@ -89,7 +89,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
         SliceMut(ElementsMut::Cpu(elements))
     }
 
-    /// Elements that are counted and not there.
+    /// Elements that are counted but do not exist.
     pub(crate) fn counted(len: usize) -> SliceMut<'a, T> {
         SliceMut(ElementsMut::Counted { len })
     }
@@ -153,13 +153,13 @@ impl<'a, T: Element> SliceMut<'a, T> {
     }
 }
 
-/// Why a kernel has no elements: a defect of its contract, which must not call it on a device that counts.
+/// Why a kernel has no elements: a defect of its contract, which must not call the kernel on a device that counts.
 const NOT_THERE: &str = "this memory is counted and not there";
 
 /// The length of a part of `len` elements.
 ///
 /// # Panics
-/// If it is not inside, as for elements that are there.
+/// If the range is not inside, as for elements that exist.
 fn len_of(range: Range<usize>, len: usize) -> usize {
     assert!(range.start <= range.end && range.end <= len, "{range:?} is inside {len} elements");
     range.len()

@@ -34,8 +34,8 @@ impl Cpu {
         }
     }
 
-    /// Runs `work` on an output in f32: the output itself, or memory whose values are rounded into it afterwards. Where `work`
-    /// adds to the output, `keeps` says so, and the memory starts as a copy.
+    /// Runs `work` on an output in f32: the output itself, or memory whose values are rounded into it afterwards. Set `keeps`
+    /// if `work` adds to the output: then the memory starts as a copy.
     pub(crate) fn in_f32<R>(
         &self,
         device: &Device,

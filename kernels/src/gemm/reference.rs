@@ -78,7 +78,7 @@ fn operand<R: Real>(x: f32, precision: Precision) -> R {
     }
 }
 
-/// Scaled and added once, at the store.
+/// Scales and adds once, at the store.
 fn store<R: Real>(y: &mut R, alpha: f32, sum: R, accumulate: Accumulate) {
     let product = R::from_f32(alpha) * sum;
     *y = match accumulate {

@@ -14,7 +14,7 @@ pub struct Piece<'a> {
     pub w: WeightSlice<'a>,
     /// `[n]`, added in the forward direction
     pub bias: Option<Slice<'a, f32>>,
-    /// Of different rows, in their order: the policy's adapter, the reference's.
+    /// Updates of different rows, in the order of the rows: e.g. the policy's adapter, then the reference's.
     pub updates: Vec<LowRank<'a>>,
 }
 
@@ -36,8 +36,8 @@ pub struct LowRank<'a> {
     pub u: SliceMut<'a, f32>,
 }
 
-/// For each piece, in its columns: `y = x · wᵀ + bias`, in the rows of an update also `scaling * u · bᵀ` with `u = x · aᵀ`; and
-/// `residual` on top.
+/// For each piece, in its columns: `y = x · wᵀ + bias + residual`. The rows of an update also get `scaling * u · bᵀ` with
+/// `u = x · aᵀ`.
 pub struct StackForward<'a, 'p> {
     /// Rows of `x` and `y`.
     pub m: usize,
@@ -47,16 +47,16 @@ pub struct StackForward<'a, 'p> {
     pub x: FloatSlice<'a>,
     /// Their outputs stand side by side in `y`, in this order.
     pub pieces: &'p mut [Piece<'a>],
-    /// `[m, Σ n]`, in f32 where there is a residual
+    /// `[m, Σ n]`, in f32 if there is a residual
     pub y: FloatSliceMut<'a>,
     /// `[m, Σ n]`
     pub residual: Option<Slice<'a, f32>>,
-    /// Of all products, the updates' too.
+    /// The precision of all products, the updates' too.
     pub precision: Precision,
 }
 
-/// `dx = Σ dy · w` over the pieces, each with its columns of `dy`; in the rows of an update also `du · a` with
-/// `du = scaling * dy · b`, which is written to its `u`.
+/// `dx = Σ dy · w` over the pieces, each with its columns of `dy`. The rows of an update also get `du · a` with
+/// `du = scaling * dy · b`, which is written to the update's `u`.
 pub struct StackDx<'a, 'p> {
     /// Rows of `dy` and `dx`.
     pub m: usize,
@@ -68,7 +68,7 @@ pub struct StackDx<'a, 'p> {
     pub pieces: &'p mut [Piece<'a>],
     /// `[m, k]`
     pub dx: FloatSliceMut<'a>,
-    /// Of all products, the updates' too.
+    /// The precision of all products, the updates' too.
     pub precision: Precision,
 }
 
@@ -114,7 +114,7 @@ impl StackDx<'_, '_> {
     }
 }
 
-/// Refuses operands of other lengths than the sizes imply, and gives the outputs of all pieces together.
+/// Refuses operands of other lengths than the sizes imply. Returns the outputs of all pieces together.
 fn check_pieces(kernel: &'static str, pieces: &[Piece<'_>], [m, k]: [usize; 2]) -> Result<usize> {
     for Piece { n, w, bias, updates } in pieces {
         check_shape(kernel, "w", w.len(), [*n, k])?;

@@ -18,7 +18,7 @@ pub(super) fn forward(cpu: &Cpu, call: Forward<'_>) {
     }
 }
 
-/// What does not depend on the formats.
+/// The part of a call that does not depend on the formats.
 struct ForwardCall<'a> {
     cols: usize,
     groups: Groups,
@@ -53,7 +53,7 @@ pub(super) fn backward(cpu: &Cpu, call: Backward<'_>) {
     }
 }
 
-/// What does not depend on the formats.
+/// The part of a call that does not depend on the formats.
 struct BackwardCall<'a> {
     cols: usize,
     groups: Groups,
@@ -91,7 +91,8 @@ impl<X: Stored, Y: Stored> VectorTask for ForwardRows<'_, X, Y> {
         for (group, rstd) in rstd.iter_mut().enumerate() {
             let at = group / per_row * stride + first + group % per_row * cols;
             let (x, y) = (&x[at..at + cols], &mut y[at..at + cols]);
-            // SAFETY: `dispatch` gives the instruction set; slices of one length, of which whole vectors or the rest are used.
+            // SAFETY: `dispatch` gives the instruction set; the slices have one length, and each access is a whole vector or
+            // the rest.
             unsafe {
                 let mean =
                     (WeightedDot::<_, _, SUM_OF_SQUARES> { offset: 0.0, weight, a: x, b: x }).run::<S>() / cols as f32;
@@ -131,7 +132,8 @@ impl<X: Stored, Y: Stored> VectorTask for BackwardRows<'_, X, Y> {
         for (group, &rstd) in rstd.iter().enumerate() {
             let at = group / per_row * stride + first + group % per_row * cols;
             let (x, dy, dx) = (&x[at..at + cols], &dy[at..at + cols], &mut dx[at..at + cols]);
-            // SAFETY: `dispatch` gives the instruction set; slices of one length, of which whole vectors or the rest are used.
+            // SAFETY: `dispatch` gives the instruction set; the slices have one length, and each access is a whole vector or
+            // the rest.
             unsafe {
                 let dot = (WeightedDot::<_, _, WEIGHTED> { offset, weight, a: dy, b: x }).run::<S>();
                 let along_x = S::splat(rstd * rstd * (dot / cols as f32));
@@ -159,8 +161,8 @@ impl<X: Stored, Y: Stored> VectorTask for BackwardRows<'_, X, Y> {
     }
 }
 
-/// One vector of `dx`, of which `before` was there. A function, since a closure that the compiler does not inline is compiled
-/// without the instruction set.
+/// Computes one vector of `dx`, which held `before`. It is a function because a closure that the compiler does not inline is
+/// compiled without the instruction set.
 ///
 /// # Safety
 /// The processor has the instruction set.

@@ -52,13 +52,13 @@ pub struct Forward<'a> {
     pub groups: Groups,
     /// Added to the mean square.
     pub eps: f32,
-    /// 0 for most families, 1 where weights are stored as the difference from one (Gemma).
+    /// 0 for most families, 1 if weights are stored as the difference from one (Gemma).
     pub offset: f32,
     /// `[rows / per_row, stride]`
     pub x: FloatSlice<'a>,
     /// `[cols]`
     pub weight: Slice<'a, f32>,
-    /// Like `x`; bf16 too where `x` is f32. Columns outside the groups stay.
+    /// Like `x`; may also be bf16 if `x` is f32. Columns outside the groups stay.
     pub y: FloatSliceMut<'a>,
     /// `[rows]`, kept for the backward pass
     pub rstd: SliceMut<'a, f32>,
@@ -123,7 +123,7 @@ impl Backward<'_> {
     }
 }
 
-/// What comes of f32 may be of either format, what comes of bf16 is bf16.
+/// An f32 input may give f32 or bf16; a bf16 input gives bf16.
 fn check_narrower(kernel: &'static str, argument: &'static str, from: FloatDtype, to: FloatDtype) -> Result<()> {
     if from == FloatDtype::F32 { Ok(()) } else { check_dtype(kernel, argument, to, from) }
 }

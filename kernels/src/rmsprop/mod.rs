@@ -65,7 +65,7 @@ impl Update<'_> {
 pub(crate) struct Factors<R> {
     /// The clipping factor.
     pub grad_scale: R,
-    /// Of the parameter, added to its gradient.
+    /// Multiplies the parameter that is added to its gradient.
     pub weight_decay: R,
     /// Decay of the mean.
     pub alpha: R,

@@ -47,7 +47,7 @@ pub(super) fn rotate(cpu: &Cpu, call: Rotate<'_>) {
     }
 }
 
-/// What does not depend on the format.
+/// The part of a call that does not depend on the format.
 struct RotateCall {
     cols: usize,
     stride: usize,

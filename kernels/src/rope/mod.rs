@@ -57,7 +57,7 @@ pub struct Rotate<'a> {
     pub cos: Slice<'a, f32>,
     /// `[rows, rotary_dim / 2]`
     pub sin: Slice<'a, f32>,
-    /// Elements from row to row: the heads are the first columns, what comes after them stays.
+    /// Elements from row to row. The heads are the first columns; columns after them stay.
     pub stride: usize,
     /// `[rows, stride]`
     pub x: FloatSliceMut<'a>,

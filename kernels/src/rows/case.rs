@@ -6,7 +6,7 @@ use crate::case::{Case, Inputs, shapes};
 use crate::real::Real;
 use crate::{Columns, Device, Result};
 
-/// Which of the kernels that go by an index.
+/// Which kernel: each of them goes by an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Indexed {
     Gather,

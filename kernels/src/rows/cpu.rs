@@ -1,4 +1,4 @@
-//! Fast version: blocks of rows, or blocks of columns where the index decides which row is written.
+//! Fast version: blocks of rows, or blocks of columns if the index decides which row is written.
 
 use super::{Gather, Scatter, ScatterAdd};
 use crate::cpu::Cpu;

@@ -76,7 +76,7 @@ impl ScatterAdd<'_> {
     }
 }
 
-/// `dense` holds one row per index, `indexed` whole rows that every index is within.
+/// Checks that `dense` holds one row per index, and that `indexed` holds whole rows and every index is one of them.
 fn check_indexed(
     kernel: &'static str,
     cols: usize,

@@ -1,4 +1,4 @@
-//! `x -> cap * tanh(x / cap)` in place: the logits of Gemma 2 when they are wanted as such (generation).
+//! `x -> cap * tanh(x / cap)` in place, for Gemma 2 when the logits themselves are needed (generation).
 
 pub(crate) mod case;
 mod cpu;

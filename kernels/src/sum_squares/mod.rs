@@ -13,7 +13,7 @@ pub struct SumSquares<'a> {
 }
 
 impl SumSquares<'_> {
-    /// The sum of each; its bits depend on the content alone. NaN or infinite if an element is.
+    /// Returns the sum of each; its bits depend on the content alone. NaN or infinite if an element is.
     ///
     /// # Errors
     /// None on the CPU.

@@ -202,7 +202,7 @@ impl Run {
         self.compared.iter().flat_map(|&row| values[row * width..(row + 1) * width].to_vec()).collect()
     }
 
-    /// What the product multiplies: with bf16, both operands rounded.
+    /// What the product multiplies. With bf16, both operands are rounded.
     fn multiplied<R: Real>(&self, values: &[f32]) -> Vec<R> {
         match self.shape.precision {
             Precision::F32 => widen(values),
@@ -253,8 +253,9 @@ impl Prepared for Run {
                     comparison.bound += functions;
                     comparison
                 };
-                // The vector exp is within a relative EPSILON, which moves the log of a sum by as much; the vector tanh
-                // within 5 of its own value, at most 1: a logit moves by 5 of `cap`. The naive version uses exact ones.
+                // The vector exp errs by a relative EPSILON, which moves the log of a sum by as much. The vector tanh errs by 5
+                // EPSILON of its own value, at most 1, which moves a logit by 5 EPSILON of `cap`. The naive version uses exact
+                // ones.
                 let temperature = f64::from(self.shape.temperature);
                 let logit = f64::from(f32::EPSILON) * 5.0 * f64::from(self.shape.cap.unwrap_or(0.0)) / temperature;
                 let lse = f64::from(f32::EPSILON) + logit;

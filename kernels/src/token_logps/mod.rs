@@ -21,7 +21,7 @@ const FORWARD_PRODUCTS: usize = 1;
 /// The logits again, and their gradient with the vocabulary.
 const BACKWARD_PRODUCTS: usize = 2;
 
-/// Multiplications and additions of so many products.
+/// Multiplications and additions of `products` products.
 fn operations(products: usize, rows: usize, [vocab_size, hidden_size]: [usize; 2]) -> f64 {
     2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64
 }
@@ -43,9 +43,9 @@ pub struct Head<'a> {
     pub targets: IndexSlice<'a>,
     /// `z -> cap * tanh(z / cap)` (Gemma 2)
     pub final_logit_softcapping: Option<f32>,
-    /// Above 0; what the logits are divided by after the cap
+    /// Above 0; divides the logits after the cap
     pub temperature: f32,
-    /// Of the products with `lm_head`.
+    /// The precision of the products with `lm_head`.
     pub precision: Precision,
 }
 
@@ -65,7 +65,7 @@ pub struct Forward<'a> {
 pub struct Extras<'a> {
     /// `[rows]`: entropy of the distribution, nats
     pub entropy: SliceMut<'a, f32>,
-    /// `[rows]`: 1.0 where no logit is larger than the target's
+    /// `[rows]`: 1.0 if no logit is larger than the target's
     pub target_is_argmax: SliceMut<'a, f32>,
     /// `[rows]`: log-sum-exp of twice the logits; `log Σ p² = lse_of_twice - 2 lse` (WPO, arXiv 2406.11827)
     pub lse_of_twice: SliceMut<'a, f32>,
@@ -130,7 +130,7 @@ impl Backward<'_> {
 }
 
 impl Head<'_> {
-    /// Refuses operands that are not as long as the sizes imply and targets outside the vocabulary, and gives the rows.
+    /// Refuses operands that are not as long as the sizes imply and targets outside the vocabulary. Returns the rows.
     fn check(&self, kernel: &'static str) -> Result<usize> {
         let &Head { rows, hidden_size, vocab_size, hidden_states, lm_head, targets, .. } = self;
         check_size(kernel, "hidden_size", hidden_size, hidden_size > 0, "at least 1")?;
@@ -144,7 +144,7 @@ impl Head<'_> {
         }
     }
 
-    /// Operations of so many products.
+    /// Operations of `products` products.
     fn operations(&self, products: usize) -> f64 {
         operations(products, self.rows, [self.vocab_size, self.hidden_size])
     }

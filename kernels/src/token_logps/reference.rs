@@ -12,7 +12,7 @@
 use crate::IGNORE;
 use crate::real::Real;
 
-/// From products to logits, as in [`super::Forward`].
+/// Turns products into logits, as in [`super::Forward`].
 #[derive(Clone, Copy)]
 pub(crate) struct Logit {
     pub cap: Option<f32>,

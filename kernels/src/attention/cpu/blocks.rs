@@ -2,7 +2,7 @@
 //!
 //! Blocks are counted by position over a segment's prefix and own rows, not by row: block `j` holds positions
 //! `BLOCK * j .. BLOCK * (j + 1)` of the sequence that ends with the segment. So a branch meets the same blocks as the same
-//! sequence without a shared prefix, and a query's output has the same bits. A branch reads its prompt's blocks as far as the
+//! sequence without a shared prefix, and a query's output has the same bits. A branch reads the prompt's own blocks where the
 //! prompt fills them; the block in which the prompt ends and the branch begins is the branch's own copy.
 
 use crate::arena::taken;
@@ -20,10 +20,11 @@ pub(super) const BLOCK: usize = 64;
 /// Columns are whole multiples of this many floats, for every instruction set: the most lanes that one has.
 pub(super) const PAD: usize = 16;
 
-/// Query rows that meet a block at once: their scores, queries and outputs fit in cache beside a block; a multiple of the product's 6 rows.
+/// Query rows that meet a block at once: their scores, queries and outputs fit in cache beside a block. A multiple of the
+/// product's 6 rows.
 pub(super) const ROWS: usize = 24;
 
-/// The columns of a block that one query sees; none if `lo >= hi`.
+/// The columns of a block that one query sees. It sees none if `lo >= hi`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Span {
     pub lo: usize,
@@ -71,23 +72,23 @@ impl Reach {
 #[derive(Debug)]
 pub(super) struct Blocks {
     segments: Vec<Own>,
-    /// Of each packed block: its segment and its number in the segment's sequence.
+    /// The segment of each packed block, and the block's number in the segment's sequence.
     owners: Vec<(usize, usize)>,
 }
 
 /// The packed blocks of one segment.
 #[derive(Debug)]
 struct Own {
-    /// The segment whose rows are the prefix.
+    /// The segment whose rows are the prefix; `None` without a prefix.
     root: Option<usize>,
-    /// Number, in the segment's sequence, of the first block that is its own.
+    /// The first block of its own, by its number in the segment's sequence.
     first: usize,
     /// Where that block stands among all packed ones.
     at: usize,
 }
 
 impl Blocks {
-    /// For segments that passed the check of the kernel call.
+    /// Expects segments that passed the check of the kernel call.
     pub(super) fn new(segments: &[Segment]) -> Blocks {
         let roots: HashMap<&Range<usize>, usize> = segments
             .iter()
@@ -112,7 +113,7 @@ impl Blocks {
         self.owners.len()
     }
 
-    /// Which packed block is number `block` of the sequence that ends with `segment`.
+    /// Finds the packed block that is number `block` of the sequence that ends with `segment`.
     pub(super) fn index(&self, segment: usize, block: usize) -> usize {
         let own = &self.segments[segment];
         match (block.checked_sub(own.first), own.root) {
@@ -122,7 +123,7 @@ impl Blocks {
         }
     }
 
-    /// The segment without prefix whose rows this segment's queries see first, if it has a prefix.
+    /// The segment whose rows are this segment's prefix. `None` if it has no prefix.
     pub(super) fn root(&self, segment: usize) -> Option<usize> {
         self.segments[segment].root
     }
@@ -169,11 +170,11 @@ pub(super) fn packed_bytes<const PARTS: usize>(geometry: &Geometry, blocks: &Blo
 pub(super) struct KvParts<const PARTS: usize> {
     data: Buffer<f32>,
     blocks: usize,
-    /// Where each part of a block begins, and its end.
+    /// Where each part of a block begins and ends.
     parts: [Range<usize>; PARTS],
 }
 
-/// Which heads of a row a part of a block is made of.
+/// The heads of a row that a part of a block is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Keys,
@@ -216,7 +217,7 @@ pub(super) fn pack<const PARTS: usize>(
         let segment = &segments[segment];
         let begin = block * BLOCK;
         let keys = BLOCK.min(segment.positions() - begin);
-        // SAFETY: each task has a place of its own.
+        // SAFETY: `task` is handed out once, so nobody else borrows these `size` floats.
         let target = unsafe { all.slice(task * size..(task + 1) * size) };
         for ((source, form), range) in parts.iter().zip(&ranges) {
             let target = &mut target[range.clone()];

@@ -1,6 +1,6 @@
-//! Decode: one task per sequence and chunk of its cache, all heads at once, so that a number of the cache is read once for up
-//! to [`HEADS`] heads that share it: keys are transposed, a vector of keys against a number of each head's query; values pass
-//! under sums that stay in registers. The chunks' softmaxes are then merged in their order.
+//! Decode: one task per sequence and chunk of its cache, for all heads at once, so that up to [`HEADS`] heads share one read of
+//! each number of the cache. Keys are transposed, and a vector of keys meets one number of each head's query; the sums over the
+//! values stay in registers. The softmaxes of the chunks are then merged in order.
 
 use crate::attention::{Decode, Geometry};
 use crate::cpu::Cpu;
@@ -12,9 +12,9 @@ use std::ops::Range;
 /// Keys of a chunk: enough to outweigh the merge, few enough that one sequence keeps several threads busy.
 const CHUNK: usize = 128;
 
-/// Query heads whose sums are in registers at once: of 32, 4 heads by 4 vectors, beside 4 of the values and a weight.
+/// Query heads whose sums are in registers at once. Of 32 registers, 4 heads take 4 each, beside 4 of values and one weight.
 const HEADS: usize = 4;
-/// Keys by which the cache is asked for ahead: they come while as many are scored.
+/// How many keys ahead of the scoring the cache is prefetched: they arrive while as many are scored.
 const AHEAD: usize = 2 * MOST_LANES;
 
 /// Some visible rows of one sequence's cache.
@@ -75,7 +75,7 @@ fn attend<T: Loaded>(
             let Chunk { sequence, keys } = &chunks[task];
             let row = kv_heads * d;
             let cached = (sequence * capacity + keys.start) * row..(sequence * capacity + keys.end) * row;
-            // SAFETY: each chunk has a part of its own.
+            // SAFETY: `task` is handed out once, so nobody else borrows these `part` floats.
             let part = unsafe { parts.slice(task * part..(task + 1) * part) };
             let (o, rest) = part.split_at_mut(heads * d);
             let (max, sum) = rest.split_at_mut(heads);
@@ -87,7 +87,7 @@ fn attend<T: Loaded>(
 
     let parts = parts.view().cpu();
     cpu.for_each_task("attention.decode", lengths.len(), 0, |sequence, _| {
-        // SAFETY: each sequence is one task.
+        // SAFETY: `sequence` is handed out once, so nobody else borrows these rows of `o`.
         let o = unsafe { o.slice(sequence * heads * d..(sequence + 1) * heads * d) };
         let own = &of_sequence[sequence];
         merge(&parts[own.start * part..own.end * part], heads, d, o);
@@ -147,7 +147,7 @@ impl<T: Loaded> VectorTask for Attend<'_, T> {
         let row = geometry.num_key_value_heads * d;
         for first in (0..keys).step_by(S::LANES) {
             let last = (keys - first).min(S::LANES) - 1;
-            // the values are read after all keys, when they have come
+            // values are read after all keys; by then they have arrived
             // SAFETY: the instruction set is S's.
             unsafe {
                 let ahead = (first + AHEAD).min(keys) * row..(first + AHEAD + S::LANES).min(keys) * row;
@@ -206,13 +206,14 @@ impl<T: Loaded> VectorTask for Attend<'_, T> {
     }
 }
 
-/// The query heads of a key-value head, as many at a time as fit: the first of each group, and how many there are.
+/// Groups the query heads of a key-value head, as many at a time as fit: gives the first of each group and the number of its
+/// heads.
 fn groups(kv_head: usize, heads: usize) -> impl Iterator<Item = (usize, usize)> {
     let end = (kv_head + 1) * heads;
     (kv_head * heads..end).step_by(HEADS).map(move |head| (head, (end - head).min(HEADS)))
 }
 
-/// Asks for all of `values` in the second-level cache.
+/// Prefetches all of `values` into the second-level cache.
 ///
 /// # Safety
 /// As [`Simd`].
@@ -224,10 +225,10 @@ unsafe fn prefetch<S: Simd, T>(values: &[T]) {
     }
 }
 
-/// `[rows, d]`, `stride` apart, to `[d, LANES]` in f32; the lanes beyond the rows repeat the last.
+/// Transposes `[rows, d]`, with rows `stride` apart, to `[d, LANES]` in f32; the lanes beyond the rows repeat the last row.
 ///
 /// # Safety
-/// As [`Simd`]; `from` holds the rows, of which there is at least one, and `to` the lanes.
+/// As [`Simd`]; `from` holds the rows, at least one, and `to` the lanes.
 #[inline(always)]
 unsafe fn transpose<S: Simd, T: Loaded>(from: &[T], [rows, d]: [usize; 2], stride: usize, to: &mut [f32]) {
     let step = T::TRANSPOSED * S::LANES;
@@ -246,7 +247,7 @@ unsafe fn transpose<S: Simd, T: Loaded>(from: &[T], [rows, d]: [usize; 2], strid
     }
 }
 
-/// Scores of `H` heads for the keys in the lanes, to places CHUNK apart.
+/// Scores the keys in the lanes for `H` heads. The heads' scores lie CHUNK apart in `z`.
 ///
 /// # Safety
 /// As [`Simd`]; `q` is `[H, d]`, `columns` `[d, LANES]`, and `z` holds the places.
@@ -299,7 +300,7 @@ unsafe fn add_values<S: Simd, T: Loaded, const H: usize>(
     }
 }
 
-/// `W` vectors of each head from number `at` on, with `lanes` lanes, which are fewer than LANES only where `W` is 1.
+/// Sums `W` vectors of each head from column `at` on, each of `lanes` lanes: fewer than LANES only if `W` is 1.
 ///
 /// # Safety
 /// As [`add_values`]; the piece ends inside `d`.
@@ -338,7 +339,7 @@ unsafe fn add_piece<S: Simd, T: Loaded, const H: usize, const W: usize>(
     }
 }
 
-/// `z = exp(z - max)`; returns the sum.
+/// Sets `z = exp(z - max)` and returns the sum.
 ///
 /// # Safety
 /// As [`Simd`].

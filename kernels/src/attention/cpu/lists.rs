@@ -15,21 +15,21 @@ pub(in crate::attention) struct Lists {
 }
 
 impl Lists {
-    /// For sound segments.
+    /// Expects segments that passed the check.
     pub(in crate::attention) fn new(rows: usize, segments: &[Segment]) -> Lists {
         let blocks = Blocks::new(segments);
         Lists { uncovered: uncovered(rows, segments), trees: trees(segments, &blocks), blocks }
     }
 }
 
-/// A segment without prefix and the segments whose prefix it is, by number.
+/// A segment without prefix, and the segments that have it as their prefix, by number.
 #[derive(Debug)]
 pub(super) struct Tree {
     pub segments: Vec<usize>,
     pub rows: usize,
 }
 
-/// Each prompt first, then its branches in the order of the segments; the dearest tree first.
+/// Lists each prompt first, then its branches in the order of the segments; the costliest tree first.
 fn trees(segments: &[Segment], blocks: &Blocks) -> Vec<Tree> {
     let mut trees: Vec<Tree> = Vec::new();
     let mut tree_of = vec![usize::MAX; segments.len()];
@@ -61,7 +61,7 @@ pub(super) struct Job {
     pub positions: usize,
 }
 
-/// Runs of positions that begin at multiples of `step`: then a diagonal block is cut by few tasks. The dearest first.
+/// Cuts positions into runs that begin at multiples of `step`, so that few tasks cut a diagonal block. The costliest comes first.
 pub(super) fn jobs(geometry: &Geometry, segments: &[Segment], step: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (index, segment) in segments.iter().enumerate() {
@@ -97,7 +97,7 @@ fn uncovered(rows: usize, segments: &[Segment]) -> Vec<Range<usize>> {
     gaps
 }
 
-/// The dearest first, so that the threads finish together; equal ones in their order.
+/// Sorts the costliest first, so that the threads finish together. Equal ones keep their order.
 fn heaviest_first<T>(jobs: &mut [T], cost: impl Fn(&T) -> usize) {
     jobs.sort_by_key(|job| Reverse(cost(job)));
 }

@@ -1,7 +1,7 @@
 //! Attention on the processor, on vectors or on the unit that multiplies bf16: blocks of keys pass over query rows, all sums in
 //! a fixed order.
 //!
-//! What a row gets depends on its own sequence alone, to the bit: not on the threads, not on the segments beside it. A branch
+//! A row's results depend on its own sequence alone, to the bit: not on the threads, nor on the segments beside it. A branch
 //! gets the bits of the same sequence without a shared prefix for `o`, `lse`, `dq` and its own `dk` and `dv`; the `dk` and `dv`
 //! of a prompt with several branches are sums over them, and so equal to rounding only.
 
@@ -52,7 +52,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     }
 }
 
-/// What [`forward`] takes while it runs on operands of format `dtype`.
+/// Bytes that [`forward`] takes while it runs on operands of format `dtype`.
 pub(super) fn forward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry, layout: &Layout) -> usize {
     match (cpu.isa().unit(), dtype) {
         (Some(unit), FloatDtype::Bf16) => unit::forward_scratch(cpu, unit, geometry, layout),
@@ -63,7 +63,7 @@ pub(super) fn forward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry,
     }
 }
 
-/// The same of [`backward`].
+/// The same for [`backward`].
 pub(super) fn backward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry, layout: &Layout) -> usize {
     match (cpu.isa().unit(), dtype) {
         (Some(unit), FloatDtype::Bf16) => unit::backward_scratch(cpu, unit, geometry, layout),

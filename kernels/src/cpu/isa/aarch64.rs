@@ -1,10 +1,10 @@
-//! Of 64-bit Arm.
+//! The instruction sets of 64-bit Arm.
 
 use crate::cpu::unit::Unit;
 use crate::cpu::vectors::{VectorTask, neon, portable};
 
 /// An instruction set that the kernels have code for. Outside this crate the values come from [`Isa::available`] and
-/// [`Isa::chosen`] alone (the variants are `non_exhaustive`), so whoever holds one may run its code.
+/// [`Isa::chosen`] alone (the variants are `non_exhaustive`), so code that holds one may run that set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// What every target has.
@@ -15,7 +15,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Those that this machine has, slowest first.
+    /// Lists the instruction sets that this machine has, slowest first.
     pub fn available() -> Vec<Isa> {
         let mut found = vec![Isa::Portable];
         if std::arch::is_aarch64_feature_detected!("neon") {
@@ -32,7 +32,7 @@ impl Isa {
         }
     }
 
-    /// What multiplies bf16: vectors alone.
+    /// `None`: vectors multiply bf16 here.
     pub(crate) fn unit(self) -> Option<Unit> {
         None
     }
@@ -40,7 +40,7 @@ impl Isa {
     /// Runs `task` compiled for this instruction set.
     pub(crate) fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
         match self {
-            // SAFETY: needs no extension.
+            // SAFETY: the portable code needs no extension.
             Isa::Portable => unsafe { task.run::<portable::Portable>() },
             // SAFETY: `Isa::available` found the features that the function enables; no other way makes this value.
             Isa::Neon => unsafe { neon::run(task) },

@@ -1,4 +1,4 @@
-//! Instruction sets, detected at run time. Each architecture has a file with those that there is code for.
+//! Instruction sets, detected at run time. Each architecture has a file with the sets that there is code for.
 
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
@@ -11,7 +11,7 @@ use super::vectors::burst::MultiplyAdd;
 use crate::{KernelError, Result};
 
 impl Isa {
-    /// The best one, or the one that the variable `ALIGN_CPU` names.
+    /// Chooses the best one, or the one that the variable `ALIGN_CPU` names.
     ///
     /// # Errors
     /// [`KernelError::InstructionSet`] if the variable names one that this machine does not have.
@@ -32,7 +32,8 @@ impl Isa {
         self.unit().is_some()
     }
 
-    /// Terms of bf16 that a product in f32 with bf16 weights takes on the unit, or `None` where it is made of multiply-adds.
+    /// Number of bf16 terms that the unit takes for an f32 number in a product with bf16 weights. `None` if multiply-adds
+    /// compute it.
     pub fn bf16_terms_of_f32(self) -> Option<usize> {
         self.unit()?.terms_of_f32()
     }
@@ -43,13 +44,13 @@ impl Isa {
         self.unit().is_some_and(|unit| unit.is_emulated())
     }
 
-    /// Runs fused multiply-adds for about a millisecond, and gives the floating-point operations that they are.
+    /// Runs fused multiply-adds for about a millisecond, and returns how many floating-point operations they were.
     pub fn fma_burst(self) -> f64 {
         self.dispatch(MultiplyAdd { rounds: 200_000 })
     }
 
-    /// Runs what multiplies bf16 for about a millisecond, and gives the floating-point operations that it did. `None` without
-    /// such a unit.
+    /// Runs products of bf16 on the unit for about a millisecond, and returns how many floating-point operations they were.
+    /// `None` without such a unit.
     pub fn bf16_burst(self) -> Option<f64> {
         self.unit().map(|unit| unit.burst())
     }

@@ -1,4 +1,4 @@
-//! Of architectures that there is no code of their own for.
+//! The instruction set of architectures that have no code of their own.
 
 use crate::cpu::unit::Unit;
 use crate::cpu::vectors::{VectorTask, portable};
@@ -11,7 +11,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Those that this machine has, slowest first.
+    /// Lists the instruction sets that this machine has, slowest first.
     pub fn available() -> Vec<Isa> {
         vec![Isa::Portable]
     }
@@ -21,14 +21,14 @@ impl Isa {
         "portable"
     }
 
-    /// What multiplies bf16: vectors alone.
+    /// `None`: vectors multiply bf16 here.
     pub(crate) fn unit(self) -> Option<Unit> {
         None
     }
 
     /// Runs `task` compiled for this instruction set.
     pub(crate) fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
-        // SAFETY: needs no extension.
+        // SAFETY: the portable code needs no extension.
         unsafe { task.run::<portable::Portable>() }
     }
 }

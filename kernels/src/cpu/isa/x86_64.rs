@@ -1,4 +1,4 @@
-//! Of x86-64.
+//! The instruction sets of x86-64.
 
 use crate::cpu::unit::{Unit, amx, dot};
 use crate::cpu::vectors::burst::MultiplyAdd;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 /// An instruction set that the kernels have code for. Outside this crate the values come from [`Isa::available`] and
-/// [`Isa::chosen`] alone (the variants are `non_exhaustive`), so whoever holds one may run its code.
+/// [`Isa::chosen`] alone (the variants are `non_exhaustive`), so code that holds one may run that set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// What every target has.
@@ -18,7 +18,7 @@ pub enum Isa {
     /// AVX-512 F, BW, DQ and VL: 16 lanes.
     #[non_exhaustive]
     Avx512,
-    /// AVX-512 as above and its dot products of bf16: vectors of 16 lanes, matrix products of bf16 in those.
+    /// AVX-512 as above and its dot products of bf16: vectors of 16 lanes, matrix products of bf16 in vectors.
     #[non_exhaustive]
     Avx512Bf16,
     /// AVX-512 as above, its bf16 conversions, and AMX: vectors of 16 lanes, matrix products in tiles of bf16.
@@ -27,7 +27,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Those that this machine has, slowest first.
+    /// Lists the instruction sets that this machine has, slowest first.
     pub fn available() -> Vec<Isa> {
         let mut found = vec![Isa::Portable];
         let avx2 =
@@ -47,14 +47,14 @@ impl Isa {
         if !is_x86_feature_detected!("avx512bf16") {
             return found;
         }
-        // some processors have these products at half the speed of f32: there they are for tests
-        // SAFETY: just found.
+        // some processors run these products at half the speed of f32: there they rank below it and serve tests
+        // SAFETY: `avx512bf16` and the AVX-512 sets were found above.
         let faster = unsafe { dot_products_are_faster() };
         found.insert(found.len() - usize::from(!faster), Isa::Avx512Bf16);
         if amx::available() {
             found.push(Isa::Amx);
         } else if amx::emulated() {
-            // the slowest by far
+            // emulated, it is the slowest by far
             found.insert(0, Isa::Amx);
         }
         found
@@ -71,7 +71,7 @@ impl Isa {
         }
     }
 
-    /// What multiplies bf16, if this instruction set has a unit for it.
+    /// The unit that multiplies bf16. `None` if this instruction set has none.
     pub(crate) fn unit(self) -> Option<Unit> {
         match self {
             Isa::Avx512Bf16 => Some(Unit::Dot),
@@ -83,25 +83,25 @@ impl Isa {
     /// Runs `task` compiled for this instruction set.
     pub(crate) fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
         match self {
-            // SAFETY: needs no extension.
+            // SAFETY: the portable code needs no extension.
             Isa::Portable => unsafe { task.run::<portable::Portable>() },
             // SAFETY: `Isa::available` found the features that the function enables; no other way makes this value.
             Isa::Avx2 => unsafe { avx2::run(task) },
-            // SAFETY: as above.
+            // SAFETY: as for `Avx2`.
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512::run(task) },
         }
     }
 }
 
-/// Whether dot products of bf16 in vectors take less time than the multiply-adds that they stand for. Measured once, the best
-/// of a few bursts of each in turns: where they are faster they are twice as fast, where not, half as fast.
+/// Whether dot products of bf16 in vectors take less time than the multiply-adds that they replace. Measured once, in turns, by
+/// the best of a few bursts of each. On some processors they are twice as fast, on the others half as fast.
 ///
 /// # Safety
 /// The processor has AVX-512 with bf16.
 unsafe fn dot_products_are_faster() -> bool {
     static FASTER: OnceLock<bool> = OnceLock::new();
     const ROUNDS: usize = 10_000;
-    // halfway between the two kinds of processors, so that no busy moment makes one of the other
+    // halfway between the two kinds of processor, so that a busy moment cannot make one look like the other
     const MARGIN: f64 = 1.2;
     *FASTER.get_or_init(|| {
         let mut best = [0.0f64; 2];

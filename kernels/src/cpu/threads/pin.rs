@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-/// The processors that this process might use when its first pool began.
+/// The processors that this process could use when its first pool began.
 static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
 
 /// Ties thread `index` of a pool of `threads` to one of the processors that this process may use, if there is one for each.
@@ -10,7 +10,7 @@ static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
 /// A thread that is woken by another is often put on the waker's processor, where the two take turns while another one idles:
 /// products on two threads were seen to take as long as on one. A pool of another size is left to the system.
 pub(in crate::cpu) fn pin(index: usize, threads: usize) {
-    // SAFETY: both calls get a set of their own, of the size that they are told; a set is plain bits, of which zeros are valid.
+    // SAFETY: each call gets a set of its own and the size of that set; a set is plain bits, and zeros are valid.
     unsafe {
         let size = size_of::<libc::cpu_set_t>();
         let mut allowed: libc::cpu_set_t = std::mem::zeroed();
@@ -22,17 +22,17 @@ pub(in crate::cpu) fn pin(index: usize, threads: usize) {
         if let Some(processor) = processors.nth(index) {
             let mut own: libc::cpu_set_t = std::mem::zeroed();
             libc::CPU_SET(processor, &mut own);
-            // where the system refuses, the thread runs as before
+            // if the system refuses, the thread runs as before
             libc::sched_setaffinity(0, size, &own);
         }
     }
 }
 
-/// Lets this thread run on every processor that the process may use. For threads that work beside a device's: one that was
-/// started by a thread of its pool is tied to the same processor as that.
+/// Lets this thread run on every processor that the process may use. For threads that work beside a device's: a thread that one
+/// of the pool's threads started is tied to that thread's processor.
 pub fn unpin_this_thread() {
     if let Some(allowed) = ALLOWED.get() {
-        // SAFETY: a set of the size that the call is told. Where the system refuses, the thread runs as before.
+        // SAFETY: the call gets a set and the size of that set. If the system refuses, the thread runs as before.
         unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), allowed) };
     }
 }

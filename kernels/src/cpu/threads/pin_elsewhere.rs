@@ -3,5 +3,5 @@
 /// Leaves the thread where the system puts it.
 pub(in crate::cpu) fn pin(_index: usize, _threads: usize) {}
 
-/// Lets this thread run on every processor that the process may use: it does.
+/// Does nothing: this thread may already run on every processor that the process may use.
 pub fn unpin_this_thread() {}

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 impl Cpu {
-    /// Calls `work(task, scratch)` for each task in `0..count`. A thread has `scratch_len` floats of its own, whose content is
+    /// Calls `work(task, scratch)` for each task in `0..count`. Each thread has `scratch_len` floats of its own, which hold
     /// what its last task left there.
     ///
     /// # Errors
@@ -40,12 +40,12 @@ impl Cpu {
     }
 }
 
-/// Floats of whole cache lines: threads must not share one.
+/// Rounds up to whole cache lines: threads must not share one.
 fn whole_lines(floats: usize) -> usize {
     floats.next_multiple_of(16)
 }
 
-/// Parts of a task's scratch, one after the other, of these lengths.
+/// Cuts a task's scratch into parts of these lengths, one after the other.
 pub(crate) fn parts<const N: usize>(mut scratch: &mut [f32], lens: [usize; N]) -> [&mut [f32]; N] {
     lens.map(|len| {
         let (part, rest) = std::mem::take(&mut scratch).split_at_mut(len);
@@ -54,7 +54,7 @@ pub(crate) fn parts<const N: usize>(mut scratch: &mut [f32], lens: [usize; N]) -
     })
 }
 
-/// A slice of which several threads write different parts.
+/// A slice that several threads write, each a different part.
 pub(crate) struct Disjoint<'a, T> {
     at: *mut T,
     len: usize,
@@ -71,7 +71,7 @@ impl<'a, T> Disjoint<'a, T> {
         Disjoint { at: slice.as_mut_ptr(), len: slice.len(), _borrow: PhantomData }
     }
 
-    /// Elements `range`.
+    /// Borrows elements `range`.
     ///
     /// # Safety
     /// No other borrow of any of these elements is live.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// How long a thread waits for the next call: longer than what lies between the calls of a step, shorter than what lies between
 /// steps.
 const PATIENCE: Duration = Duration::from_micros(500);
-/// Looks between two glances at the clock, after which another thread may have the processor.
+/// Polls between two looks at the clock; after them another thread may have the processor.
 const LOOKS: u32 = 64;
 
 /// `task(thread, number)`
@@ -24,7 +24,7 @@ type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// What the threads of a device share.
 pub(crate) struct Team {
-    /// The number of the call in the upper half; then whether it may be joined; then how many have joined and not left.
+    /// The number of the call in the upper half; then whether it may be joined; then how many threads have joined and not left.
     state: AtomicU64,
     /// The call, written while it cannot be joined.
     call: UnsafeCell<Option<Call>>,
@@ -32,7 +32,7 @@ pub(crate) struct Team {
     next: AtomicUsize,
     /// Threads that have joined the call.
     joined: AtomicUsize,
-    /// Threads that wait for calls, or are on their way.
+    /// Threads that wait for calls, or are about to.
     waiting: AtomicUsize,
     /// Whether a call is running.
     busy: AtomicBool,
@@ -50,9 +50,9 @@ struct Call {
     threads: usize,
 }
 
-// SAFETY: `call` is written by the thread that holds `busy` while nobody is inside, and read by those inside; see `run`.
+// SAFETY: the thread that holds `busy` writes `call` while nobody is inside; threads inside only read it; see `run`.
 unsafe impl Sync for Team {}
-// SAFETY: the pointer inside is used between `open` and `close` of the call that it belongs to alone.
+// SAFETY: the pointer inside is used only between `open` and `close` of the call that it belongs to.
 unsafe impl Send for Team {}
 
 impl std::fmt::Debug for Team {
@@ -94,7 +94,7 @@ impl Team {
         }
     }
 
-    /// Takes part in the call of now, unless it has ended or was seen before.
+    /// Takes part in the current call, unless it has ended or this thread has seen it before.
     fn join(&self, seen: &mut u64) -> bool {
         let state = self.state.load(Ordering::Relaxed);
         let number = state / CALL;
@@ -105,7 +105,8 @@ impl Team {
             return false;
         }
         *seen = number;
-        // SAFETY: written before the call was opened, and not again before all who joined have left.
+        // SAFETY: `call` was written before the call was opened, and is not written again until every thread that joined has
+        // left.
         let call = unsafe { (*self.call.get()).expect("an open call is there") };
         let thread = 1 + self.joined.fetch_add(1, Ordering::Relaxed);
         if thread < call.threads {
@@ -117,7 +118,7 @@ impl Team {
 
     /// Runs tasks until none is left. A panic ends the call for all, and is kept.
     fn work(&self, call: Call, thread: usize) {
-        // SAFETY: the caller of `run` waits until all who joined have left.
+        // SAFETY: the caller of `run` waits until every thread that joined has left, so the task is alive.
         let task = unsafe { &*call.task };
         let tasks = || loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +133,7 @@ impl Team {
         }
     }
 
-    /// Runs `task(thread, number)` for each number below `tasks` on up to `threads` threads, which it gives numbers from 0 on.
+    /// Runs `task(thread, number)` for each number below `tasks` on up to `threads` threads, which are numbered from 0.
     /// `invite` brings one more thread to [`Team::wait_for_calls`].
     fn run(&self, tasks: usize, threads: usize, task: &Task<'_>, invite: impl Fn()) {
         // SAFETY: only the lifetime changes; nobody uses the reference after this function, which waits for them.

@@ -1,6 +1,6 @@
 //! No unit multiplies bf16 here.
 
-/// See the module for x86-64. It has no value.
+/// See the module for x86-64. The type has no value here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Unit {}
 

@@ -23,7 +23,7 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// So many steps one after the other in both panels, and one more.
+    /// Returns `steps` steps that follow each other in both panels, and one more.
     pub(crate) fn consecutive(steps: usize) -> Vec<Step> {
         (0..=steps).map(|step| Step { left: step % steps * STEP_BYTES, right: step % steps * STEP_BYTES }).collect()
     }
@@ -77,29 +77,29 @@ pub(crate) const SUMS_BYTES: usize = 4 * BLOCK * BLOCK;
 /// The first of several lines, and the bytes from one to the next.
 pub(crate) type Lines = (*const u8, usize);
 
-/// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed and in the lanes of vectors, one for
-/// each pair of the depth; the columns' pairs are read where they lie. On the vectors, a pair is repeated in all lanes as it is
-/// read; on AMX, a tile of columns as it lies is the left operand of a product and the rows are the right one.
+/// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed: each pair of the depth has a vector
+/// with a lane for each row. The columns' pairs are read where they lie. On vectors, a pair is repeated in all lanes as it is
+/// read. On AMX, a tile of columns is the left operand of a product as it lies, and the rows are the right one.
 pub(crate) trait ColumnSums {
     /// Bytes of a vector of rows.
     const VECTOR_BYTES: usize;
 
-    /// Sums that begin with these, a line for each column.
+    /// Starts sums from these lines, one for each column.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16, and the unit, configured on this thread.
     unsafe fn of(lines: [__m512i; LINES]) -> Self;
-    /// A line for each column.
+    /// Returns a line for each column.
     ///
     /// # Safety
     /// As [`ColumnSums::of`].
     unsafe fn lines(&self) -> [__m512i; LINES];
-    /// Adds `steps` steps of the depth, in the last of which the pairs behind the first `pairs` are zero. The numbers of the
-    /// columns are the lines of `right`. Asks for 64 bytes a step of each of 16 lines `ahead`, in the order in which they will
-    /// be wanted. They need not be valid.
+    /// Adds `steps` steps of the depth; in the last one the pairs after the first `pairs` are zero. The lines of `right` hold
+    /// the columns' numbers. Prefetches 64 bytes a step of each of 16 lines `ahead`, in the order in which they will be needed.
+    /// These lines need not be valid.
     ///
     /// # Safety
-    /// As [`ColumnSums::of`]; each column has 32 bf16 a step; `left`, a multiple of a vector, points at the vectors of the
-    /// steps; `pairs` is 1 to [`STEP_PAIRS`].
+    /// As [`ColumnSums::of`]; each column has 32 bf16 a step; `left` points at the vectors of the steps, aligned to a vector;
+    /// `pairs` is 1 to [`STEP_PAIRS`].
     unsafe fn add(&mut self, right: Lines, left: *const u8, steps: usize, pairs: usize, ahead: Lines);
 }

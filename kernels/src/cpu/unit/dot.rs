@@ -1,5 +1,5 @@
-//! Blocks of sums in vectors: `vdpbf16ps` adds to 16 sums the products of a pair of the depth, the left operand's pair
-//! repeated, the right one's for 16 columns, which is how the tiles of the matrix unit lie too.
+//! Blocks of sums in vectors. `vdpbf16ps` adds the products of a pair of the depth to 16 sums: it takes the left operand's pair
+//! repeated, and the right operand's pairs for 16 columns. The tiles of the matrix unit lie the same way.
 
 use super::block_sum::{BLOCK, BlockSum, ColumnSums, LINES, Lines, STEP_PAIRS};
 use std::arch::asm;
@@ -7,14 +7,14 @@ use std::arch::x86_64::*;
 
 /// A right panel of 12 steps is 24 KiB of a first-level cache of 32.
 pub(super) const STEPS_PER_BLOCK: usize = 12;
-/// Rows whose sums are in registers at once: 8 or 16 vectors of sums beside one or two of the right operand. Enough to hide the
-/// latency of an instruction that begins once a cycle, and each vector of the right operand is loaded for 8 products.
+/// Rows whose sums are in registers at once: 8 or 16 vectors of sums beside one or two of the right operand. That is enough to
+/// hide the latency of an instruction that begins once a cycle, and each vector of the right operand serves 8 products.
 const ROWS: usize = 8;
 
 /// As [`super::Unit::run`].
 ///
 /// # Safety
-/// As there.
+/// As [`super::Unit::run`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn run(block: BlockSum) {
     // SAFETY: the caller's contract.
@@ -26,7 +26,7 @@ pub(super) unsafe fn run(block: BlockSum) {
     }
 }
 
-/// The first 16 `V` columns of a block.
+/// Computes the first `16 * V` columns of a block.
 ///
 /// # Safety
 /// As [`run`].
@@ -36,7 +36,7 @@ unsafe fn run_vectors<const V: usize>(block: BlockSum) {
     let BlockSum { steps, count, left, right, from, to, rows, pairs, .. } = block;
     for first in (0..rows.min(BLOCK)).step_by(ROWS) {
         let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
-        // SAFETY: the caller's contract: rows below BLOCK of 32 floats.
+        // SAFETY: the caller's contract; every row is below BLOCK and has 32 floats.
         unsafe {
             if !from.0.is_null() {
                 for (i, sums) in sums.iter_mut().enumerate() {
@@ -108,7 +108,7 @@ macro_rules! sums_in_vectors {
                     let (right, stride) = (right.0.wrapping_add(step * 64), right.1);
                     let left = left.wrapping_add(step * STEP_PAIRS * Self::VECTOR_BYTES);
                     let pairs = if step + 1 < steps { STEP_PAIRS } else { pairs };
-                    // one register for four lines, the others of which lie one, two and three strides behind
+                    // one register addresses four lines: the others lie one, two and three strides behind its own
                     let [s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15] = self;
                     // SAFETY: the caller's contract.
                     unsafe {
@@ -195,7 +195,8 @@ fn bf16s(bits: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(bits) }
 }
 
-/// The unit at its limit on this thread: products of vectors that stay in registers. Gives the floating-point operations done.
+/// Runs the unit at its limit on this thread: products of vectors that stay in registers. Returns the floating-point operations
+/// done.
 ///
 /// # Safety
 /// The unit is there.

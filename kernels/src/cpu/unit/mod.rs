@@ -1,4 +1,4 @@
-//! What multiplies bf16, sums of its products, the layout of their operands, vectors in between.
+//! The units that multiply bf16: the sums of their products, the layout of their operands, and vectors in between.
 //!
 //! | word | means |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | panel | 32 rows of a left operand, or 32 columns of a right one, step after step |
 //! | block of sums | 32 x 32 sums in f32, of a left panel and a right one |
 //!
-//! Elsewhere than on x86-64 there is no unit, and `absent.rs` stands in place of this folder: its [`Unit`] has no value, so
-//! whatever would use one is left out by the compiler.
+//! Only x86-64 has a unit. Elsewhere `absent.rs` stands in place of this folder: its [`Unit`] has no value, so the compiler
+//! drops the code that would use one.
 
 pub(crate) mod amx;
 pub(crate) mod block_sum;
@@ -22,8 +22,8 @@ pub(crate) mod vector;
 use amx::block_sum as tiles;
 use block_sum::{BLOCK, BlockSum, Finished, Step, Sums};
 
-/// What multiplies bf16 and sums in f32. Both read the same panels, and add to a sum step after step of 32 of the depth; in
-/// which order they take the products of a step is their own.
+/// A unit that multiplies bf16 and sums in f32. Both units read the same panels, and add to a sum step after step of 32 of the
+/// depth. The order of the products within a step is the unit's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// The tiles of AMX.
@@ -33,7 +33,7 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    /// Readies this thread.
+    /// Prepares this thread for the unit.
     ///
     /// # Safety
     /// The unit is there.
@@ -46,7 +46,7 @@ impl Unit {
         }
     }
 
-    /// Terms that an f32 is made of, or `None` where multiply-adds take its products.
+    /// Terms that an f32 is made of. `None` if multiply-adds compute its products.
     pub(crate) fn terms_of_f32(self) -> Option<usize> {
         match self {
             Unit::Amx => Some(3),
@@ -54,13 +54,13 @@ impl Unit {
         }
     }
 
-    /// Whether this crate's tests emulate it.
+    /// Whether this crate's tests emulate the unit.
     #[cfg(test)]
     pub(crate) fn is_emulated(self) -> bool {
         self == Unit::Amx && !amx::available()
     }
 
-    /// Runs it at its limit for about a millisecond, on this thread, and gives the floating-point operations done.
+    /// Runs the unit at its limit for about a millisecond, on this thread, and returns the floating-point operations done.
     pub(crate) fn burst(self) -> f64 {
         match self {
             // SAFETY: `Isa::available` found the unit; no other way makes these values.
@@ -83,8 +83,8 @@ impl Unit {
     ///
     /// # Safety
     /// The unit is there and configured on this thread; every step's 2048 bytes lie inside the panels, at multiples of 64;
-    /// `from` (unless null) and `to` point at 32 rows of 32 floats; `pairs` is null or as many numbers up to 16 as there are
-    /// steps. Of at most 16 columns, the others of `to` may be left as they were.
+    /// `from` (unless null) and `to` point at 32 rows of 32 floats; `pairs` is null or points at a number up to 16 for each
+    /// step. If the block has at most 16 columns, the others of `to` may stay as they were.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run(self, block: BlockSum) {
@@ -132,11 +132,11 @@ impl Unit {
         }
     }
 
-    /// As [`Unit::run`], and rounds a block that was finished before, where that costs nothing beside the products: says
-    /// whether it has.
+    /// As [`Unit::run`]; also rounds a block that was finished before if that costs nothing beside the products. Returns
+    /// whether it did.
     ///
     /// # Safety
-    /// As there; `finished.sums` is another block than `to`, and its output holds 32 rows of 32.
+    /// As [`Unit::run`]; `finished.sums` is another block than `to`, and its output holds 32 rows of 32.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run_and_round(self, block: BlockSum, finished: Finished) -> bool {

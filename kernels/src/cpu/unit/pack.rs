@@ -1,8 +1,8 @@
-//! Operands as a unit that multiplies bf16 reads them: panels of 32 rows (left) or 32 columns (right), step after step of 32 of
-//! the depth, for each term of a step two tiles of 16 lines of 64 bytes.
+//! Operands as a unit that multiplies bf16 reads them: panels of 32 rows (left) or 32 columns (right). A panel holds step after
+//! step of 32 of the depth, and each term of a step is two tiles of 16 lines of 64 bytes.
 //!
 //! A line of a left tile is a row, 32 deep; a line of a right tile is a pair of the depth, 16 columns wide. A number is one
-//! bf16 term, or the sum of up to three: each is what rounding to bf16 left of the one before.
+//! bf16 term, or the sum of up to three: each term rounds what the terms before it left.
 
 use super::block_sum::{BLOCK, LINES, STEP_BYTES, STEP_DEPTH};
 use half::{bf16, f16};
@@ -29,14 +29,14 @@ pub(crate) enum Role {
 
 /// A number format of operands.
 pub(crate) trait Element: Copy {
-    /// Whether it is its own term.
+    /// Whether a number is its own term.
     const IS_BF16: bool = false;
-    /// The terms of 32 numbers.
+    /// Splits 32 numbers into terms.
     ///
     /// # Safety
     /// As [`Element::terms`].
     unsafe fn all_terms<const T: usize>(at: *const Self) -> [__m512i; T];
-    /// The terms of `len <= 32` numbers; those beyond are 0.
+    /// Splits `len <= 32` numbers into terms. The lanes beyond them are 0.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; `at` points at `len` numbers.
@@ -59,7 +59,7 @@ impl Element for bf16 {
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn terms<const T: usize>(at: *const bf16, len: usize) -> [__m512i; T] {
         let mut terms = [_mm512_setzero_si512(); T];
-        // SAFETY: only the first `len` numbers are read.
+        // SAFETY: the mask reads only the first `len` numbers.
         terms[0] = unsafe { _mm512_maskz_loadu_epi16(first(len), at.cast()) };
         terms
     }
@@ -79,7 +79,7 @@ impl Element for f16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn terms<const T: usize>(at: *const f16, len: usize) -> [__m512i; T] {
-        // SAFETY: only the first `len` numbers are read.
+        // SAFETY: the mask reads only the first `len` numbers.
         let all = unsafe { _mm512_maskz_loadu_epi16(first(len), at.cast()) };
         let low = _mm512_cvtph_ps(_mm512_castsi512_si256(all));
         let high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(all));
@@ -99,7 +99,7 @@ impl Element for f32 {
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn terms<const T: usize>(at: *const f32, len: usize) -> [__m512i; T] {
         let mask = first(len);
-        // SAFETY: only the first `len` numbers are read.
+        // SAFETY: the mask reads only the first `len` numbers.
         let (low, high) = unsafe {
             (
                 _mm512_maskz_loadu_ps(mask as __mmask16, at),
@@ -116,7 +116,7 @@ fn first(len: usize) -> __mmask32 {
     ((1u64 << len) - 1) as __mmask32
 }
 
-/// 32 numbers as sums of `T` bf16 terms.
+/// Splits 32 numbers into sums of `T` bf16 terms.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn split<const T: usize>(mut low: __m512, mut high: __m512) -> [__m512i; T] {
@@ -165,10 +165,11 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
                 let start = panel * BLOCK + tile * LINES;
                 let at = index * bytes + step * T * STEP_BYTES + tile * 1024;
                 if start + LINES <= matrix.side && len == STEP_DEPTH {
-                    // SAFETY: whole lines of the matrix, into the panel.
+                    // SAFETY: `start + LINES <= matrix.side` and `len == STEP_DEPTH`: the lines are the matrix's; `at` is a
+                    // tile of the panel.
                     unsafe {
                         let from = matrix.at.add(start * matrix.stride + depth);
-                        // 32 lines side by side are more streams than a processor follows by itself
+                        // 32 lines side by side are more streams than a processor prefetches by itself
                         let ahead = (panel + 1) * BLOCK < matrix.side;
                         whole_tile::<E, T>(from, matrix.stride, role, to.add(at), ahead);
                     }
@@ -178,7 +179,7 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
                 for i in 0..LINES {
                     let len = if start + i < matrix.side { len } else { 0 };
                     let from = matrix.at.wrapping_add((start + i) * matrix.stride + depth);
-                    // SAFETY: `len` numbers of one of the matrix's lines, none beyond the last.
+                    // SAFETY: reads `len` numbers of line `start + i`, and none if `start + i >= matrix.side`.
                     let terms: [_; T] = unsafe { E::terms(from, len) };
                     for t in 0..T {
                         lines[t][i] = terms[t];
@@ -186,7 +187,7 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
                 }
                 for t in 0..T {
                     let lines = if role == Role::Right { transposed(lines[t]) } else { lines[t] };
-                    // SAFETY: inside the panel.
+                    // SAFETY: `at` is a tile of the panel, and so is each term's, `STEP_BYTES` apart.
                     unsafe { store(lines, to.add(at + t * STEP_BYTES)) };
                 }
             }
@@ -194,8 +195,8 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
     }
 }
 
-/// A tile of 16 whole lines of 32 numbers, in registers from end to end; its terms lie [`STEP_BYTES`] apart. With `ahead`, asks
-/// for the lines of the next panel.
+/// Packs a tile of 16 whole lines of 32 numbers, which stay in registers throughout; its terms lie [`STEP_BYTES`] apart. With
+/// `ahead`, prefetches the lines of the next panel.
 ///
 /// # Safety
 /// As [`along_depth`].
@@ -235,8 +236,7 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
     to: *mut u8,
     bytes: usize,
 ) {
-    // the lines pass once, and a piece of each that is as long as the panels are wide; those of a right operand need not be
-    // turned
+    // each line is read once, in pieces as long as the panels are wide; the lines of a right operand need not be transposed
     for step in 0..matrix.depth.div_ceil(STEP_DEPTH) {
         for (index, panel) in panels.clone().enumerate() {
             let start = panel * BLOCK;
@@ -249,12 +249,12 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
                     let at = matrix.at.wrapping_add(depth * matrix.stride + start);
                     prefetch(at.wrapping_add(AHEAD * BLOCK), BLOCK);
                     prefetch(at.wrapping_add(matrix.stride + AHEAD * BLOCK), BLOCK);
-                    // SAFETY: 32 numbers of two lines of the matrix.
+                    // SAFETY: `len == BLOCK` and `depth + 2 <= matrix.depth`: reads 32 numbers of two lines of the matrix.
                     unsafe { [E::all_terms(at), E::all_terms(at.add(matrix.stride))] }
                 } else {
                     let mut both = [[_mm512_setzero_si512(); T]; 2];
                     for (i, terms) in both.iter_mut().enumerate().take(matrix.depth.saturating_sub(depth)) {
-                        // SAFETY: line `depth + i` is one of the matrix's, and `start + len` within it.
+                        // SAFETY: `depth + i < matrix.depth` and `start + len <= matrix.side`: the read ends inside that line.
                         *terms = unsafe { E::terms(matrix.at.add((depth + i) * matrix.stride + start), len) };
                     }
                     both
@@ -266,7 +266,7 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
                         Role::Right => {
                             for (tile, line) in pairs.into_iter().enumerate() {
                                 let at = index * bytes + (step * T + t) * STEP_BYTES + tile * 1024 + 64 * pair;
-                                // SAFETY: a line inside the panel.
+                                // SAFETY: `at` is line `pair` of a tile of the panel.
                                 unsafe { _mm512_store_si512(to.add(at).cast(), line) };
                             }
                         }
@@ -279,7 +279,7 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
             for (t, lines) in lines.into_iter().enumerate() {
                 for (tile, lines) in lines.into_iter().enumerate() {
                     let at = index * bytes + (step * T + t) * STEP_BYTES + tile * 1024;
-                    // SAFETY: inside the panel.
+                    // SAFETY: `at` is a tile of the panel.
                     unsafe { store(transposed(lines), to.add(at)) };
                 }
             }
@@ -287,10 +287,10 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
     }
 }
 
-/// Panels by which [`across_depth`] asks for its lines ahead.
+/// How many panels ahead [`across_depth`] prefetches its lines.
 const AHEAD: usize = 4;
 
-/// Asks for `len` elements in the second-level cache. They need not be valid.
+/// Prefetches `len` elements into the second-level cache. They need not be valid.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn prefetch<E>(at: *const E, len: usize) {
@@ -315,7 +315,7 @@ pub(crate) fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
     }
     const ORDERS: [[u16; 32]; 2] = [order(0), order(16)];
     ORDERS.map(|order| {
-        // SAFETY: 64 bytes of an array of 64.
+        // SAFETY: reads 64 bytes, the whole array.
         let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
         _mm512_permutex2var_epi16(a, order, b)
     })
@@ -327,12 +327,12 @@ pub(crate) fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn store(lines: [__m512i; LINES], to: *mut u8) {
     for (i, line) in lines.into_iter().enumerate() {
-        // SAFETY: line i of 16.
+        // SAFETY: `i < LINES`: line `i` of the tile.
         unsafe { _mm512_store_si512(to.add(64 * i).cast(), line) };
     }
 }
 
-/// 16 lines of 16 words of 32 bits, transposed: four rounds of exchanges.
+/// Transposes 16 lines of 16 words of 32 bits, in four rounds of exchanges.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn transposed(lines: [__m512i; LINES]) -> [__m512i; LINES] {

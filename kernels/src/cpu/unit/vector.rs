@@ -18,7 +18,7 @@ pub(crate) fn exp(x: __m512) -> __m512 {
     _mm512_scalef_ps(p, n)
 }
 
-/// 32 values rounded to bf16.
+/// Rounds 32 values to bf16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn rounded(low: __m512, high: __m512) -> __m512i {

@@ -85,7 +85,7 @@ impl Simd for Avx2 {
             let odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
             let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
             let cut = _mm256_castsi256_ps(_mm256_and_si256(rounded, _mm256_set1_epi32(0xffff_0000_u32 as i32)));
-            // adding could carry a NaN's payload into infinity, cutting could clear it: a quiet NaN instead
+            // adding could carry a NaN's payload into infinity, and cutting could clear it: make a quiet NaN instead
             let quiet = _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000)));
             _mm256_blendv_ps(cut, quiet, _mm256_cmp_ps(a, a, _CMP_UNORD_Q))
         }

@@ -75,7 +75,7 @@ impl Simd for Avx512 {
             let odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
             let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
             let cut = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
-            // adding could carry a NaN's payload into infinity, cutting could clear it: a quiet NaN instead
+            // adding could carry a NaN's payload into infinity, and cutting could clear it: make a quiet NaN instead
             let quiet = _mm512_castsi512_ps(_mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000)));
             _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), cut, quiet)
         }

@@ -1,10 +1,10 @@
-//! What vectors reach at their limit, on one thread, from registers: the ceilings of benches, and what decides between two ways
-//! to multiply where the processor has both.
+//! What vectors reach at their limit, on one thread, from registers. Gives benches their ceilings, and decides between two ways
+//! to multiply if the processor has both.
 
 use super::{Simd, VectorTask};
 use std::hint::black_box;
 
-/// Independent chains of multiply-adds that fill the registers and touch no memory. Gives the operations done.
+/// Independent chains of multiply-adds that fill the registers and touch no memory. Returns the operations done.
 pub(crate) struct MultiplyAdd {
     pub(crate) rounds: usize,
 }
@@ -14,7 +14,7 @@ impl VectorTask for MultiplyAdd {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f64 {
         // Latency 4, two a cycle: eight chains or more keep the units busy, if they fit into the registers.
-        // SAFETY: `dispatch` made sure of the instruction set.
+        // SAFETY: `dispatch` checked that the processor has the instruction set.
         unsafe { if S::REGISTERS > 10 { chains::<S, 10>(self.rounds) } else { chains::<S, 5>(self.rounds) } }
     }
 }

@@ -1,11 +1,11 @@
-//! Between bf16 and f32.
+//! Conversions between bf16 and f32.
 
 use super::{Loaded, Simd, Stored, VectorTask};
 use crate::cpu::Cpu;
 use crate::cpu::threads::blocks::BLOCK;
 
 impl Cpu {
-    /// `to = from`, which is as long, rounded to nearest even where `to` has fewer bits.
+    /// Sets `to = from`, both of one length, rounded to nearest even if `to` has fewer bits.
     pub(crate) fn convert<A: Loaded, B: Stored>(&self, from: &[A], to: &mut [B]) {
         let blocks = from.chunks(BLOCK).zip(to.chunks_mut(BLOCK));
         self.for_each_block(blocks, |(from, to)| self.isa().dispatch(Convert { from, to }));

@@ -6,7 +6,7 @@ use super::Simd;
 /// coefficients rounded to f32. The Taylor series of the same degree is off by 1.6e-7, more than an f32's own rounding.
 pub(crate) const EXP: [f32; 7] = [1.381_459_9e-3, 8.368_717e-3, 4.166_839e-2, 1.666_652_1e-1, 0.499_999_94, 1.0, 1.0];
 
-/// `n` and `e^r`, by [`EXP`], of `x = n ln 2 + r`: Cody-Waite reduction.
+/// Returns `n` and `e^r`, by [`EXP`], for `x = n ln 2 + r`: Cody-Waite reduction.
 ///
 /// # Safety
 /// As [`Simd`].
@@ -44,7 +44,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// [`exp`] for `x <= 0`, without what keeps large results finite: two thirds of its instructions.
+/// [`exp`] for `x <= 0`, without the steps that keep large results finite: two thirds of its instructions.
 ///
 /// # Safety
 /// As [`Simd`].

@@ -13,8 +13,8 @@
 //! The body is compiled once per instruction set, inside a function that has it enabled. Closures and calls that are not
 //! `#[inline(always)]` leave that function, so threads are split outside and `dispatch` is called inside each task.
 
-/// Functions that are inlined into the task that calls them. What is unsafe in them is so by the contract of their trait: the
-/// instruction set and the pointers are valid.
+/// Defines functions that are inlined into the task that calls them. Their unsafe code relies on the contract of their trait:
+/// the instruction set and the pointers are valid.
 macro_rules! inlined {
     ($(
         $(#[$attribute:meta])*
@@ -48,7 +48,7 @@ use half::{bf16, f16};
 /// f32 lanes of one instruction set. All functions need that set: they are called below [`super::Isa::dispatch`] only.
 ///
 /// # Safety
-/// Of every function: the processor has the instruction set, and pointers are valid for the lanes they are read or written at.
+/// For every function: the processor has the instruction set, and pointers are valid for the lanes they are read or written at.
 pub(crate) trait Simd: Copy + 'static {
     /// Lanes of a vector.
     const LANES: usize;
@@ -59,58 +59,58 @@ pub(crate) trait Simd: Copy + 'static {
     /// As many vectors as one has lanes.
     type Columns: IntoIterator<Item = Self::V>;
 
-    /// Runs a task of this instruction set in a function of its own, so that its registers are not those of the caller.
+    /// Runs a task of this instruction set in a function of its own, so that it does not share registers with the caller.
     unsafe fn apart<T: VectorTask>(task: T) -> T::Output;
-    /// Asks for the cache line at `at`, which need not be valid, in the first-level cache.
+    /// Prefetches the cache line at `at`, which need not be valid, into the first-level cache.
     unsafe fn prefetch<T>(at: *const T);
-    /// Asks for the cache line at `at`, which need not be valid, in the second-level cache.
+    /// Prefetches the cache line at `at`, which need not be valid, into the second-level cache.
     unsafe fn prefetch_far<T>(at: *const T);
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
-    /// The first `n <= LANES` lanes; the others are 0.
+    /// Loads the first `n <= LANES` lanes; the others are 0.
     unsafe fn load_partial(from: *const f32, n: usize) -> Self::V;
-    /// The first `n <= LANES` lanes.
+    /// Stores the first `n <= LANES` lanes.
     unsafe fn store_partial(to: *mut f32, v: Self::V, n: usize);
-    /// LANES bf16 values, widened.
+    /// Loads LANES bf16 values, widened.
     unsafe fn load_bf16(from: *const bf16) -> Self::V;
-    /// LANES values, rounded to bf16 as [`Simd::round_to_bf16`].
+    /// Stores LANES values, rounded to bf16 as [`Simd::round_to_bf16`].
     unsafe fn store_bf16(to: *mut bf16, v: Self::V);
-    /// LANES f16 values, widened.
+    /// Loads LANES f16 values, widened.
     unsafe fn load_f16(from: *const f16) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sqrt(a: Self::V) -> Self::V;
-    /// `a * b + c`, rounded once where the set has a fused instruction.
+    /// `a * b + c`, rounded once if the set has a fused instruction.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger; `b` where one is NaN.
+    /// The larger; `b` if one is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller; `b` where one is NaN.
+    /// The smaller; `b` if one is NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
-    /// To the nearest integer, ties to even.
+    /// Rounds to the nearest integer, ties to even.
     unsafe fn round(a: Self::V) -> Self::V;
     /// `a * 2^n` for integral `n` in -126..=127.
     unsafe fn scale_by_power_of_two(a: Self::V, n: Self::V) -> Self::V;
-    /// Each lane rounded to bf16 (nearest even) and widened again; NaN stays NaN.
+    /// Rounds each lane to bf16 (nearest even) and widens it again; NaN stays NaN.
     unsafe fn round_to_bf16(a: Self::V) -> Self::V;
-    /// Sum of the lanes in a fixed order: halves are added until one is left.
+    /// Sums the lanes in a fixed order: halves are added until one lane is left.
     unsafe fn reduce_add(a: Self::V) -> f32;
     unsafe fn reduce_max(a: Self::V) -> f32;
 
-    /// Column `j` of LANES rows of LANES words, for `j` in order; a word is an f32 or two numbers of 16 bits. The rows are those
-    /// of [`Simd::transpose_f32`].
+    /// Returns column `j` of LANES rows of LANES words, for `j` in order. A word is an f32 or two numbers of 16 bits. The rows
+    /// are those of [`Simd::transpose_f32`].
     unsafe fn columns<T>(from: *const T, stride: usize, last_row: usize) -> Self::Columns;
-    /// The first of the two bf16 that each lane is, widened, and the second.
+    /// Each lane is two bf16. Returns the first of each, widened, and the second.
     unsafe fn halves_of_bf16(words: Self::V) -> [Self::V; 2];
-    /// The first of the two f16 that each lane is, widened, and the second.
+    /// Each lane is two f16. Returns the first of each, widened, and the second.
     unsafe fn halves_of_f16(words: Self::V) -> [Self::V; 2];
 
     inlined! {
         /// Transposes LANES values of each of LANES rows: value `j` of row `i` goes to `to[j * to_stride + i]`. Row `i` starts
-        /// at `from + min(i, last_row) * stride`, in elements, so that fewer rows can be read; the lanes beyond repeat the
-        /// last.
+        /// at `from + min(i, last_row) * stride`, in elements, so that fewer rows can be read; the lanes beyond repeat the last
+        /// row.
         fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
             for (j, column) in Self::columns(from, stride, last_row).into_iter().enumerate() {
                 Self::store(to.add(j * to_stride), column);
@@ -154,12 +154,12 @@ pub(crate) const MOST_LANES: usize = 16;
 /// A number format that vectors are loaded from.
 ///
 /// # Safety
-/// Of every unsafe function: as [`Simd`].
+/// For every unsafe function: as [`Simd`].
 pub(crate) trait Loaded: Element {
     /// Vectors of each row that [`Loaded::transpose`] takes.
     const TRANSPOSED: usize;
 
-    /// Exactly.
+    /// Widens to f32, exactly.
     fn wide(self) -> f32;
     unsafe fn load<S: Simd>(from: *const Self) -> S::V;
     /// As [`Simd::transpose_f32`], for `TRANSPOSED * LANES` values of each row, widened.
@@ -172,7 +172,7 @@ pub(crate) trait Loaded: Element {
             std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n);
             Self::load::<S>(lanes.as_ptr())
         }
-        /// The first `lanes` lanes, all of them or fewer; the others are 0.
+        /// Loads the first `lanes` lanes, all of them or fewer; the others are 0.
         fn load_lanes<S: Simd>(from: *const Self, lanes: usize) -> S::V {
             if lanes == S::LANES { Self::load::<S>(from) } else { Self::load_partial::<S>(from, lanes) }
         }
@@ -184,7 +184,7 @@ pub(crate) trait Loaded: Element {
 /// # Safety
 /// As [`Loaded`].
 pub(crate) trait Stored: Loaded {
-    /// Rounded to nearest even.
+    /// Rounds to nearest even.
     fn narrow(x: f32) -> Self;
     unsafe fn store<S: Simd>(to: *mut Self, v: S::V);
 
@@ -195,7 +195,7 @@ pub(crate) trait Stored: Loaded {
             Self::store::<S>(lanes.as_mut_ptr(), v);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
         }
-        /// The first `lanes` lanes, all of them or fewer.
+        /// Stores the first `lanes` lanes, all of them or fewer.
         fn store_lanes<S: Simd>(to: *mut Self, v: S::V, lanes: usize) {
             if lanes == S::LANES { Self::store::<S>(to, v) } else { Self::store_partial::<S>(to, v, lanes) }
         }
@@ -269,7 +269,7 @@ impl Loaded for f16 {
     }
 }
 
-/// The largest number; NaN counts as none.
+/// Returns the largest number and ignores NaN.
 ///
 /// # Safety
 /// As [`Simd`].

@@ -76,7 +76,7 @@ impl Simd for Neon {
         fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t { vdivq_f32(a, b) }
         fn sqrt(a: float32x4_t) -> float32x4_t { vsqrtq_f32(a) }
         fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t { vfmaq_f32(c, a, b) }
-        // Not `vmaxq_f32` and `vminq_f32`, which give NaN where either operand is.
+        // Not `vmaxq_f32` and `vminq_f32`, which give NaN if either operand is NaN.
         fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t { vbslq_f32(vcgtq_f32(a, b), a, b) }
         fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t { vbslq_f32(vcltq_f32(a, b), a, b) }
         fn round(a: float32x4_t) -> float32x4_t { vrndnq_f32(a) }
@@ -89,7 +89,7 @@ impl Simd for Neon {
             let odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
             let rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
             let cut = vandq_u32(rounded, vdupq_n_u32(0xffff_0000));
-            // adding could carry a NaN's payload into infinity, cutting could clear it: a quiet NaN instead
+            // adding could carry a NaN's payload into infinity, and cutting could clear it: make a quiet NaN instead
             let quiet = vorrq_u32(bits, vdupq_n_u32(0x0040_0000));
             vreinterpretq_f32_u32(vbslq_u32(vceqq_f32(a, a), cut, quiet))
         }

@@ -10,7 +10,7 @@ pub(crate) trait Pointwise<const IN: usize, const OUT: usize>: Sync {
     /// is only written.
     const IN_PLACE: bool;
 
-    /// The outputs from the inputs `x` and the previous outputs `y`. Mark it `#[inline(always)]`.
+    /// Computes the outputs from the inputs `x` and the previous outputs `y`. Mark it `#[inline(always)]`.
     ///
     /// # Safety
     /// As [`Simd`].
@@ -60,7 +60,7 @@ where
     }
 }
 
-/// `f` of the `lanes` elements from `at` on.
+/// Applies `f` to the `lanes` elements from `at` on.
 ///
 /// # Safety
 /// As [`Simd`]; the operands hold these elements.

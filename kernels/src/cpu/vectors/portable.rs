@@ -11,7 +11,7 @@ type V = [f32; N];
 
 #[inline(never)]
 fn run_apart<T: VectorTask>(task: T) -> T::Output {
-    // SAFETY: needs no extension.
+    // SAFETY: the portable code needs no extension.
     unsafe { task.run::<Portable>() }
 }
 
@@ -25,7 +25,7 @@ fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
-/// Number `half` of the two of 16 bits that a word was read as.
+/// Takes number `half` of a word that was read as two numbers of 16 bits.
 #[inline(always)]
 fn half_of(word: f32, half: usize) -> u16 {
     bytemuck::cast::<f32, [u16; 2]>(word)[half]
@@ -33,7 +33,7 @@ fn half_of(word: f32, half: usize) -> u16 {
 
 impl Simd for Portable {
     const LANES: usize = N;
-    /// Of the sixteen that every x86-64 has, two hold one of these.
+    /// Every x86-64 has sixteen registers, and one of these vectors takes two.
     const REGISTERS: usize = 8;
     type V = V;
     type Columns = [V; N];

@@ -1,5 +1,6 @@
-//! What the products take from the device while they run, and what the threads keep for packing: copies in f32 of operands that
-//! are not ([`Cpu::widened`], [`Cpu::in_f32`]), columns as matrices of their own. The unit takes its operands as they are.
+//! What the products take from the device while they run, and what the threads keep for packing. Operands that are not f32 are
+//! copied to f32 ([`Cpu::widened`], [`Cpu::in_f32`]), and columns become matrices of their own. The unit takes its operands as
+//! they are.
 
 use super::stack::columns;
 use super::{unit, vectors};
@@ -41,7 +42,7 @@ pub(in crate::gemm) fn dw(cpu: &Cpu, call: Dw<'_>) -> Cost {
     Cost { operations, scratch, packed: vectors::packed_by_dw(cpu, [m, n, k]) }
 }
 
-/// Of one run of a stack.
+/// The cost of one run of a stack.
 pub(in crate::gemm) fn stack_forward(cpu: &Cpu, run: StackForward<'_, '_>) -> Cost {
     let StackForward { m, k, x, ref y, residual, precision, .. } = run;
     let operations = stack(m, k, run.pieces);
@@ -65,7 +66,7 @@ pub(in crate::gemm) fn stack_forward(cpu: &Cpu, run: StackForward<'_, '_>) -> Co
     Cost { operations, scratch: wide(x.dtype(), m * k) + of_y + own_x, packed }
 }
 
-/// Of one run of a stack.
+/// The cost of one run of a stack.
 pub(in crate::gemm) fn stack_dx(cpu: &Cpu, run: StackDx<'_, '_>) -> Cost {
     let StackDx { m, k, dy, ref dx, precision, .. } = run;
     let operations = stack(m, k, run.pieces);
@@ -100,12 +101,12 @@ fn stack(m: usize, k: usize, pieces: &[Piece<'_>]) -> f64 {
     pieces.iter().map(of_piece).sum()
 }
 
-/// Bytes of a copy in f32, if the values are not.
+/// Bytes of a copy in f32, if the values are not f32.
 fn wide(dtype: FloatDtype, len: usize) -> usize {
     if dtype == FloatDtype::F32 { 0 } else { taken(len * F32) }
 }
 
-/// What columns as a matrix of their own take.
+/// What it takes to make columns a matrix of their own.
 struct Dense {
     while_made: usize,
     held: usize,
@@ -122,7 +123,7 @@ impl Dense {
         Dense { while_made: wide + held, held }
     }
 
-    /// The most that is held if what comes next takes `bytes`.
+    /// The most bytes held at once if the next part takes `bytes`.
     fn then(self, bytes: usize) -> usize {
         self.while_made.max(self.held + bytes)
     }

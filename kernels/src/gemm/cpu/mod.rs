@@ -2,8 +2,8 @@
 //! multiplies bf16.
 //!
 //! The bits of an output element are a function of its own operands and of the depth: within a block one accumulator takes the
-//! products in order, the blocks' sums are added in order, and where the blocks end depends on the depth alone. So neither the
-//! number of rows nor the number of threads nor a tile's edge shows in them.
+//! products in order, the blocks' sums are added in order, and where the blocks end depends on the depth alone. So the bits do
+//! not depend on the number of rows, on the number of threads or on the edges of tiles.
 
 pub(super) mod cost;
 mod scratch;
@@ -83,7 +83,7 @@ enum Order {
 }
 
 impl<'a> Values<'a> {
-    /// On a device that counts, the format alone.
+    /// On a device that counts, gives the format alone.
     fn of(weights: WeightSlice<'a>) -> Values<'a> {
         match weights {
             WeightSlice::F32(values) => Values::F32(values.cpu_or_none()),

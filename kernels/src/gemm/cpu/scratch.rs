@@ -29,7 +29,7 @@ impl Area {
         bytemuck::cast_slice_mut::<Line, f32>(&mut self.lines).as_mut_ptr()
     }
 
-    /// Bytes that an area has that was asked for `len` floats.
+    /// Bytes of an area that was asked for `len` floats.
     pub(super) fn bytes_of(len: usize) -> usize {
         len.div_ceil(16) * size_of::<Line>()
     }
@@ -40,15 +40,15 @@ impl Area {
 /// The order of the areas is that of [`Packed`](crate::device::Packed).
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// The rows' part of the left operand, where it is not read in place.
+    /// The rows' part of the left operand, if it is not read in place.
     pub(super) left: Area,
     /// One panel of the right operand.
     pub(super) right: Area,
-    /// Sums over the depth blocks so far, where the output cannot hold them.
+    /// Sums over the depth blocks so far, if the output cannot hold them.
     pub(super) partial: Area,
 }
 
-/// Runs `work` with this thread's scratch. `work` starts no other task on this thread.
+/// Runs `work` with this thread's scratch. `work` must start no other task on this thread.
 pub(super) fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
     thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
     SCRATCH.with(|scratch| work(&mut scratch.borrow_mut()))

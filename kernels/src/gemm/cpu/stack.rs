@@ -1,4 +1,4 @@
-//! Stacks, cut into runs of rows: in each, a layer has one update at most, of all rows.
+//! Stacks, cut into runs of rows. In a run, each layer has at most one update, and it covers all rows.
 
 use crate::Result;
 use crate::cpu::Cpu;
@@ -59,7 +59,7 @@ pub(super) fn columns(pieces: &[Piece<'_>]) -> usize {
     pieces.iter().map(|piece| piece.n).sum()
 }
 
-/// Whether every update is of all rows.
+/// Whether every update covers all rows.
 fn is_one_run(m: usize, pieces: &[Piece<'_>]) -> bool {
     m > 0 && pieces.iter().flat_map(|piece| &piece.updates).all(|update| update.rows == (0..m))
 }

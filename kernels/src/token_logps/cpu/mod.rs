@@ -30,7 +30,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     }
 }
 
-/// What multiplies operands of bf16, if the products are of such.
+/// The unit that multiplies bf16, if the products are of bf16.
 fn unit(cpu: &Cpu, precision: Precision) -> Option<Unit> {
     cpu.isa().unit().filter(|_| precision == Precision::Bf16)
 }
@@ -83,7 +83,7 @@ impl Running {
         self.sum_of_squares = before.sum_of_squares + after.sum_of_squares;
     }
 
-    /// The same sums relative to a maximum that is at least as large.
+    /// Returns the same sums relative to a maximum that is at least as large.
     fn rescaled(&self, max: f32) -> Running {
         let by = self.max - max;
         let factor = by.exp();
@@ -115,7 +115,7 @@ impl From<&Running> for Total {
     }
 }
 
-/// From products to logits: `z = cap * tanh(u / cap) / temperature`, or `u / temperature`.
+/// Turns products into logits: `z = cap * tanh(u / cap) / temperature`, or `u / temperature`.
 #[derive(Debug, Clone, Copy)]
 struct Logit {
     cap: Option<f32>,
@@ -152,7 +152,7 @@ impl Logit {
     }
 }
 
-/// What [`Forward`] gives, a row at a time.
+/// The outputs of [`Forward`], set a row at a time.
 struct Outputs<'a> {
     logps: &'a mut [f32],
     lse: &'a mut [f32],
@@ -167,7 +167,7 @@ impl<'a> Outputs<'a> {
         Outputs { logps: logps.cpu(), lse: lse.cpu(), extras }
     }
 
-    /// 0 where nothing is scored.
+    /// Sets the outputs of a row: 0 if it is not scored.
     fn set(&mut self, row: usize, scored: bool, total: &Total) {
         let value = |x: f64| if scored { x as f32 } else { 0.0 };
         let (max, log_sum) = (f64::from(total.max), total.sum.ln());

@@ -78,7 +78,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     })
 }
 
-/// Rows and tokens of each block, the rows outside.
+/// Rows and tokens of each block, with the rows in the outer loop.
 fn blocks(head: &Head<'_>) -> impl Iterator<Item = [Range<usize>; 2]> + use<> {
     let (rows, vocab_size) = (head.rows, head.vocab_size);
     (0..rows).step_by(ROW_BLOCK).flat_map(move |row| {
@@ -114,8 +114,8 @@ fn logits<'a>(
     }
 }
 
-/// The product of gradients of logits with some tokens, added to the gradients of the rows' hidden states but for the first
-/// tokens.
+/// The product of gradients of logits with some tokens: sets the gradients of the rows' hidden states for the first tokens, and
+/// adds to them for later ones.
 fn hidden_gradients<'a>(
     head: &Head<'a>,
     products: Slice<'a, f32>,
@@ -171,7 +171,7 @@ pub(super) fn backward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
     cost
 }
 
-/// Blocks of which no other has the same numbers of rows and tokens, or is as much the first of its rows.
+/// Blocks that differ in their numbers of rows and tokens or in being the first of their rows: one of each kind.
 fn different_blocks(head: &Head<'_>) -> Vec<[Range<usize>; 2]> {
     let kind = |[rows, tokens]: &[Range<usize>; 2]| (rows.len(), tokens.len(), tokens.start == 0);
     let mut different: Vec<[Range<usize>; 2]> = Vec::new();
@@ -183,7 +183,7 @@ fn different_blocks(head: &Head<'_>) -> Vec<[Range<usize>; 2]> {
     different
 }
 
-/// Bytes of a copy in f32 of the hidden states or of their gradients, if they are not.
+/// Bytes of a copy in f32 of the hidden states or of their gradients, if they are not f32.
 fn wide(head: &Head<'_>) -> usize {
     match head.hidden_states.dtype() {
         FloatDtype::F32 => 0,
@@ -196,7 +196,7 @@ fn block_bytes(head: &Head<'_>) -> usize {
     taken(block_len(head) * size_of::<f32>())
 }
 
-/// Takes a block of products of some rows into their running sums. They become logits in place.
+/// Adds a block of products of some rows to their running sums. The products become logits in place.
 struct AddBlock<'a> {
     logits: &'a mut [f32],
     running: &'a mut [Running],
@@ -274,7 +274,7 @@ impl VectorTask for LogitGradients<'_> {
 /// As [`Simd`].
 #[inline(always)]
 unsafe fn to_logits<S: Simd>(z: &mut [f32], logit: Logit) {
-    // SAFETY: the caller's contract; loads and stores end inside `z`.
+    // SAFETY: the caller's contract; `lanes <= z.len() - at`, so loads and stores end inside it.
     unsafe {
         for at in (0..z.len()).step_by(S::LANES) {
             let lanes = S::LANES.min(z.len() - at);
@@ -322,13 +322,13 @@ unsafe fn sums<S: Simd, const EXTRAS: bool>(z: &[f32], max: f32) -> Running {
     }
 }
 
-/// All columns as if none were the target.
+/// Computes the gradients of all columns as if none were the target.
 ///
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
 unsafe fn logit_gradients<S: Simd>(u: &mut [f32], lse: f32, d_logp: f32, logit: Logit) {
-    // SAFETY: the caller's contract; loads and stores end inside `u`.
+    // SAFETY: the caller's contract; `lanes <= u.len() - at`, so loads and stores end inside it.
     unsafe {
         for at in (0..u.len()).step_by(S::LANES) {
             let lanes = S::LANES.min(u.len() - at);

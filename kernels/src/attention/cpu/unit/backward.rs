@@ -1,8 +1,8 @@
 //! Backward: one task per tree and query head, as in f32; a pair of blocks is 64 queries by 64 keys.
 //!
-//! Scores are made with keys as rows and queries as columns: so their weights and gradients, rounded, are left operands of the
-//! sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`) as they come, and interleaved by pairs of keys the right operand of the sum
-//! over keys, `dqᵀ = kᵀ·duᵀ`.
+//! Scores are made with keys as rows and queries as columns. Their weights and gradients, rounded, are then left operands of
+//! the sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`) as they lie. Interleaved by pairs of keys, the gradients are also the
+//! right operand of the sum over keys, `dqᵀ = kᵀ·duᵀ`.
 
 use super::{ACROSS_PANEL, Form, HeadSizes, PackedBlocks, gather, packed_bytes};
 use crate::attention::cpu::blocks::{BLOCK, Source};
@@ -22,7 +22,7 @@ use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// As the contract says. The unit is there.
+/// Computes the gradients as the contract says, on the unit.
 pub(in crate::attention::cpu) fn backward(
     device: &Device,
     cpu: &Cpu,
@@ -119,7 +119,7 @@ pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, _: Unit, geometry: &Geometry
 /// The queries of a tree for one head, by blocks of positions; and one pair.
 pub(super) struct Scratch<'a> {
     head: HeadSizes,
-    /// Of each block the queries along, `d_o` along, the queries across, `d_o` across
+    /// The forms of each block: queries along, `d_o` along, queries across, `d_o` across
     packed: &'a mut [f32],
     /// `[blocks, padded, BLOCK]`: the sums of dq, transposed, not yet scaled
     dq: &'a mut [f32],
@@ -143,7 +143,7 @@ pub(super) struct Scratch<'a> {
 
 /// Floats of a block of weights.
 const WEIGHTS: usize = BLOCK_PANELS * ACROSS_PANEL / 4;
-/// Panels of 32 that a block has.
+/// Panels of 32 in a block.
 const BLOCK_PANELS: usize = BLOCK / STEP_DEPTH;
 
 impl Scratch<'_> {
@@ -175,7 +175,7 @@ impl Scratch<'_> {
         self.packed[at..].as_mut_ptr().cast()
     }
 
-    /// Packs the queries of a block, each at its position's place in a block.
+    /// Packs the queries of a block, each at the place of its position.
     #[expect(clippy::too_many_arguments, reason = "which queries, and what is known of them")]
     fn load(
         &mut self,
@@ -204,7 +204,7 @@ impl Scratch<'_> {
             gather(rows, segment, queries.clone(), begin, place, from);
             let rows = rows.as_ptr();
             let (along, across) = (self.form(block, form), self.form(block, form + 2));
-            // SAFETY: the unit is there; a block of rows, and the place of a form at a multiple of 64 bytes.
+            // SAFETY: the unit is there; `rows` is a block of rows, and each form's place is at a multiple of 64 bytes.
             unsafe {
                 head.pack(rows, Form::Along, Role::Right, along);
                 head.pack(rows, Form::Across, Role::Right, across);
@@ -230,7 +230,7 @@ impl Scratch<'_> {
         let (begin, scale) = (queries.start / BLOCK * BLOCK, _mm512_set1_ps(scale));
         for first_query in (0..BLOCK).step_by(16) {
             for first_col in (0..dim).step_by(16) {
-                // SAFETY: rows of BLOCK sums, of which 16 are read; the columns of the mask are written.
+                // SAFETY: 16 sums inside a row of BLOCK are read; only the columns of the mask are written.
                 unsafe {
                     let lines = std::array::from_fn(|col| {
                         _mm512_loadu_si512(sums[(first_col + col) * BLOCK + first_query..].as_ptr().cast())
@@ -244,7 +244,7 @@ impl Scratch<'_> {
                             let to = dqkv.slice(at..at + width).as_mut_ptr();
                             let scaled = _mm512_mul_ps(_mm512_castsi512_ps(line), scale);
                             let narrow = _mm512_castsi512_si256(rounded(scaled, scaled));
-                            // lanes of 16 bits, of which the first half is this line
+                            // 32 lanes of 16 bits: the first half is this line
                             let narrow = _mm512_castsi256_si512(narrow);
                             _mm512_mask_storeu_epi16(to.cast(), __mmask32::from(mask), narrow);
                         }
@@ -265,7 +265,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// What a pair adds.
+    /// Adds what a pair gives to the sums.
     ///
     /// # Safety
     /// The unit is there and configured on this thread.
@@ -298,7 +298,7 @@ impl Work<'_> {
         }
     }
 
-    /// From scores and `d_o·v` to weights `p = exp(z - lse)` and `du = p (d_o·v - delta) dz/du`, rounded and packed.
+    /// Turns scores and `d_o·v` into weights `p = exp(z - lse)` and `du = p (d_o·v - delta) dz/du`, rounded and packed.
     ///
     /// # Safety
     /// AVX-512 with bf16 is there.
@@ -324,7 +324,7 @@ impl Work<'_> {
                 let mut du_lines = [_mm512_setzero_si512(); 2];
                 for (i, du_line) in du_lines.iter_mut().enumerate() {
                     let key = key + i;
-                    // the queries that see it, by their place in the block
+                    // the queries that see this key, by their place in the block
                     let visible =
                         (begin + key).max(queries.start)..(begin + key).saturating_add(window).min(queries.end);
                     let visible = visible.start - first..visible.end.max(visible.start) - first;
@@ -336,7 +336,7 @@ impl Work<'_> {
                             continue;
                         }
                         let place = key * BLOCK + at;
-                        // SAFETY: 16 of a row of BLOCK values.
+                        // SAFETY: reads 16 values from `place` on, inside a row of BLOCK.
                         unsafe {
                             let u = _mm512_mul_ps(_mm512_loadu_ps(scratch.s[place..].as_ptr()), scale);
                             let (z, slope) = match self.geometry.softcap {
@@ -356,7 +356,7 @@ impl Work<'_> {
                     let line = key / 32 * ACROSS_PANEL + half * STEP_BYTES + key % 32 / 16 * 1024 + key % 16 * 64;
                     let p_line = rounded(both[0][0], both[1][0]);
                     *du_line = rounded(both[0][1], both[1][1]);
-                    // SAFETY: a line of the key's row in the step of these queries.
+                    // SAFETY: writes a line of the key's row, in the step of these queries.
                     unsafe {
                         _mm512_store_si512(p_to.add(line).cast(), p_line);
                         _mm512_store_si512(du_to.add(line).cast(), *du_line);
@@ -365,7 +365,7 @@ impl Work<'_> {
                 let lines = interleaved(du_lines[0], du_lines[1]);
                 for (part, line) in lines.into_iter().enumerate() {
                     let at = half * ACROSS_PANEL + key / 32 * STEP_BYTES + part * 1024 + key % 32 / 2 * 64;
-                    // SAFETY: the line of this pair of keys in the panel of these queries.
+                    // SAFETY: writes the line of this pair of keys, in the panel of these queries.
                     unsafe { _mm512_store_si512(right_to.add(at).cast(), line) };
                 }
             }
@@ -386,12 +386,12 @@ fn capped(u: __m512, cap: f32) -> (__m512, Option<__m512>) {
     (_mm512_mul_ps(t, _mm512_set1_ps(cap)), Some(_mm512_fnmadd_ps(t, t, one)))
 }
 
-/// A product of packed panels: of each operand how many there are, and the bytes of one.
+/// A product of packed panels: for each operand the number of panels and the bytes of one.
 #[derive(Clone, Copy)]
 struct Panels {
     left: (usize, usize),
     right: (usize, usize),
-    /// Of the depth.
+    /// Steps of the depth.
     steps: usize,
 }
 

@@ -18,7 +18,7 @@ use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// As the contract says. The unit is there.
+/// Computes `o` and `lse` as the contract says, on the unit.
 pub(in crate::attention::cpu) fn forward(
     device: &Device,
     cpu: &Cpu,
@@ -58,7 +58,7 @@ pub(in crate::attention::cpu) fn forward(
             let at = first_row * geometry.qkv_cols() + geometry.query(query_head);
             let queries =
                 Matrix { at: qkv[at..].as_ptr(), stride: geometry.qkv_cols(), side: job.positions, depth: head_dim };
-            // SAFETY: the unit is there; the rows of a run lie one after the other, inside `qkv`; the forms are packed.
+            // SAFETY: the unit is there; the rows of a run follow each other, inside `qkv`; the forms are packed.
             unsafe {
                 unit.configure();
                 pack::along_depth::<bf16, 1>(queries, Role::Left, 0..1, run.q.as_mut_ptr().cast(), head.along_panel());
@@ -154,7 +154,7 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// A row of scores, not a power of two: the rows must not fall into the same sets of a cache.
+    /// Floats from one row of scores to the next: not a power of two, so that the rows do not fall into the same sets of a cache.
     fn stride(blocks: usize) -> usize {
         blocks * BLOCK + 16
     }
@@ -168,7 +168,7 @@ impl Run<'_> {
         Run { head, stride: Run::stride(blocks), begin: 0, queries: 0..0, q, p, s, o, max, sum }
     }
 
-    /// Steps of keys that some query sees the end of.
+    /// Steps of keys up to the last one that some query sees.
     fn key_steps(&self) -> usize {
         (self.queries.end - self.begin).div_ceil(STEP_DEPTH)
     }
@@ -190,7 +190,7 @@ impl Run<'_> {
         }
     }
 
-    /// From scores to weights `exp(scale * s - max)`, rounded and packed, and their sums before rounding.
+    /// Turns scores into weights `exp(scale * s - max)`, rounded and packed, and sums them before they are rounded.
     ///
     /// # Safety
     /// AVX-512 with bf16 is there.
@@ -203,7 +203,7 @@ impl Run<'_> {
             let seen = visible.start / STEP_DEPTH..visible.end.div_ceil(STEP_DEPTH);
             let row = self.s[i * self.stride..][..steps * STEP_DEPTH].as_ptr();
             let line = |step: usize| step * STEP_BYTES + i / 16 * 1024 + i % 16 * 64;
-            // SAFETY: a row holds whole steps, and `p` a line of each for every row.
+            // SAFETY: a row of `s` holds whole steps, and `p` holds a line of each step for every row.
             unsafe {
                 let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
                 let mut largest = lowest;
@@ -233,7 +233,7 @@ impl Run<'_> {
         }
     }
 
-    /// One panel of `p·v`.
+    /// Computes one panel of `p·v`.
     ///
     /// # Safety
     /// As [`Run::scores`].
@@ -251,7 +251,7 @@ impl Run<'_> {
         unsafe { unit.run_in_place(&steps, self.p.as_ptr().cast(), base, sums, base) };
     }
 
-    /// Row `i` of the panel, divided by the row's sum.
+    /// Writes row `i` of the panel, divided by the row's sum.
     ///
     /// # Safety
     /// AVX-512 with bf16 is there; the output has at most 32 columns.
@@ -260,7 +260,7 @@ impl Run<'_> {
         let inverse = _mm512_set1_ps(1.0 / self.sum[i]);
         let row = self.o[i * 32..][..32].as_ptr();
         let mask = ((1u64 << o.len()) - 1) as __mmask32;
-        // SAFETY: a row of 32 is read, the columns of the mask are written.
+        // SAFETY: a row of 32 floats is read; only the columns of the mask are written.
         unsafe {
             let [low, high] = [0, 16].map(|at| _mm512_mul_ps(_mm512_loadu_ps(row.add(at)), inverse));
             _mm512_mask_storeu_epi16(o.as_mut_ptr().cast(), mask, rounded(low, high));

@@ -1,8 +1,8 @@
 //! Attention in bf16 on the unit that multiplies it: the same blocks of positions as in f32, packed as its tiles read them.
 //!
 //! A block of 64 rows is packed in one or both of two forms: along the head, for products over it (scores, `d_o·v`), and across
-//! it, for products over the rows (`p·v` and the gradients). Products take 32 rows of depth at once, in an order of their own
-//! within; so a row's place in a block goes by its position, and what is not there is zero.
+//! it, for products over the rows (`p·v` and the gradients). A product takes 32 rows of depth at once and adds them in an order
+//! of its own. So a row's position sets its place in a block, and places without a row are zero.
 
 mod backward;
 mod forward;
@@ -39,7 +39,7 @@ enum Form {
 #[derive(Debug, Clone, Copy)]
 struct HeadSizes {
     dim: usize,
-    /// Steps of 32 of its depth, and panels of its columns.
+    /// Steps of 32 in its depth, which are also the panels of its columns.
     steps: usize,
 }
 
@@ -90,7 +90,7 @@ impl HeadSizes {
     }
 }
 
-/// Copies the rows of a segment's positions to their places in a block that begins at `begin`; the others are zero.
+/// Copies the rows of a segment's positions to their places in a block that begins at `begin`. The other places are zero.
 fn gather(
     to: &mut [bf16],
     segment: &Segment,
@@ -115,7 +115,7 @@ struct PackedBlocks {
     forms: usize,
 }
 
-/// Bytes of [`PackedBlocks`] in so many forms, and of what packing takes beside them.
+/// Bytes of [`PackedBlocks`] in `forms` forms, and bytes that packing takes beside them.
 fn packed_bytes(cpu: &Cpu, geometry: &Geometry, blocks: &Blocks, forms: usize) -> [usize; 2] {
     let head = HeadSizes::new(geometry);
     let tasks = blocks.len() * geometry.num_key_value_heads;
@@ -140,7 +140,7 @@ impl PackedBlocks {
             let (segment, block) = blocks.owner(index);
             let (segment, begin) = (&segments[segment], block * BLOCK);
             let rows = &mut bytemuck::cast_slice_mut::<f32, bf16>(scratch)[..BLOCK * head.dim];
-            // SAFETY: each task has a place of its own.
+            // SAFETY: `task` is handed out once, so nobody else borrows these `block_len` floats.
             let target = unsafe { all.slice(task * block_len..(task + 1) * block_len) };
             let mut gathered = None;
             for ((source, form, role), to) in forms.iter().zip(target.chunks_exact_mut(block_len / FORMS)) {
@@ -151,8 +151,8 @@ impl PackedBlocks {
                     gather(rows, segment, positions, begin, place, qkv);
                     gathered = Some(*source);
                 }
-                // SAFETY: the caller found the unit; a block of rows, and the place of its form, at a multiple of 64 bytes
-                // since the buffer begins at one and forms are whole steps.
+                // SAFETY: the caller found the unit; `rows` is a block of rows; the place of its form is at a multiple of 64
+                // bytes, because the buffer begins at one and forms are whole steps.
                 unsafe { head.pack(rows.as_ptr(), *form, *role, to.as_mut_ptr().cast()) };
             }
         })?;

@@ -20,7 +20,7 @@ use crate::cpu::vectors::{Loaded, Simd, Stored, VectorTask};
 use crate::{Device, Result};
 use std::ops::Range;
 
-/// What the forward pass read and gave, and the gradient of its output.
+/// Inputs and outputs of the forward pass, and the gradient of its output.
 pub(in crate::attention::cpu) struct Known<'a, T> {
     pub qkv: &'a [T],
     pub o: &'a [T],
@@ -28,7 +28,7 @@ pub(in crate::attention::cpu) struct Known<'a, T> {
     pub d_o: &'a [T],
 }
 
-/// As the contract says, in f32.
+/// Computes the gradients as the contract says, in f32.
 pub(in crate::attention::cpu) fn backward(
     device: &Device,
     cpu: &Cpu,
@@ -116,14 +116,14 @@ pub(in crate::attention::cpu) fn sums_bytes(layout: &Layout, heads: usize, block
     delta + 2 * sums
 }
 
-/// Bytes of the tasks of the trees, which have `len` floats each, or of those of [`add_heads`], which come after.
+/// Bytes of the trees' tasks, with `len` floats each, or of the tasks of [`add_heads`], which run afterwards: the larger.
 pub(in crate::attention::cpu) fn tasks_bytes(cpu: &Cpu, geometry: &Geometry, layout: &Layout, len: usize) -> usize {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = *geometry;
     let Lists { blocks, trees, .. } = layout.cpu();
     cpu.bytes_of_tasks(trees.len() * heads, len).max(cpu.bytes_of_tasks(blocks.len() * kv_heads, head_dim))
 }
 
-/// Writes `dk` and `dv`: for each block `[BLOCK, padded]` and key-value head the sums of its group's heads, head by head.
+/// Writes `dk` and `dv`. Each block `[BLOCK, padded]` of a key-value head is the sum of its group's heads, added head by head.
 pub(in crate::attention::cpu) fn add_heads<T: Stored>(
     cpu: &Cpu,
     (geometry, segments, blocks): (&Geometry, &[Segment], &Blocks),
@@ -203,7 +203,8 @@ impl Scratch<'_> {
     }
 }
 
-/// `delta[i] = d_o[i]·o[i]` for each row and head, in memory order: a head at a time, the rows would be read in small pieces.
+/// Computes `delta[i] = d_o[i]·o[i]` for each row and head in memory order. One head at a time would read the rows in small
+/// pieces.
 pub(in crate::attention::cpu) fn deltas<T: Loaded>(
     cpu: &Cpu,
     head_dim: usize,
@@ -218,7 +219,7 @@ pub(in crate::attention::cpu) fn deltas<T: Loaded>(
         let begin = task * HEADS_PER_TASK;
         let end = (begin + HEADS_PER_TASK).min(delta_len);
         let range = begin * head_dim..end * head_dim;
-        // SAFETY: each task has a range of its own.
+        // SAFETY: each task has its own range `begin..end`.
         let delta = unsafe { all.slice(begin..end) };
         cpu.isa().dispatch(Deltas { head_dim, o: &o[range.clone()], d_o: &d_o[range], delta });
     })
@@ -260,7 +261,7 @@ impl HeadBlocks<'_> {
         unsafe { self.all.slice(begin..begin + self.block_len) }
     }
 
-    /// Copies the first `rows` rows of a block over those of another and zeroes the rest of it.
+    /// Copies the first `len` floats of block `from` to block `to`, and zeroes the rest of `to`.
     fn continue_from(&mut self, from: usize, to: usize, len: usize) {
         let begun = self.block(from)[..len].to_vec();
         let (head, rest) = self.block(to).split_at_mut(len);
@@ -274,7 +275,7 @@ impl HeadBlocks<'_> {
     }
 }
 
-/// What a task adds to.
+/// The sums that a task adds to.
 pub(in crate::attention::cpu) struct Sums<'a> {
     pub dk: HeadBlocks<'a>,
     pub dv: HeadBlocks<'a>,
@@ -282,7 +283,7 @@ pub(in crate::attention::cpu) struct Sums<'a> {
 
 /// Some queries of a segment, at most a block of them, and a block of keys.
 pub(in crate::attention::cpu) struct Pair {
-    /// Which packed block.
+    /// The number of the packed block.
     pub index: usize,
     /// The position at which it begins.
     pub begin: usize,
@@ -291,7 +292,7 @@ pub(in crate::attention::cpu) struct Pair {
 }
 
 impl<'a> Sums<'a> {
-    /// Those of the head whose first block is number `at`.
+    /// The sums of the head whose first block is number `at`.
     pub(crate) fn new(dk: &'a Disjoint<'a, f32>, dv: &'a Disjoint<'a, f32>, at: usize, block_len: usize) -> Sums<'a> {
         Sums { dk: HeadBlocks { all: dk, at, block_len }, dv: HeadBlocks { all: dv, at, block_len } }
     }
@@ -309,7 +310,7 @@ impl<'a> Sums<'a> {
             return;
         }
         let (prefix, positions) = (segment.prefix.len(), segment.positions());
-        // The block in which the prompt ends and this branch begins: the prompt's sums go on in the branch's copy.
+        // In the block where the prompt ends and this branch begins, the branch's copy goes on from the prompt's sums.
         let shared = prefix % BLOCK * (self.dk.block_len / BLOCK);
         let copies = blocks.root(index).filter(|_| shared > 0).map(|root| {
             let block = prefix / BLOCK;
@@ -348,7 +349,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// What a pair adds. The queries' scratch rows begin at `local`.
+    /// Adds what a pair gives to the sums. The queries' scratch rows begin at `local`.
     fn pair(&self, scratch: &mut Scratch<'_>, sums: &mut Sums<'_>, pair: Pair, local: usize) {
         let Pair { index, begin, queries: Range { start: first, end } } = pair;
         let d = self.geometry.head_dim;

@@ -11,11 +11,11 @@ use crate::cpu::Isa;
 use crate::cpu::threads::tasks::{Disjoint, parts};
 use crate::{Device, Result};
 
-/// Query rows of a task, counting each head of the group: 96 rows of 64 are 24 KiB of queries and 24 KiB of outputs, and a
-/// block of keys and values brought into the first-level cache is used by all of them.
+/// Query rows of a task, counting each head of the group. 96 rows of 64 are 24 KiB of queries and 24 KiB of outputs, and all of
+/// them use a block of keys and values once it is in the first-level cache.
 const TASK_ROWS: usize = 96;
 
-/// As the contract says, in f32.
+/// Computes `o` and `lse` as the contract says, in f32.
 pub(in crate::attention::cpu) fn forward(
     device: &Device,
     cpu: &Cpu,

@@ -4,7 +4,7 @@ use crate::attention::cpu::blocks::PAD;
 use crate::cpu::vectors::{Simd, VectorTask};
 
 /// `c[i, j] (+)= Σ_t a[i, t] b[t, j]`, `t` in ascending order: the bits of an element depend on nothing but its row of `a`, its
-/// column of `b` and what `c` held. Terms with `a = 0` leave an element as it is, so they may be left out.
+/// column of `b` and what `c` held. Terms with `a = 0` do not change an element, so they may be left out.
 pub(super) struct Product<'a> {
     /// `[rows, cols]`, and the elements from row to row
     pub c: (&'a mut [f32], usize),
@@ -41,7 +41,7 @@ impl VectorTask for Product<'_> {
         let mut col = 0;
         while col < cols {
             let vectors = ((cols - col) / S::LANES).min(widest);
-            // SAFETY: the assertions above hold all indices that the panels compute; the instruction set is S's.
+            // SAFETY: the assertions above cover every index that the panels compute; the instruction set is S's.
             let done = unsafe {
                 match vectors {
                     4 => at.panel::<S, 4>(col),
@@ -70,7 +70,7 @@ struct Operands {
 }
 
 impl Operands {
-    /// `N` vectors of columns from `col` on, all rows. Returns `N`.
+    /// Computes `N` vectors of columns from `col` on, for all rows. Returns `N`.
     ///
     /// # Safety
     /// As [`Simd`]; the columns are inside the operands.
@@ -78,7 +78,7 @@ impl Operands {
     unsafe fn panel<S: Simd, const N: usize>(self, col: usize) -> usize {
         let mut row = 0;
         while row < self.rows {
-            // SAFETY: `row + M <= rows`.
+            // SAFETY: `row + M <= rows`; the columns are inside by the caller's contract.
             row += unsafe {
                 match self.rows - row {
                     1 => self.tile::<S, 1, N>(row, col),
@@ -91,7 +91,7 @@ impl Operands {
         N
     }
 
-    /// `M` rows by `N` vectors, the sums in registers. Returns `M`.
+    /// Computes `M` rows by `N` vectors, with the sums in registers. Returns `M`.
     ///
     /// # Safety
     /// As `panel`, for the rows too.
@@ -100,8 +100,8 @@ impl Operands {
     unsafe fn tile<S: Simd, const M: usize, const N: usize>(self, row: usize, col: usize) -> usize {
         let mut a = self.a.wrapping_add(row * self.a_row);
         let mut b = self.b.wrapping_add(col);
-        // SAFETY: `run` checked that the last row, step and column are inside the operands. The pointers wrap because they
-        // pass the end after the last step.
+        // SAFETY: `run` checked that the last row, step and column are inside the operands. The pointers wrap because they pass
+        // the end after the last step.
         unsafe {
             let c = self.c.add(row * self.c_stride + col);
             let mut sums = [[S::splat(0.0); N]; M];

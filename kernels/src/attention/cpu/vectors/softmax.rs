@@ -6,7 +6,7 @@
 use crate::attention::cpu::blocks::{BLOCK, PAD, Reach, Span};
 use crate::cpu::vectors::{Simd, VectorTask};
 
-/// `PAD` hidden lanes, then `PAD` visible ones, then hidden ones: a load at the right place is the mask of any vector.
+/// `PAD` hidden lanes, then `PAD` visible ones, then hidden ones: a load at the right place gives the mask of any vector.
 const HIDE: [f32; 3 * PAD] = windows(f32::NEG_INFINITY, 0.0);
 /// As `HIDE`, to multiply with.
 const KEEP: [f32; 3 * PAD] = windows(0.0, 1.0);
@@ -21,7 +21,7 @@ const fn windows(hidden: f32, visible: f32) -> [f32; 3 * PAD] {
     table
 }
 
-/// Scores to `u -> cap * tanh(u / cap)`, `u = scale * score`.
+/// Turns scores into `u -> cap * tanh(u / cap)`, `u = scale * score`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scaling {
     pub scale: f32,
@@ -59,7 +59,7 @@ impl VectorTask for OnlineSoftmax<'_> {
         assert!(scores.len() >= rows * BLOCK && max.len() >= rows && sum.len() >= rows * PAD);
         assert!(o.len() >= rows * o_cols && o_cols.is_multiple_of(PAD));
         for (i, &span) in spans.iter().enumerate() {
-            // SAFETY: rows and columns are inside the slices by the assertions.
+            // SAFETY: the assertions keep rows and columns inside the slices.
             unsafe {
                 let z = scores.as_mut_ptr().add(i * BLOCK);
                 if !reach.full && span.lo >= span.hi {
@@ -107,7 +107,7 @@ impl VectorTask for OnlineSoftmax<'_> {
     }
 }
 
-/// From a block of raw scores and one of `d_o·v`: `P = exp(z - lse)` and `du = P (d_o·v - delta) dz/du`, each in place.
+/// Turns a block of raw scores and one of `d_o·v` into `P = exp(z - lse)` and `du = P (d_o·v - delta) dz/du`, each in place.
 pub(super) struct ScoreGradients<'a> {
     pub scaling: Scaling,
     pub reach: Reach,
@@ -134,7 +134,7 @@ impl VectorTask for ScoreGradients<'_> {
         assert!(scores.len() >= rows * BLOCK && gradients.len() >= rows * BLOCK);
         assert!(lse.len() >= rows && delta.len() >= rows);
         for (i, &span) in spans.iter().enumerate() {
-            // SAFETY: rows and columns are inside the slices by the assertions.
+            // SAFETY: the assertions keep rows and columns inside the slices.
             unsafe {
                 let (p, du) = (scores.as_mut_ptr().add(i * BLOCK), gradients.as_mut_ptr().add(i * BLOCK));
                 let (lse, delta) = (S::splat(lse[i]), S::splat(delta[i]));

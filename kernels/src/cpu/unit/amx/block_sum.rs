@@ -4,10 +4,10 @@ use crate::cpu::unit::block_sum::{BLOCK, BlockSum, ColumnSums, Finished, LINES, 
 use std::arch::asm;
 use std::arch::x86_64::__m512i;
 
-/// Steps that it takes to round a block of sums on the way.
+/// Steps that it takes to round a block of sums beside the products.
 pub(in crate::cpu::unit) const ROUNDING_STEPS: usize = 16;
 
-/// What begins and ends a block: the tiles of the first step, and where the sums come from and go.
+/// Begins and ends a block: the tiles of the first step, and where the sums come from and go.
 macro_rules! block {
     ($($middle:expr),*) => {
         concat!(
@@ -45,8 +45,8 @@ macro_rules! block {
     };
 }
 
-/// The steps up to the last. A tile is loaded again right after its last use, for the next step: so the loads hide behind the
-/// products.
+/// The steps up to the last. A tile is loaded again for the next step right after its last use, so that the loads hide behind
+/// the products.
 macro_rules! steps {
     ($label:literal) => {
         concat!(
@@ -76,7 +76,7 @@ macro_rules! steps {
     };
 }
 
-/// Runs a text with the operands of a block, and further ones.
+/// Runs assembly with the operands of a block, and further operands.
 macro_rules! sum {
     ($block:ident, $text:expr, $($further:tt)*) => {{
         let BlockSum { steps, count, left, right, from, to, ahead, .. } = $block;
@@ -102,10 +102,10 @@ macro_rules! sum {
 
 /// As [`crate::cpu::unit::Unit::run`].
 ///
-/// The left operand, which streams through, is loaded with the hint that keeps the right one in the first-level cache.
+/// Loads the left operand, which streams through, with the hint that keeps the right one in the first-level cache.
 ///
 /// # Safety
-/// As there.
+/// As [`crate::cpu::unit::Unit::run`].
 #[inline(always)]
 pub(in crate::cpu::unit) unsafe fn run(block: BlockSum) {
     // SAFETY: the caller's contract.
@@ -115,7 +115,7 @@ pub(in crate::cpu::unit) unsafe fn run(block: BlockSum) {
 /// As [`run`], for a block of at most 16 columns: half the products.
 ///
 /// # Safety
-/// As there.
+/// As [`run`].
 #[inline(always)]
 pub(in crate::cpu::unit) unsafe fn run_narrow(block: BlockSum) {
     // SAFETY: the caller's contract.
@@ -162,11 +162,11 @@ pub(in crate::cpu::unit) unsafe fn run_narrow(block: BlockSum) {
     }
 }
 
-/// As [`run`], and each of the first [`ROUNDING_STEPS`] steps rounds two rows of a block that was finished before: what would
-/// cost a fifth of the time after the products hides behind them.
+/// As [`run`]; each of the first [`ROUNDING_STEPS`] steps also rounds two rows of a block that was finished before. Rounding
+/// would take a fifth of the time after the products; here it hides behind them.
 ///
 /// # Safety
-/// As there, with at least as many steps; see [`crate::cpu::unit::Unit::run_and_round`].
+/// As [`crate::cpu::unit::Unit::run_and_round`], with at least [`ROUNDING_STEPS`] steps.
 #[inline(always)]
 pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Finished) {
     // SAFETY: the caller's contract.
@@ -202,7 +202,7 @@ pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Fini
                 "add {ahead}, 128",
                 "add {steps}, 16",
                 "add {sums}, 256",
-                // the sums begin at a multiple of their size: so do they end
+                // the sums begin at a multiple of their size, so they end at one too
                 "test {sums:e}, 4095",
                 "jne 2b",
                 "cmp {steps}, {end}",
@@ -213,7 +213,7 @@ pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Fini
             sums = inout(reg) finished.sums => _,
             out = inout(reg) finished.to => _,
             out_stride = in(reg) finished.stride,
-            // the rows that this block will be rounded to, during the next: a line that is not at hand would stop the stores
+            // the rows that this block is rounded to during the next one: a line that is not at hand would stop the stores
             next = in(reg) BLOCK * finished.stride,
             out("zmm16") _, out("zmm17") _,
         );
@@ -224,7 +224,7 @@ pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Fini
 #[repr(align(64))]
 pub(crate) struct TransposedTile([__m512i; LINES]);
 
-/// Asks for two lines.
+/// Prefetches two lines.
 macro_rules! ask_for_two {
     () => {
         "prefetcht1 [{line}]\n prefetcht1 [{line} + {stride_ahead}]\n lea {line}, [{line} + 2 * {stride_ahead}]\n"

@@ -96,8 +96,8 @@ pub(crate) unsafe fn configure() {
 /// Multiplications and additions that [`burst`] does.
 const BURST_ROUNDS: usize = 50_000;
 
-/// The unit at its limit on this thread, for benches: products of tiles that stay where they are, of numbers as they occur
-/// (zeros would run at a higher clock). Gives the floating-point operations done.
+/// Runs the unit at its limit on this thread, for benches: multiplies tiles that stay where they are, of ordinary numbers
+/// (zeros would run at a higher clock). Returns the floating-point operations done.
 ///
 /// # Safety
 /// The unit is [`available`].

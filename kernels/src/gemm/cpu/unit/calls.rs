@@ -79,14 +79,14 @@ pub(in crate::gemm::cpu) fn stack_forward(
     }
 }
 
-/// What [`stack_forward`] makes the threads keep.
+/// What the threads keep after [`stack_forward`].
 pub(in crate::gemm::cpu) fn stack_forward_packed(unit: Unit, call: StackForward<'_, '_>, cpu: &Cpu) -> Packed {
     let mut call = call;
     let biases = rows_of_bias(&call);
     tiled_stack_forward(unit, &mut call, &biases).packed(cpu)
 }
 
-/// The biases that the sums begin with, of whole panels. Where there is a residual they begin with that, and the biases come
+/// The biases that the sums begin with, padded to whole panels. With a residual the sums begin with that, and the biases come
 /// last.
 fn rows_of_bias(call: &StackForward<'_, '_>) -> Vec<Option<Vec<f32>>> {
     let of_piece = |piece: &Piece<'_>| {

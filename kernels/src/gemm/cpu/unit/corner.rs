@@ -20,7 +20,7 @@ impl Corner {
         (((1u64 << self.width) - 1) >> (16 * half)) as __mmask16
     }
 
-    /// Copies it to a block of sums.
+    /// Copies the corner to a block of sums.
     ///
     /// # Safety
     /// Both are valid.

@@ -1,6 +1,6 @@
-//! Products of so few rows that reading the right operand is what takes the time, as in decoding. The rows are transposed, a
-//! vector of them for each pair of the depth, and meet the right operand where it lies, which is neither packed nor shuffled on
-//! its way: see [`ColumnSums`]. The lines of the next columns are asked for meanwhile.
+//! Products of few rows, which spend their time reading the right operand, as in decoding. The rows are transposed into a
+//! vector for each pair of the depth. The right operand is read where it lies, and neither packed nor shuffled: see
+//! [`ColumnSums`]. The lines of the next columns are prefetched meanwhile.
 //!
 //! The steps and their pairs come in the order of the packed way, and the unit's instruction treats both of its operands alike,
 //! so the bits are the same.
@@ -21,7 +21,7 @@ use std::arch::x86_64::*;
 /// Bytes of 32 numbers, and of a vector of 16 rows.
 const LINE_BYTES: usize = 64;
 
-/// Whether a call is computed this way: a number is read where it lies, as one term, and it lies along the depth.
+/// Whether a call is computed this way: there are at most [`BLOCK`] rows, a number is one term, and lines are along the depth.
 pub(super) fn fits(call: &Tiled<'_>) -> bool {
     let of_targets = call.targets.iter().flat_map(|target| &target.sections);
     let mut sections = of_targets.chain(call.downs.iter().map(|down| &down.section));
@@ -31,8 +31,8 @@ pub(super) fn fits(call: &Tiled<'_>) -> bool {
         && sections.all(|section| section.right.order == Order::Columns)
 }
 
-/// The rows, transposed: their parts, in a part groups of 16 rows, and of a group a vector for each pair of the depth. Where
-/// 8 rows or fewer are left, vectors are half as long.
+/// The rows, transposed. They have parts, a part has groups of 16 rows, and a group has a vector for each pair of the depth. On
+/// [`Unit::Dot`], vectors are half as long if 8 rows or fewer are left.
 #[derive(Clone, Copy)]
 struct Rows {
     at: Shared,
@@ -45,12 +45,12 @@ struct Rows {
 struct RowGroup {
     first: usize,
     count: usize,
-    /// Of a pair.
+    /// Bytes of the vector of a pair.
     vector_bytes: usize,
 }
 
 impl Rows {
-    /// Where the part begins that begins at `packed` in a panel of 32 rows.
+    /// Where the part begins that lies at `packed` in a panel of 32 rows.
     fn part(self, packed: usize) -> *mut u8 {
         self.at.at(packed)
     }
@@ -134,7 +134,7 @@ impl Sizes<'_> {
         });
     }
 
-    /// Computes an update's product of the rows, and packs it behind them.
+    /// Computes an update's product of the rows, and packs it after them.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; the rows are packed, and nobody else writes this update's part.
@@ -155,7 +155,7 @@ impl Sizes<'_> {
         });
     }
 
-    /// All rows by a panel of columns.
+    /// Multiplies all rows by a panel of columns.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; the panel is the recipe's, `left` holds the rows, `at` a block of sums.
@@ -199,8 +199,8 @@ impl Sizes<'_> {
 }
 
 impl Recipe<'_> {
-    /// The sums of a group of rows by the 16 columns from `col` on, which begin with `from`, 32 floats or none from row to row,
-    /// or with zero.
+    /// Computes the sums of a group of rows by the 16 columns from `col` on. They begin with `from`, whose rows are 32 floats
+    /// apart or all the same one, or with zero.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; `left` holds the rows, `at` rows of 32 floats.
@@ -225,7 +225,7 @@ impl Recipe<'_> {
             }
             let mut sums = S::of(lines);
             for section in &self.sections {
-                // the vectors of the rows before lie before
+                // the vectors of earlier rows come first
                 let before = group.first * 4 * STEP_PAIRS * section.depth.div_ceil(STEP_DEPTH);
                 let left = left.part(section.left_at).cast_const().add(before);
                 match section.right.values {
@@ -240,7 +240,7 @@ impl Recipe<'_> {
         }
     }
 
-    /// Asks for the first half of a panel's columns, which nobody has asked for on a task's way.
+    /// Prefetches the first half of a panel's columns, which no earlier product of the task has prefetched.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16.
@@ -277,14 +277,14 @@ unsafe fn add_section<E: Element, S: ColumnSums>(
     let stride = depth * size_of::<E>();
     let ahead = from.wrapping_add(LINES * depth).cast::<u8>();
     let in_place = if E::IS_BF16 && lines_here == LINES { depth / STEP_DEPTH } else { 0 };
-    // SAFETY: whole steps of 16 lines of the matrix, and their vectors.
+    // SAFETY: `in_place` counts whole steps of 16 lines of the matrix; `left` holds their vectors.
     unsafe { sums.add((from.cast(), stride), left, in_place, STEP_PAIRS, (ahead, stride)) };
-    // what is not bf16, or ends inside a step, is copied on its way
+    // steps that are not whole, or not of bf16, are copied first
     for step in in_place..depth.div_ceil(STEP_DEPTH) {
         let len = (depth - step * STEP_DEPTH).min(STEP_DEPTH);
         let from = from.wrapping_add(step * STEP_DEPTH);
         let mut copy = [_mm512_setzero_si512(); LINES];
-        // SAFETY: lines of the matrix from an element on that has `len` after it, none of those beyond; vectors of the part.
+        // SAFETY: reads `len` numbers of each of the `lines_here` lines, and none of others; `left` holds the step's vectors.
         unsafe {
             for (i, line) in copy.iter_mut().enumerate() {
                 let at = from.wrapping_add(i * depth);
@@ -295,7 +295,7 @@ unsafe fn add_section<E: Element, S: ColumnSums>(
             }
             let left = left.wrapping_add(step * STEP_PAIRS * S::VECTOR_BYTES);
             let ahead = ahead.wrapping_add(step * STEP_DEPTH * size_of::<E>());
-            // beyond the bytes that the sums ask for themselves
+            // prefetch beyond the bytes that the sums prefetch themselves
             let beyond = (len * size_of::<E>()).saturating_sub(LINE_BYTES);
             for i in 0..LINES {
                 pack::prefetch(ahead.wrapping_add(i * stride + LINE_BYTES), beyond);

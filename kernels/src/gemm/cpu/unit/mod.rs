@@ -1,21 +1,21 @@
-//! The products on the unit that multiplies bf16; on AMX f32 operands too.
+//! The products on the unit that multiplies bf16. On AMX, products of f32 run on it too.
 //!
-//! The unit multiplies bf16. For [`Precision::Bf16`] that is what is asked for. For [`Precision::F32`] each operand is a sum of
-//! bf16 terms, each what rounding left of the one before: a bf16 weight is one term, an f16 two, an f32 three, which hold all
-//! its 24 bits; the products of terms that f32 would lose anyway are left out. So a layer with bf16 weights costs three products
-//! of the unit and still agrees with f32 to its last bits, see [`Terms`].
+//! The unit multiplies bf16, as [`Precision::Bf16`] asks. For [`Precision::F32`] each operand is a sum of bf16 terms, and each
+//! term rounds what the terms before it left. A bf16 weight is one term, an f16 is two, and an f32 is three, which hold all its
+//! 24 bits. The products of terms that f32 would lose anyway are left out. So a layer with bf16 weights costs three products of
+//! the unit and still agrees with f32 to its last bits, see [`Terms`].
 //!
 //! A [`Tiled`] call is several sums over the depth that share their rows: the layers of a stack, each with an adapter's update.
 //! The depth of a sum is made of sections, one after the other: the layer's own, and the rank of its update, whose left operand
 //! is itself a product of the rows ([`Down`]). All are packed side by side, so that an update is one more step of the layer's
 //! sum, and neither the rows nor the outputs pass through memory twice.
 //!
-//! Where there are more rows than columns, the right operands are packed once by all threads and tasks are blocks of rows,
-//! which pack their own rows and keep them in the second-level cache while the right panels pass. Otherwise the left operand is
-//! packed once and tasks are ranges of columns; for very few rows in bf16, the right one is not packed ([`few_rows`]).
+//! If there are more rows than columns, all threads first pack the right operands. Tasks are then blocks of rows, which pack
+//! their own rows and keep them in the second-level cache while the right panels pass. Otherwise the left operand is packed
+//! once and tasks are ranges of columns; for very few rows in bf16, the right one is not packed ([`few_rows`]).
 //!
-//! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the steps come in
-//! one order, through f32 sums, whatever the blocks that they are cut into.
+//! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the steps are
+//! added in one order to f32 sums, however they are cut into blocks.
 
 mod calls;
 mod corner;
@@ -38,18 +38,18 @@ use sizes::Sizes;
 const LEFT_BYTES: usize = 600 << 10;
 /// Bytes of the right operand that are packed at a time.
 const RIGHT_BYTES: usize = 32 << 20;
-/// A matrix with a side of at most this many is narrow: at 64 x 64 to 64 x 192 the vectors are as fast as three terms or
-/// faster, at 128 x 128 the unit is by 1.7.
+/// A matrix with a side of at most this is narrow. From 64 x 64 to 64 x 192 the vectors are at least as fast as three terms; at
+/// 128 x 128 the unit is 1.7 times as fast.
 const NARROW: usize = 64;
-/// Enough tasks for each thread that one which loses its core for a while does not make the others wait.
+/// Tasks for each thread: enough that the others need not wait for a thread that loses its core for a while.
 const TASKS_PER_THREAD: usize = 2;
-/// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
+/// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it saves.
 const PARALLEL_WORK: usize = 4 << 20;
 
-/// The unit, if it is there and faster than multiply-adds for matrices of these sides. In f32, a number that is packed in terms
-/// must serve more than a narrow matrix to be worth it: an adapter's products are up to three times faster on vectors. And on
-/// vectors, three terms are slower than one multiply-add. The number of rows of a layer does not matter, so that a row's bits
-/// do not depend on the others.
+/// The unit, if there is one and it is faster than multiply-adds for matrices of these sides. In f32 it does not pay to pack a
+/// narrow matrix in terms: an adapter's products are up to three times faster on vectors. And if the unit itself is vectors,
+/// three terms are slower than one multiply-add. The number of rows of a layer does not matter, so that a row's bits do not
+/// depend on the others.
 pub(super) fn fitting(cpu: &Cpu, precision: Precision, matrices: impl IntoIterator<Item = [usize; 2]>) -> Option<Unit> {
     let unit = cpu.isa().unit()?;
     let fits = |[one, other]: [usize; 2]| {
@@ -64,9 +64,9 @@ pub(in crate::gemm::cpu) struct Tiled<'a> {
     pub(super) unit: Unit,
     pub(super) rows: usize,
     pub(super) precision: Precision,
-    /// What is read from memory.
+    /// Left operands that are read from memory.
     pub(super) left: Vec<LeftPart>,
-    /// What is computed from it on the way. It follows `left` in the numbering of parts.
+    /// Left operands that are computed from those. They follow `left` in the numbering of parts.
     pub(super) downs: Vec<Down<'a>>,
     pub(super) targets: Vec<Target<'a>>,
 }
@@ -88,7 +88,7 @@ pub(super) enum LeftValues {
     Bf16(*const bf16),
 }
 
-/// `u = alpha * left · right`, whose values, times `scale`, are the left operand of further sections.
+/// `u = alpha * left · right`. Its values, times `scale`, are the left operand of further sections.
 pub(super) struct Down<'a> {
     pub(super) section: Section<'a>,
     pub(super) rank: usize,
@@ -107,7 +107,7 @@ pub(super) struct Target<'a> {
     pub(super) output: Output,
 }
 
-/// A part of the depth: which left part, and its right operand.
+/// A part of the depth: the number of its left part, and its right operand.
 #[derive(Clone, Copy)]
 pub(super) struct Section<'a> {
     pub(super) part: usize,
@@ -122,7 +122,7 @@ pub(super) enum Start {
     Output,
     /// A matrix like the output.
     Matrix(*const f32),
-    /// A row for all rows, with whole panels of columns.
+    /// One row for all rows, padded to whole panels of columns.
     Row(*const f32),
 }
 
@@ -178,11 +178,11 @@ impl OutputValues {
     }
 }
 
-// SAFETY: tasks read operands that nobody writes meanwhile but themselves, and write disjoint rows or columns of the outputs.
+// SAFETY: tasks read operands that nobody else writes meanwhile, and write disjoint rows or columns of the outputs.
 unsafe impl Sync for Tiled<'_> {}
 
 impl Tiled<'_> {
-    /// Computes it. Every matrix is [`fitting`].
+    /// Computes the sums. Every matrix must be [`fitting`].
     pub(in crate::gemm::cpu) fn run(&self, cpu: &Cpu) {
         let Some((sizes, way)) = self.sizes(cpu, true) else { return };
         match way {
@@ -192,12 +192,12 @@ impl Tiled<'_> {
         }
     }
 
-    /// What [`Tiled::run`] makes the threads keep, for these rows and for fewer. The operands need not be there.
+    /// What the threads keep after [`Tiled::run`] with these rows or fewer. The operands need not exist.
     pub(in crate::gemm::cpu) fn packed(mut self, cpu: &Cpu) -> Packed {
         let rows = self.rows;
         let Some((sizes, _)) = self.sizes(cpu, false) else { return Packed::default() };
         let panels = [
-            // the most rows that share a panel of columns, and that have one thread
+            // the most rows that share the panels of columns, and the most rows that run on one thread
             sizes.panels.len().saturating_sub(1),
             (LEFT_BYTES / sizes.left_panel.max(1)).max(TASKS_PER_THREAD * cpu.threads() - 1),
         ];
@@ -220,7 +220,7 @@ impl Tiled<'_> {
         self.targets.iter().map(of_target).fold(0, usize::saturating_add).max(1)
     }
 
-    /// How it is computed, with the products if it is. `None` if there is nothing to do.
+    /// Decides how the call is computed; prepares the products if `with_products`. `None` if there is nothing to do.
     fn sizes(&self, cpu: &Cpu, with_products: bool) -> Option<(Sizes<'_>, Way)> {
         let cols: usize = self.targets.iter().map(|target| target.cols).sum();
         if self.rows == 0 || cols == 0 {
@@ -252,11 +252,11 @@ impl Tiled<'_> {
 /// How a call is cut into tasks, and on how many threads they run.
 #[derive(Clone, Copy)]
 enum Way {
-    /// Ranges of columns, whose right operand is not packed.
+    /// Tasks are ranges of columns, and the right operand is not packed.
     FewRows(usize),
-    /// Ranges of columns, which share the packed rows.
+    /// Tasks are ranges of columns, which share the packed rows.
     ColumnsApart(usize),
-    /// Blocks of rows, which share the packed columns.
+    /// Tasks are blocks of rows, which share the packed columns.
     RowsApart(usize),
 }
 

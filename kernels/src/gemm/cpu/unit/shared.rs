@@ -8,7 +8,7 @@ pub(super) fn bytes(area: &mut Area, len: usize) -> *mut u8 {
     area.floats(len.div_ceil(4)).cast()
 }
 
-/// Runs `work` with `len` bytes that all tasks of a call may share, this thread's own between calls.
+/// Runs `work` with `len` bytes that all tasks of a call may share. The calling thread keeps them between calls.
 pub(super) fn with_shared<R>(len: usize, work: impl FnOnce(*mut u8) -> R) -> R {
     thread_local!(static SHARED: RefCell<Area> = RefCell::default());
     // taken, not borrowed: while it waits for its tasks, a thread of the pool may run those of another call

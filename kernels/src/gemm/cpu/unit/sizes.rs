@@ -31,7 +31,7 @@ pub(super) struct Sizes<'a> {
     pub(super) targets: Vec<Recipe<'a>>,
     /// The right panels of all targets, one after the other.
     pub(super) panels: Vec<Panel>,
-    /// Bytes of the largest.
+    /// Bytes of the largest panel.
     largest_panel: usize,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Recipe<'a> {
     pub(super) sections: Vec<PackedSection<'a>>,
     /// Bytes of a right panel.
     right_panel: usize,
-    /// What is multiplied one after the other, each over the whole depth.
+    /// Products that run one after the other, each over the whole depth.
     products: Vec<Terms>,
 }
 
@@ -69,16 +69,16 @@ pub(super) struct PackedSection<'a> {
 /// The small products come first: each addition errs by half a unit in the last place of the sum so far, which is small until
 /// the last pairs, so three terms err no more than one.
 struct Terms {
-    /// What is multiplied, in order: for each step each pair. One more than that, see [`BlockSum::steps`].
+    /// What is multiplied, in order: each pair of terms for each step. There is one more, see [`BlockSum::steps`].
     steps: Vec<Step>,
-    /// The pairs of the depth in each.
+    /// The pairs of the depth in each step.
     depth_pairs: Vec<u8>,
-    /// Where the blocks of the depth begin among `steps`, and the last one's end.
+    /// Where the blocks of the depth begin among `steps`, and where the last one ends.
     bounds: Vec<usize>,
 }
 
 impl Terms {
-    /// The pairs of the given order, the sum of their terms' indices.
+    /// Lists the pairs of terms of the given orders. The order of a pair is the sum of its terms' indices.
     fn new(unit: Unit, left_terms: usize, sections: &[PackedSection<'_>], orders: &[usize]) -> Terms {
         let (mut steps, mut depth_pairs) = (Vec::new(), Vec::new());
         let mut ends = vec![0];
@@ -108,9 +108,9 @@ impl Terms {
 /// Packed memory that the tasks of a call share: written before it is read, each byte by one task.
 #[derive(Clone, Copy)]
 pub(super) struct Shared(pub(super) *mut u8);
-// SAFETY: see above.
+// SAFETY: one task writes each byte, before any task reads it.
 unsafe impl Send for Shared {}
-// SAFETY: see above.
+// SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 impl Shared {
@@ -120,7 +120,7 @@ impl Shared {
 }
 
 impl<'a> Sizes<'a> {
-    /// `with_products` where panels are packed.
+    /// Works out the sizes, with the products if panels are packed.
     pub(super) fn new(call: &'a Tiled<'a>, with_products: bool) -> Sizes<'a> {
         let left_terms = left_terms(call.precision);
         let mut parts = Vec::new();
@@ -192,11 +192,11 @@ impl<'a> Sizes<'a> {
         }
     }
 
-    /// What [`Tiled::run`] makes the threads keep.
+    /// What the threads keep after [`Tiled::run`].
     pub(super) fn packed(&self, way: Way) -> Packed {
         let of_bytes = |bytes: usize| Area::bytes_of(bytes.div_ceil(4));
         let scaled = |rows: usize| self.call.downs.iter().map(|down| rows * down.rank).max().unwrap_or(0);
-        // the rows that a task packs, and the blocks of sums that it has
+        // one area serves both: the scaled rows that a task packs, or its blocks of sums
         let scaled_or_sums = |packed: usize, sums: usize| {
             Area::bytes_of(scaled((packed * BLOCK).min(self.call.rows)).max(Sums::floats(sums)))
         };
@@ -220,7 +220,7 @@ impl<'a> Sizes<'a> {
         Packed { shared: of_bytes(shared), ..Packed::areas(areas, threads > 1) }
     }
 
-    /// The right panels, as many together as are packed at a time.
+    /// Groups the right panels that are packed at a time.
     fn groups(&self) -> impl Iterator<Item = Range<usize>> {
         let mut first = 0;
         std::iter::from_fn(move || {
@@ -278,7 +278,7 @@ impl<'a> Sizes<'a> {
                 let shared = Shared(shared);
                 let packs = group.len().min(2 * TASKS_PER_THREAD * threads);
                 in_parallel(cpu, threads, packs, |task| {
-                    // SAFETY: the shared memory holds the panels of a group, and each task writes its own.
+                    // SAFETY: the shared memory holds the updates' panels and those of a group; each task writes its own.
                     unsafe {
                         if task == 0 {
                             self.pack_downs(shared.at(0));
@@ -286,7 +286,7 @@ impl<'a> Sizes<'a> {
                         let own = part(group.len(), packs, task);
                         let mut index = group.start + own.start;
                         while index < group.start + own.end {
-                            // neighbours of one target together: the lines of its matrix pass once
+                            // packs neighbours of one target together: the lines of its matrix are read once
                             let Panel { target, col, .. } = self.panels[index];
                             let rest = &self.panels[index..group.start + own.end];
                             let count = rest.iter().take_while(|panel| panel.target == target).count();
@@ -305,7 +305,7 @@ impl<'a> Sizes<'a> {
                         for index in group.clone() {
                             let Panel { target, col, .. } = self.panels[index];
                             let (recipe, right) = (&self.targets[target], shared.at(right_at(index)));
-                            // SAFETY: as above.
+                            // SAFETY: `left` and the right panel are packed as above; `sums` has a block for each row panel.
                             unsafe { self.strip(recipe, rows.clone(), left, col, right, sums) };
                         }
                     });
@@ -317,7 +317,7 @@ impl<'a> Sizes<'a> {
     /// Packs the right operands of the updates.
     ///
     /// # Safety
-    /// `to` holds them.
+    /// `to` has room for them.
     unsafe fn pack_downs(&self, to: *mut u8) {
         for (recipe, at) in self.downs.iter().zip(&self.down_at) {
             // SAFETY: the caller's contract.
@@ -325,10 +325,10 @@ impl<'a> Sizes<'a> {
         }
     }
 
-    /// Packs row panels: what lies in memory, and behind it what is computed from that. The first time, it is.
+    /// Packs row panels: first the parts in memory, then the parts that are computed from those. Computes these if `first`.
     ///
     /// # Safety
-    /// The panels are the call's; `left` holds them; `downs` are packed.
+    /// The panels are the call's; `left` has room for them; `downs` are packed.
     unsafe fn pack_rows(
         &self,
         rows: Range<usize>,
@@ -387,8 +387,8 @@ impl<'a> Sizes<'a> {
         }
     }
 
-    /// Row panels `rows` by one column panel, over the whole depth. Whole blocks of f32 with `alpha = 1` have their sums in the
-    /// output itself; the others in `sums`, 32 x 32 for each row panel, and the output's last.
+    /// Multiplies row panels `rows` by one column panel, over the whole depth. Whole blocks of f32 with `alpha = 1` have their
+    /// sums in the output itself. Other blocks have them in `sums`, 32 x 32 for each row panel, and the output gets them last.
     ///
     /// # Safety
     /// The unit is there; `left` holds the panels `rows`, `right` the panel `col`, both packed, `sums` its blocks.
@@ -405,7 +405,7 @@ impl<'a> Sizes<'a> {
         let Sink { alpha, start, output: Output { at: output, stride } } = recipe.sink;
         let width = (recipe.cols - col * BLOCK).min(BLOCK);
         let unit = self.call.unit;
-        // SAFETY: the thread runs a task of the unit.
+        // SAFETY: the unit is there, by the caller's contract.
         unsafe { unit.configure() };
         let mut ahead = right.wrapping_add(recipe.right_panel);
         let blocks: usize = recipe.products.iter().map(|terms| terms.bounds.len() - 1).sum();
@@ -432,8 +432,8 @@ impl<'a> Sizes<'a> {
                     pairs,
                     ahead,
                 };
-                // SAFETY: the block's first element is one of the output; a block of sums for each panel of rows; the steps
-                // lie inside the panels.
+                // SAFETY: the block's first element is one of the output; `sums` has a block for each row panel; the steps lie
+                // inside the panels.
                 unsafe {
                     if let (OutputValues::F32(output), true) = (output, whole) {
                         let to = output.add(place);
@@ -488,7 +488,7 @@ impl<'a> Sizes<'a> {
             }
         }
         if let Some(finished) = finished {
-            // SAFETY: as above.
+            // SAFETY: `finished` is a whole block of `sums`, and its place in the output holds 32 rows of 32.
             unsafe { round(&finished) };
         }
     }
@@ -499,19 +499,19 @@ impl<'a> Sizes<'a> {
 struct Sums(*mut f32);
 
 impl Sums {
-    /// For `panels` row panels at a time.
+    /// Takes memory for `panels` row panels at a time.
     fn new(scratch: &mut Scratch, panels: usize) -> Sums {
         let at = scratch.partial.floats(Sums::floats(panels));
         let misaligned = at.addr() % SUMS_BYTES;
         Sums(at.wrapping_byte_add(if misaligned == 0 { 0 } else { SUMS_BYTES - misaligned }))
     }
 
-    /// Floats for `panels` row panels, and as many more as a block at their own multiple needs.
+    /// Floats for `panels` row panels, for two finished blocks, and for one more that aligns them to a block's size.
     fn floats(panels: usize) -> usize {
         (panels + 3) * BLOCK * BLOCK
     }
 
-    /// Where a sum waits from one block of the depth to the next; one place for all where there is only one.
+    /// Where a sum waits from one block of the depth to the next. If there is only one block, all sums share one place.
     fn partial(self, panel: usize, blocks: usize) -> *mut f32 {
         self.0.wrapping_add((2 + if blocks == 1 { 0 } else { panel }) * BLOCK * BLOCK)
     }
@@ -545,14 +545,14 @@ pub(super) struct Sink {
 unsafe impl Sync for Sink {}
 
 impl Down<'_> {
-    /// Some rows of `u`, scaled, as a left operand in `area`.
+    /// Scales some rows of `u` into `area`, as a left operand.
     ///
     /// # Safety
     /// `u` holds the rows.
     pub(super) unsafe fn scaled(&self, rows: Range<usize>, area: &mut Area) -> LeftPart {
         let len = rows.len() * self.rank;
         let scaled = area.floats(len);
-        // SAFETY: the caller's contract; the area holds as many.
+        // SAFETY: the caller's contract: `u` holds these rows; the area has `len` floats.
         unsafe {
             for i in 0..len {
                 *scaled.add(i) = self.scale * *self.u.add(rows.start * self.rank + i);
@@ -570,7 +570,7 @@ impl Recipe<'_> {
     /// Packs right panels.
     ///
     /// # Safety
-    /// The panels are the recipe's; `to` holds them.
+    /// The panels are the recipe's; `to` has room for them.
     unsafe fn pack_right(&self, panels: Range<usize>, to: *mut u8) {
         for section in &self.sections {
             let to = to.wrapping_add(section.right_at);
@@ -623,7 +623,7 @@ unsafe fn pack_lines<E: pack::Element, const T: usize>(
     }
 }
 
-/// Runs `task` for each number below `tasks`, on the pool if there is more than one thread for them.
+/// Runs `task` for each number below `tasks`, on the pool if `threads` is more than one.
 pub(super) fn in_parallel(cpu: &Cpu, threads: usize, tasks: usize, task: impl Fn(usize) + Sync + Send) {
     if threads == 1 {
         (0..tasks).for_each(task);
@@ -632,7 +632,7 @@ pub(super) fn in_parallel(cpu: &Cpu, threads: usize, tasks: usize, task: impl Fn
     }
 }
 
-/// Part `index` of `parts` nearly equal ones.
+/// Cuts `len` into `parts` nearly equal parts and returns part `index`.
 pub(super) fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
     len * index / parts..len * (index + 1) / parts
 }

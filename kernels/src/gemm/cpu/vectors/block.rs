@@ -8,7 +8,7 @@ use crate::gemm::Accumulate;
 use crate::gemm::cpu::scratch::{Area, Scratch};
 use std::ops::Range;
 
-/// A right operand of at most 160 KiB packed stays in the second-level cache beside the rows that pass through it.
+/// Floats of a packed right operand that stays in the second-level cache beside the rows that pass through it: 160 KiB.
 pub(super) const RESIDENT: usize = 40 << 10;
 
 pub(super) struct Block<'a> {
@@ -23,16 +23,16 @@ impl VectorTask for Block<'_> {
     type Output = ();
 
     // SAFETY of the blocks below: `Product::run` made the ranges from the product's sizes, the contract checked that the slices
-    // have these sizes, and `Area::floats` gives as much as it is asked for.
+    // have these sizes, and `Area::floats` gives at least the length that it is asked for.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let is_resident = self.product.is_resident::<S>(self.cols.len());
-        // SAFETY: see above.
+        // SAFETY: the ranges and areas hold, for the reasons given above.
         unsafe { if is_resident { self.rows_outside::<S>() } else { self.panels_outside::<S>() } }
     }
 }
 
-/// Floats of the areas of a thread's scratch that a block of so many rows and columns takes.
+/// Floats that a block of `rows` rows and `cols` columns takes in each area of a thread's scratch.
 pub(super) struct Areas<'a> {
     pub(super) product: &'a Product<'a>,
     pub(super) rows: usize,
@@ -57,20 +57,20 @@ impl VectorTask for Areas<'_> {
 }
 
 impl Product<'_> {
-    /// Whether the right operand of so many columns stays packed while all rows pass.
+    /// Whether the right operand of `cols` columns stays packed while all rows pass.
     #[inline(always)]
     fn is_resident<S: Simd>(&self, cols: usize) -> bool {
         pack::packed_len::<S>(self.depth, cols) <= RESIDENT
     }
 
-    /// Whether the sums so far lie apart, since the output holds what they are added to.
+    /// Whether the sums so far need a place of their own, because the output holds what they are added to.
     #[inline(always)]
     fn sums_apart(&self) -> bool {
         self.accumulate == Accumulate::Add && self.depth > DEPTH_BLOCK
     }
 
-    /// Whether rows of the left operand are copied: values must be rounded, or the rows of a tile would fall into the same sets
-    /// of the first-level cache.
+    /// Whether rows of the left operand are copied, because values must be rounded or because the rows of a tile would fall
+    /// into the same sets of the first-level cache.
     #[inline(always)]
     fn copies_left(&self, rows: usize) -> bool {
         let collide = rows > 4 && (self.depth * size_of::<f32>()).is_multiple_of(4096);
@@ -125,8 +125,8 @@ impl Block<'_> {
         }
     }
 
-    /// A small right operand, as an adapter's: it is packed whole, and each tile of rows goes through all of it, so that both
-    /// the left operand and the output pass through the caches once, in their order.
+    /// Small right operands, such as an adapter's. The operand is packed whole, and each tile of rows goes through all of it,
+    /// so that both the left operand and the output pass through the caches once, in their order.
     #[inline(always)]
     unsafe fn rows_outside<S: Simd>(self) {
         let Block { product, rows, cols, scratch } = self;
@@ -185,7 +185,7 @@ impl LeftRows {
     }
 }
 
-/// In place, or copied: see [`Product::copies_left`].
+/// Reads them in place or copies them: see [`Product::copies_left`].
 #[inline(always)]
 unsafe fn left_rows<S: Simd>(
     product: &Product<'_>,

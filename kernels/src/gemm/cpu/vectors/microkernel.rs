@@ -2,7 +2,7 @@
 //!
 //! AVX-512: 12 rows x 2 vectors in 24 of 32 registers; each loaded vector is used 12 times and each broadcast twice. AVX2: 6 x
 //! 2 in 12 of 16. NEON has as many registers as AVX-512, a quarter as wide, and takes its tile: 14 loads to 24 multiply-adds,
-//! on cores that start about as many of the one as of the other. Fewer rows at the lower edge take a smaller tile with the same
+//! on cores that start about as many loads as multiply-adds. Fewer rows at the lower edge take a smaller tile with the same
 //! arithmetic per element.
 
 use crate::cpu::vectors::{Loaded, Simd, Stored, VectorTask};
@@ -36,7 +36,7 @@ pub(super) struct Store {
     /// The sums of the depth blocks so far: read unless `first`, written unless `last`.
     pub(super) partial: *mut f32,
     pub(super) partial_stride: usize,
-    /// Columns of the output in this panel, at most the panel's vectors hold.
+    /// Columns of the output in this panel, at most as many as the panel's vectors hold.
     pub(super) cols: usize,
     pub(super) first: bool,
     pub(super) last: bool,
@@ -45,7 +45,7 @@ pub(super) struct Store {
     pub(super) add: bool,
 }
 
-/// Rows of the next tile where `rows` are left.
+/// Rows of the next tile if `rows` are left.
 #[inline(always)]
 pub(super) fn tile_rows<S: Simd>(rows: usize) -> usize {
     match rows {
@@ -120,7 +120,7 @@ trait LeftOperand: Copy {
     unsafe fn element(self, i: usize) -> f32;
     /// Moves on to the next depth.
     fn advance(self) -> Self;
-    /// Asks for what the next call reads: this tile is `height` rows high.
+    /// Prefetches what the next call reads. This tile is `height` rows high.
     ///
     /// # Safety
     /// As [`Simd`].
@@ -146,7 +146,7 @@ impl LeftOperand for LeftRows {
     }
     #[inline(always)]
     unsafe fn prefetch_next<S: Simd>(self, height: usize) {
-        // The rows of the next tile at the same depth. Only to the second level: the first is full with the panel.
+        // The rows of the next tile at the same depth, only into the second-level cache: the panel fills the first.
         let mut next = self.at.wrapping_add(height.wrapping_mul(self.stride));
         for _ in 0..height {
             // SAFETY: the caller's contract.
@@ -258,7 +258,7 @@ unsafe fn step<S: Simd, L: LeftOperand, const MR: usize, const NV: usize>(
     }
 }
 
-/// Asks for the output's lines while the sums are made: a store to a line that is far away holds up the tiles after it.
+/// Prefetches the output's lines while the sums are made: a store to a line that is far away holds up the tiles after it.
 #[inline(always)]
 unsafe fn prefetch_output<S: Simd, const MR: usize, const NV: usize>(store: Store) {
     let (mut row, stride) = if store.first && store.last {

@@ -29,11 +29,11 @@ const DEPTH_BLOCK: usize = 288;
 const ROWS_PER_TASK: usize = 512;
 /// 512 rows x 256 columns of partial sums are 512 KiB, beside the left operand.
 const COLS_PER_TASK: usize = 256;
-/// Tiles of rows of a task at least.
+/// A task has at least this many tiles of rows.
 const LEAST_TILES: usize = 4;
-/// Enough tasks for each thread that one which loses its core for a while does not make the others wait.
+/// Tasks for each thread: enough that the others need not wait for a thread that loses its core for a while.
 const TASKS_PER_THREAD: usize = 4;
-/// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
+/// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 20;
 
 pub(super) fn forward(call: Forward<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
@@ -69,7 +69,7 @@ pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
     Ok(())
 }
 
-/// A run of a stack.
+/// Computes a run of a stack.
 pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let StackForward { m, k, x, pieces, y, residual, precision } = call;
     let cols = columns(pieces);
@@ -102,7 +102,7 @@ pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &C
     })
 }
 
-/// A run of a stack.
+/// Computes a run of a stack.
 pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let StackDx { m, k, dy, pieces, dx, precision } = call;
     let cols = columns(pieces);
@@ -131,7 +131,7 @@ pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Res
     })
 }
 
-/// What products `[rows, depth] · [depth, cols]` make the threads keep, these and those of fewer rows.
+/// What the threads keep after products `[rows, depth] · [depth, cols]`, with these rows or fewer.
 pub(super) fn packed(
     cpu: &Cpu,
     precision: Precision,
@@ -143,7 +143,7 @@ pub(super) fn packed(
     let product =
         Product { rows, cols, depth, alpha: 1.0, accumulate, precision, left: std::ptr::null(), right, output };
     let areas = |rows, cols| cpu.isa().dispatch(block::Areas { product: &product, rows, cols });
-    // one thread takes larger tasks than several; the tasks of both are largest where they have as many rows as they may
+    // a single thread takes larger tasks than several do; either way a task needs most with the most rows it may have
     let on_one_thread = ((PARALLEL_WORK - 1) / (cols * depth).max(1)).saturating_sub(16);
     let whole = |part: usize, most: usize| (1..=rows.min(most) / part).map(move |parts| parts * part);
     let [tile_rows, _] = cpu.isa().dispatch(TileSize);
@@ -152,14 +152,14 @@ pub(super) fn packed(
     sizes.chain([rows, rows.min(on_one_thread)]).map(packed).fold(Packed::default(), Packed::and)
 }
 
-/// What [`dw`] makes the threads keep, for these rows and for fewer.
+/// What the threads keep after [`dw`] with these rows or fewer.
 pub(super) fn packed_by_dw(cpu: &Cpu, [m, n, k]: [usize; 3]) -> Packed {
     let packed =
         |m| Cut::new(cpu, [n.min(k), n.max(k), m]).packed(|rows, cols| cpu.isa().dispatch(outer::Areas { rows, cols }));
     packed(m).and(packed(0))
 }
 
-/// Columns of a matrix as a matrix of their own, in f32: in place, or copied.
+/// Makes columns of a matrix a matrix of their own, in f32: in place or copied.
 fn dense<'a>(device: &Device, cpu: &Cpu, columns: Columns<'a>, n: usize) -> Result<Widened<'a>> {
     let Columns { values, first, stride } = columns;
     if n == stride {
@@ -187,13 +187,13 @@ struct Product<'a> {
     alpha: f32,
     accumulate: Accumulate,
     precision: Precision,
-    /// `[rows, depth]`. A pointer, because an update reads what has just been written.
+    /// `[rows, depth]`. It is a pointer because an update reads what has just been written.
     left: *const f32,
     right: Right<'a>,
     output: Output,
 }
 
-// SAFETY: tasks read operands that nobody writes meanwhile, and write the output, see `Output`.
+// SAFETY: tasks read operands that nobody writes meanwhile, and write disjoint parts of the output.
 unsafe impl Sync for Product<'_> {}
 
 /// Where the output starts. Every task writes its own rows and columns of it.
@@ -251,7 +251,7 @@ impl Cut {
         Cut { rows, cols, threads, rows_per_task, cols_per_task }
     }
 
-    /// What the threads keep whose tasks take these floats for their rows and columns.
+    /// What the threads keep if tasks take these floats for their rows and columns.
     fn packed(&self, areas: impl Fn(usize, usize) -> [usize; 3]) -> Packed {
         // a task at an edge is smaller, and may be computed in another way
         let sizes =
@@ -292,7 +292,7 @@ fn task_size(isa: Isa, threads: usize, rows: usize, cols: usize) -> [usize; 2] {
     let panels = cols.div_ceil(tile_cols);
     let mut row_tasks = rows.div_ceil(ROWS_PER_TASK);
     let col_tasks = wanted.div_ceil(row_tasks).clamp(cols.div_ceil(COLS_PER_TASK), panels);
-    // too few columns for all threads: rows too
+    // too few columns for all threads: split the rows too
     row_tasks = row_tasks.max(wanted.div_ceil(col_tasks).min(rows.div_ceil(LEAST_TILES * tile_rows)));
     [rows.div_ceil(row_tasks).next_multiple_of(tile_rows), panels.div_ceil(col_tasks) * tile_cols]
 }

@@ -1,8 +1,8 @@
 //! The gradient of an adapter, `output[rows, cols] (+)= alpha * Σ_p left[p, rows] ⊗ right[p, cols]`: a sum of outer products.
 //!
-//! One side is the rank, a handful; the other is wide. The narrow side gives the tile's rows, the wide one its columns. These
-//! are read in place, in short blocks of the depth, so that memory is read once and the sums stay in the second-level cache.
-//! Where the output lies the other way round, it is turned at the end.
+//! One side is the rank, a handful; the other is wide. The narrow side gives the tile's rows, the wide one its columns. Both
+//! sides are read in place, in short blocks of the depth, so that memory is read once and the sums stay in the second-level
+//! cache. If the output lies the other way round, it is turned at the end.
 
 use super::microkernel::{self, LeftTile, RightPanel, Store, tile_rows};
 use super::{Cut, pack};
@@ -14,7 +14,7 @@ use crate::gemm::cpu::scratch::Scratch;
 use crate::gemm::cpu::{Order, Right, Values};
 use std::ops::Range;
 
-/// Depth of a block: 64 rows of a panel are 8 KiB, and 64 rows of a task's columns at most 64.
+/// Depth of a block: 64 rows of a panel are 8 KiB, and 64 rows of a task's columns at most 64 KiB.
 const OUTER_DEPTH: usize = 64;
 
 pub(super) struct OuterSum<'a> {
@@ -28,7 +28,7 @@ pub(super) struct OuterSum<'a> {
     pub(super) left: &'a [f32],
     /// `[depth, cols]`
     pub(super) right: &'a [f32],
-    /// `[rows, cols]`, or `[cols, rows]` where it is `turned`
+    /// `[rows, cols]`, or `[cols, rows]` if it is `turned`
     pub(super) output: *mut f32,
     pub(super) turned: bool,
 }
@@ -70,7 +70,7 @@ impl VectorTask for OuterBlock<'_> {
     type Output = ();
 
     // SAFETY of the blocks below: `Cut::run` made the ranges from the sum's sizes, the contract checked that the slices have
-    // these sizes, and `Area::floats` gives as much as it is asked for.
+    // these sizes, and `Area::floats` gives at least the length that it is asked for.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let OuterBlock { sum, rows, cols, scratch } = self;
@@ -80,17 +80,17 @@ impl VectorTask for OuterBlock<'_> {
         let copy = scratch.left.floats(OUTER_DEPTH * rows.len());
         for start in (0..sum.depth.max(1)).step_by(OUTER_DEPTH) {
             let depth = start..(start + OUTER_DEPTH).min(sum.depth);
-            // SAFETY: see above.
+            // SAFETY: `rows` and `depth` are inside `left`; `copy` has room for them.
             let left = unsafe { left_columns::<S>(sum, rows.clone(), depth.clone(), copy) };
             for col in (0..cols.len()).step_by(panel_cols) {
                 let width = (cols.len() - col).min(panel_cols);
                 let from = cols.start + col..cols.start + col + width;
-                // SAFETY: see above.
+                // SAFETY: `depth` and `from` are inside `right`; `panel` has room for them.
                 let right = unsafe { right_panel::<S>(sum, depth.clone(), from, panel) };
                 let mut row = 0;
                 while row < rows.len() {
                     let height = tile_rows::<S>(rows.len() - row);
-                    // SAFETY: see above.
+                    // SAFETY: the tile's rows and columns are inside the task's, and `partial` has room for all of these.
                     unsafe {
                         let partial = partial.add(row * cols.len() + col);
                         let store = Store {
@@ -111,7 +111,7 @@ impl VectorTask for OuterBlock<'_> {
                 }
             }
         }
-        // SAFETY: see above; the partial sums were all written.
+        // SAFETY: the task owns `rows` and `cols` of the output; the partial sums were all written.
         unsafe { put(sum, rows, cols, partial) };
     }
 }
@@ -123,7 +123,7 @@ struct LeftColumns {
     stride: usize,
 }
 
-/// In place, or a rounded copy.
+/// Reads them in place, or rounds a copy.
 #[inline(always)]
 unsafe fn left_columns<S: Simd>(
     sum: &OuterSum<'_>,
@@ -146,7 +146,7 @@ unsafe fn left_columns<S: Simd>(
     }
 }
 
-/// In place, or packed where it must be rounded or has no whole vectors.
+/// Reads them in place, or packs them if they must be rounded or are not whole vectors.
 #[inline(always)]
 unsafe fn right_panel<S: Simd>(
     sum: &OuterSum<'_>,

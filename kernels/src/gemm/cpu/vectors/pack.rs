@@ -1,4 +1,4 @@
-//! Operands rearranged for the microkernel: widened to f32, and rounded to bf16 where the precision says so.
+//! Operands rearranged for the microkernel: widened to f32, and rounded to bf16 if the precision asks for it.
 
 use super::microkernel::TILE_VECTORS;
 use crate::Precision;
@@ -59,7 +59,7 @@ pub(super) fn packed_len<S: Simd>(depth: usize, cols: usize) -> usize {
     depth * cols.next_multiple_of(S::LANES)
 }
 
-/// Copies a block of a `[_, all_cols]` matrix to rows that are `stride` apart, rounded to bf16 where the precision says so.
+/// Copies a block of a `[_, all_cols]` matrix to rows that are `stride` apart, rounded to bf16 if the precision asks for it.
 ///
 /// # Safety
 /// As [`Simd`]; the ranges are within `from`, and `to` holds the copy.
@@ -91,7 +91,7 @@ pub(super) fn copied_stride(depth: usize) -> usize {
     16 * (depth.div_ceil(16) | 1)
 }
 
-/// From `[depth, all_cols]`: row after row, so that memory is read in its order.
+/// Packs from `[depth, all_cols]`, row after row, so that memory is read in its order.
 #[inline(always)]
 unsafe fn copied<S: Simd, T: Loaded>(
     w: &[T],
@@ -122,7 +122,7 @@ unsafe fn copied<S: Simd, T: Loaded>(
     }
 }
 
-/// From `[cols, all_depth]`: LANES columns at a time.
+/// Packs from `[cols, all_depth]`, LANES columns at a time.
 #[inline(always)]
 unsafe fn transposed<S: Simd, T: Loaded>(
     w: &[T],
