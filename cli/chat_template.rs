@@ -1,4 +1,4 @@
-//! Chooses the chat template that a command renders with, and keeps a run's own.
+//! Chooses the chat template that a command renders with, and saves a run's own template.
 
 use crate::error::CliError;
 use crate::report::say;
@@ -7,8 +7,9 @@ use crate::run_record::{template_name, template_of_run};
 use align_data::{TEMPLATE_FILE, TemplateSources};
 use std::path::{Path, PathBuf};
 
-/// Returns the template to use instead of the model's own: the one that `--chat-template` names, which may be a run's. The
-/// folder of another program's adapter may also have one. It is used if the model has none, and reported in any case.
+/// Returns the template to use instead of the model's own: the template that `--chat-template` names, which may be a run's. The
+/// folder of another program's adapter may also have a template. That one is used if the model has none, and reported in any
+/// case.
 ///
 /// # Errors
 /// [`CliError::Input`] for a record or a template of a run that cannot be read.
@@ -52,7 +53,8 @@ pub(crate) fn instead_of_the_models(
     }
 }
 
-/// Compares the name that a run recorded for its template with the current one: its own copy (`flag`), or else the model's.
+/// Compares the name that a run recorded for its template with the name of the current template: the run's own copy (`flag`),
+/// or else the model's.
 fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) -> Result<(), CliError> {
     let now = match flag {
         Some(own) => TemplateSources::of_folder(own)?,
@@ -80,12 +82,13 @@ fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) 
     Ok(())
 }
 
-/// Returns the template of a model. `None` if it cannot be read: texts do not need it, and conversations report the fault.
+/// Returns the template of a model. `None` if it cannot be read: plain texts do not need it, and conversations report the
+/// error.
 pub(crate) fn of_model(model: &Path) -> Option<TemplateSources> {
     TemplateSources::of_folder(model).ok().flatten()
 }
 
-/// Returns the template of a merged model. `None` if it is the base's.
+/// Returns the template of a merged model. `None` if the base's template stays.
 ///
 /// # Errors
 /// [`CliError::Input`] for files that cannot be read.
@@ -95,7 +98,7 @@ pub(crate) fn of_merged(path: Option<&Path>, model: &Path) -> Result<Option<Temp
     Ok(Some(wanted).filter(|wanted| !of_model(model).is_some_and(|of_model| of_model.same_texts(wanted))))
 }
 
-/// Keeps a run's template in its folder.
+/// Saves a run's template in the run's folder.
 ///
 /// # Errors
 /// [`CliError::Runtime`] with the path.

@@ -1,4 +1,4 @@
-//! From flags to data: its files, its token cache, what becomes of the rows that are left out.
+//! Opens the data that the flags name: its files, its token cache, and what happens to rows that are left out.
 
 use crate::args::{DataArgs, DataCacheChoice, ModelArgs, OnBadRowChoice};
 use crate::demo::DemoPaths;
@@ -12,7 +12,7 @@ use align_data::{BadRow, DataError, Dataset, Encoder, LongAnswers, Opening, Reje
 use std::io::Write;
 use std::path::PathBuf;
 
-/// The files that names and patterns stand for; says what a user may not have meant.
+/// Returns the files that names and patterns stand for. Reports what the user may not have meant.
 ///
 /// # Errors
 /// [`CliError::Input`].
@@ -34,11 +34,11 @@ pub(crate) fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     Ok(files.paths)
 }
 
-/// How the data of a command is opened.
+/// How to open the data of a command.
 pub(crate) struct DataOptions<'a> {
     pub args: &'a DataArgs,
     pub kind: Option<RowKind>,
-    /// The demo's files are new each time: their tokens would never be found again.
+    /// Whether the data is the demo's. Its files are new each time, so a cache of their tokens would never be used again.
     pub demo: bool,
     pub drops: Drops,
 }
@@ -52,8 +52,8 @@ pub(crate) enum Drops {
     Reported,
 }
 
-/// Opens data; what is left out goes to `rejects`, if there is one. Where no row can be used, that is the reason to look at them:
-/// they are in the file of `--rejects` then.
+/// Opens data. Rows that are left out go to `rejects`, if it is given. If the data cannot be opened, the rejects so far are
+/// written to the file of `--rejects`, because the user will want to look at them.
 ///
 /// # Errors
 /// [`CliError`].
@@ -68,7 +68,7 @@ pub(crate) fn data(
         && rejects.count() > 0
         && let Err(error) = rejects::save(rejects, path)
     {
-        say!("rejects: {error}"); // why the data could not be opened is what the command ends with
+        say!("rejects: {error}"); // the command ends with the other error: why the data could not be opened
     }
     opened
 }
@@ -77,14 +77,14 @@ pub(crate) fn data(
 pub(crate) struct RowsOf<'a> {
     pub model: &'a ModelArgs,
     pub data: &'a DataArgs,
-    /// What every row must be; `None`: whatever it is.
+    /// The kind that every row must have. `None` allows any kind.
     pub kind: Option<RowKind>,
     pub drops: Drops,
     pub long_answers: LongAnswers,
 }
 
 impl RowsOf<'_> {
-    /// Opens them, read as the run read its own. `of_demo` is the file for `--demo`.
+    /// Opens the rows and reads them as the run read its own. `of_demo` is the file for `--demo`.
     ///
     /// # Errors
     /// [`CliError`].
@@ -140,7 +140,7 @@ fn open(
     Ok(data)
 }
 
-/// Makes the error of a row. If the row lacks the turn marker of the run, `marker`, it says where that comes from.
+/// Makes the error of a row. If the row lacks `marker`, the turn marker of the run, the error says where the marker comes from.
 pub(crate) fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> CliError {
     let is_about_it = matches!(&error, DataError::Row { reason: BadRow::NoTurnMarker { marker: Some(_), .. }, .. });
     match marker {
@@ -152,7 +152,7 @@ pub(crate) fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> Cl
 }
 
 /// # Errors
-/// [`CliError::Usage`] for `--rejects` where no row is left out for being bad.
+/// [`CliError::Usage`] if `--rejects` is given but bad rows end the run instead of being left out.
 pub(crate) fn check_rejects(args: &DataArgs) -> Result<(), CliError> {
     match (&args.keep.rejects, args.on_bad_row) {
         (Some(_), OnBadRowChoice::Error) => {

@@ -26,7 +26,7 @@ pub(crate) enum CliError {
     /// Data that lacks the columns that it is read by. Exit code 3.
     #[error("{0}")]
     Columns(String),
-    /// Rows without the part that --sft-on names. Exit code 3.
+    /// Rows lack the part that --sft-on names. Exit code 3.
     #[error("{text}")]
     SftPart { is_sequence: bool, text: String },
     /// Exit code 1.
@@ -38,18 +38,18 @@ pub(crate) enum CliError {
     /// Exit code 5.
     #[error("{0}")]
     NonFinite(String),
-    /// The reader of our output went away: not worth a message. Exit code 0, as for a finished `| head`.
+    /// The reader of our output went away, e.g. `| head` has finished. No message; exit code 0.
     #[error("the output was closed")]
     ClosedOutput,
 }
 
 impl CliError {
-    /// A file that could not be read or written.
+    /// Makes the error for a file that could not be read or written.
     pub(crate) fn file(path: &Path, error: &io::Error) -> CliError {
         CliError::Runtime(format!("{}: {error}", path.display()))
     }
 
-    /// Prints the message and gives the exit code.
+    /// Prints the message and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let code = match self {
             CliError::ClosedOutput => return ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! From flags to a loaded model and its adapters.
+//! Loads the model that the flags name, and its adapters.
 
 use crate::args::{CacheArgs, DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs, ReferenceChoice};
 use crate::chat_template;
@@ -13,11 +13,11 @@ use align_lora::adapter::{Adapter, Hash, Task, base_hash};
 use align_lora::objective::{Objective, Scores};
 use std::path::{Path, PathBuf};
 
-/// What the demo's model is called.
+/// The name of the demo's model in messages.
 const DEMO: &str = "the demo inside this program";
 /// The name of the base in the adapters of the demo.
 pub(crate) const DEMO_BASE: &str = "align-demo";
-/// `--max-length`, unless something says otherwise.
+/// The default of `--max-length`.
 pub(crate) const MAX_LENGTH: u64 = 1024;
 
 /// Returns `--max-length` from the command line or the adapter's run, or else the default.
@@ -25,7 +25,7 @@ pub(crate) fn max_length(args: &DataArgs) -> u64 {
     args.max_length.unwrap_or(MAX_LENGTH)
 }
 
-/// What becomes of answers beyond the limit: a reward model scores whole answers alone.
+/// Returns what happens to answers beyond the length limit. A reward model scores only whole answers.
 pub(crate) fn long_answers(objective: &Objective) -> LongAnswers {
     match objective.scores() {
         Scores::LogProbs => LongAnswers::Cut,
@@ -33,7 +33,7 @@ pub(crate) fn long_answers(objective: &Objective) -> LongAnswers {
     }
 }
 
-/// What adapters for an objective are for.
+/// Returns the task of adapters for an objective.
 pub(crate) fn task_of(objective: &Objective) -> Task {
     match objective.scores() {
         Scores::LogProbs => Task::CausalLm,
@@ -53,7 +53,7 @@ pub(crate) fn check_temperature(args: &LogpArgs, objective: &Objective) -> Resul
     }
 }
 
-/// Refuses a reference for an objective that reads none, and says that a cache of its log-probs is not used.
+/// Refuses a reference if the objective reads none. Reports that a cache of its log-probs is then not used.
 ///
 /// # Errors
 /// [`CliError::Usage`].
@@ -75,7 +75,7 @@ pub(crate) fn check_reference(
     Ok(())
 }
 
-/// The demo on disk, for as long as a command runs.
+/// The demo on disk, which exists as long as a command runs.
 pub(crate) struct Demo {
     _folder: tempfile::TempDir,
     pub paths: DemoPaths,
@@ -93,7 +93,7 @@ impl Demo {
     }
 }
 
-/// The device that the flags name.
+/// Returns the device that the flags name.
 ///
 /// # Errors
 /// [`CliError::Runtime`] for CUDA, which this version cannot use.
@@ -109,10 +109,10 @@ pub(crate) fn device(args: &DeviceArgs) -> Result<Device, CliError> {
 
 /// A model with the facts that are printed about it.
 pub(crate) struct LoadedModel {
-    /// On the device that computes, or for a plan of a model whose weights are not there, on one that counts.
+    /// The model, on the device that computes. A model without weights, for a plan, is on a counting device.
     pub model: Model,
     pub dir: PathBuf,
-    /// How the user's word was resolved.
+    /// Says how the model that the user named was found.
     pub found: String,
     /// What an adapter's config names as its base.
     pub base_name: String,
@@ -120,7 +120,7 @@ pub(crate) struct LoadedModel {
     pub unused: UnusedTensors,
     /// Matrices of zeros, which are rarely meant.
     pub all_zero: Vec<String>,
-    /// The files of its weights. `None`: they are not there, and config.json is all that is known.
+    /// The files of its weights. `None` if they are missing and only config.json is known.
     pub files: Option<WeightFiles>,
     /// Kept so that the demo's files outlive the mapping.
     pub demo: Option<Demo>,
@@ -134,7 +134,7 @@ pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, Cl
     load(args, device, |dir| Ok(Some(WeightFiles::open(dir, ValueCheck::Finite)?)))
 }
 
-/// As [`model`], for a plan: its values are not looked at, and its weights may be missing.
+/// As [`model`], but for a plan: does not check the values of the weights, which may even be missing.
 ///
 /// # Errors
 /// [`CliError`].
@@ -142,7 +142,7 @@ pub(crate) fn planned_model(args: &ModelArgs, device: &Device) -> Result<LoadedM
     load(args, device, |dir| WeightFiles::are_in(dir).then(|| WeightFiles::open(dir, ValueCheck::Skip)).transpose())
 }
 
-/// The folder of a model: the fields are those of [`LoadedModel`].
+/// The folder of a model. Its fields are the same as in [`LoadedModel`].
 pub(crate) struct Found {
     pub dir: PathBuf,
     pub found: String,
@@ -150,7 +150,7 @@ pub(crate) struct Found {
     demo: Option<Demo>,
 }
 
-/// Finds the model that `--model` names, or that of the demo.
+/// Finds the model that `--model` names, or the demo's model.
 ///
 /// # Errors
 /// [`CliError`].
@@ -209,7 +209,7 @@ impl LoadedModel {
         chat_template::instead_of_the_models(args.chat_template.as_deref(), args.adapter.as_deref(), &self.dir)
     }
 
-    /// What turns the rows of `data` into tokens.
+    /// Makes the encoder that turns the rows of `data` into tokens.
     ///
     /// # Errors
     /// [`CliError::Input`]; [`CliError::Usage`] for `--columns`.
@@ -223,7 +223,7 @@ impl LoadedModel {
         Ok(encoder.with_reading(data.reading()?).with_sft_on(data.sft_on.map(Into::into)))
     }
 
-    /// Tokenizer and chat template, for rows of at most `max_length` tokens.
+    /// Makes an encoder from the tokenizer and the chat template, for rows of at most `max_length` tokens.
     ///
     /// # Errors
     /// [`CliError::Input`].
@@ -232,7 +232,7 @@ impl LoadedModel {
         Ok(Encoder::from_model(&self.dir, chat_template, max_length as usize, rows)?)
     }
 
-    /// The adapter of a directory, which has no score head.
+    /// Reads the adapter in a directory. It must not have a score head.
     ///
     /// # Errors
     /// [`CliError::Input`].
@@ -240,7 +240,7 @@ impl LoadedModel {
         self.adapter_for(dir, Some(Task::CausalLm))
     }
 
-    /// The adapter of a directory, which is for `task`, or with `None` of either kind. Reports on it.
+    /// Reads the adapter in a directory and reports on it. It must be for `task`; `None` allows both tasks.
     ///
     /// # Errors
     /// [`CliError::Input`].
@@ -251,12 +251,12 @@ impl LoadedModel {
         Ok(adapter)
     }
 
-    /// Returns the hash that identifies the weights, if they are there.
+    /// Returns the hash that identifies the weights. `None` if there are no weights.
     pub(crate) fn base_hash(&self) -> Option<Hash> {
         self.files.as_ref().map(|files| base_hash(self.model.config(), files))
     }
 
-    /// The files of `--data`, or those of the demo.
+    /// Returns the files of `--data`, or those of the demo.
     ///
     /// # Errors
     /// As [`data::data_files`](crate::data::data_files).

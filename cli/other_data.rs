@@ -1,4 +1,4 @@
-//! Leaves out options of a run that have no meaning for other data than the run's.
+//! Drops options of a run that make no sense for other data than the run's.
 
 use crate::config_file::{Expanded, OfRun};
 use crate::error::CliError;
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 const COLUMNS: &str = "--columns";
 const SFT_ON: &str = "--sft-on";
 
-/// Returns the arguments for a second try if `error` comes from an option of the run that has no meaning for the data.
+/// Returns the arguments for a second try if `error` comes from an option of the run that makes no sense for the data.
 ///
 /// # Errors
 /// `error`, with the run's option that causes it.
@@ -23,7 +23,7 @@ pub(crate) fn without_what_has_no_meaning(
     let path = of_run.path().display();
     match (error, of_run.value_of(COLUMNS), of_run.value_of(SFT_ON)) {
         (CliError::Columns(text), Some(columns), _) => {
-            // `train` usually gets other files than the run's
+            // `train` usually gets files other than the run's
             if !["train", "estimate"].contains(&command) || has_any(matches, &columns)? {
                 let hint = format!("the columns ({columns}) are those of {path}: --columns gives others");
                 return Err(CliError::Input(format!("{text}; {hint}")));

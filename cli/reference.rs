@@ -1,4 +1,4 @@
-//! Finds the reference, which answers are compared with: the base, or an adapter.
+//! Finds the reference that answers are compared with: the base, or an adapter.
 //!
 //! A run that was trained against an adapter keeps a copy of it in the folder `reference`, so the original may move or be trained
 //! further.
@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// The name of a reference without an adapter.
 const BASE: &str = "base";
-/// The name if nothing is compared.
+/// The name if answers are compared with nothing.
 const NONE: &str = "none";
 
 /// What answers are compared with.
@@ -30,7 +30,7 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    /// The model without an adapter.
+    /// Makes the reference that is the model without an adapter.
     pub(crate) fn base() -> Reference {
         Reference { set: None, name: BASE.to_owned() }
     }
@@ -40,16 +40,17 @@ impl Reference {
         Reference { set: Some(set), name }
     }
 
-    /// Returns the reference of a command that compares nothing, and reports that.
+    /// Returns the reference of a command that compares answers with nothing, and reports that.
     pub(crate) fn none(why: &str) -> Reference {
         say!("reference: none: {why}");
         Reference { set: None, name: NONE.to_owned() }
     }
 
-    /// Returns the flag's reference, else that of the run whose adapter is in `run`, else the base. Reports which it is.
+    /// Returns the reference that the flag names, else that of the run whose adapter is in `run`, else the base. Reports which
+    /// one it is.
     ///
     /// # Errors
-    /// [`CliError::Input`] if an adapter cannot be read, or is not the one against which the run was trained.
+    /// [`CliError::Input`] if an adapter cannot be read, or if the run was trained against another adapter.
     pub(crate) fn find(
         flag: Option<&ReferenceChoice>,
         run: Option<&Path>,
@@ -80,7 +81,8 @@ impl Reference {
     }
 }
 
-/// Finds the adapter against which a run was trained, and where it is. `None` if that was the base or is unknown.
+/// Finds the adapter that a run was trained against, and its place. `None` if the run was trained against the base, or if that
+/// is unknown.
 fn of_run(dir: &Path, kept: &Kept, loaded: &LoadedModel) -> Result<Option<(Reference, PathBuf)>, CliError> {
     let own = dir.join(REFERENCE);
     let is_adapter = |place: &PathBuf| place.join(ADAPTER_CONFIG).exists();
@@ -114,7 +116,7 @@ fn of_run(dir: &Path, kept: &Kept, loaded: &LoadedModel) -> Result<Option<(Refer
     )))
 }
 
-/// Returns the adapter that a run's options name as its reference: `reference`, else the adapter that it started from.
+/// Returns the adapter that a run's options name as its reference: `reference`, else the adapter that the run started from.
 fn named_reference(dir: &Path) -> Option<PathBuf> {
     let table = run_files::options(dir)?;
     let value = |key: &str| table.get(key).and_then(toml::Value::as_str);

@@ -1,4 +1,4 @@
-//! Where the log-probs of the reference are kept: from the flag to an open cache.
+//! Opens the cache of the reference's log-probs, at the place that the flag names.
 
 use crate::args::CacheChoice;
 use crate::error::CliError;
@@ -11,7 +11,7 @@ use align_kernels::Precision;
 use align_lora::train::{CachePlace, ReferenceCache};
 use std::path::PathBuf;
 
-/// Where a plan of `loaded` has the cache that `choice` names, as [`open`] would have it.
+/// Returns where [`open`] would put the cache that `choice` names, for a plan of `loaded`.
 pub(crate) fn place(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Option<CachePlace> {
     Some(match folder(choice, loaded)? {
         Some(_) => CachePlace::File,
@@ -19,7 +19,7 @@ pub(crate) fn place(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Optio
     })
 }
 
-/// The folder of the cache, or one in memory. `None` for no cache.
+/// Returns the folder of the cache, or `Some(None)` for a cache in memory. `None` if there is no cache.
 fn folder(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Option<Option<PathBuf>> {
     match choice {
         Some(CacheChoice::Off) => None,
@@ -30,11 +30,12 @@ fn folder(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Option<Option<P
     }
 }
 
-/// The cache that `choice` names, else that of the user (for the demo: one in memory), for `loaded` under the adapter
-/// `reference`. `None` also for a plan of weights that are not there.
+/// Opens the cache that `choice` names, else the user's own (in memory for the demo). It is for `loaded` with the adapter
+/// `reference`. `None` if there is to be no cache, or if `loaded` is a plan without weights.
 ///
 /// # Errors
-/// [`CliError::Runtime`] if a directory that was asked for cannot be used. That of the user is left out then, with a warning.
+/// [`CliError::Runtime`] if a directory that the user asked for cannot be used. If the default one cannot be used, warns and
+/// keeps the cache in memory.
 pub(crate) fn open(
     choice: Option<&CacheChoice>,
     loaded: &LoadedModel,
@@ -60,7 +61,7 @@ pub(crate) fn open(
     }))
 }
 
-/// Reports where the cache is, and its notes.
+/// Reports where the cache is, and prints its notes.
 pub(crate) fn summary(cache: &ReferenceCache) {
     match cache.path() {
         Some(path) => detail!("reference cache: {}, {} answers", path.display(), cache.found()),
@@ -69,7 +70,7 @@ pub(crate) fn summary(cache: &ReferenceCache) {
     say_notes(Some(cache));
 }
 
-/// Prints what the cache has to say since the last time.
+/// Prints the notes of the cache since the last call.
 pub(crate) fn say_notes(cache: Option<&ReferenceCache>) {
     for note in cache.map(ReferenceCache::take_notes).unwrap_or_default() {
         say!("{note}");

@@ -8,13 +8,13 @@ use align_lora::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use std::io;
 use std::path::Path;
 
-/// Every option as it was resolved.
+/// Every option with its resolved value.
 pub(crate) const OPTIONS: &str = "config.toml";
 /// A line for each step and each evaluation.
 pub(crate) const METRICS: &str = "metrics.jsonl";
-/// The rows that a run left out. Missing if it left none out.
+/// The rows that a run left out. The file is missing if the run left none out.
 pub(crate) const REJECTS: &str = "rejects.jsonl";
-/// Hashes and running statistics.
+/// The record: hashes and running statistics.
 pub(crate) const RECORD: &str = "run_state.json";
 /// Files of every run that has an adapter.
 pub(crate) const ALWAYS: [&str; 5] = [OPTIONS, METRICS, ADAPTER_WEIGHTS, ADAPTER_CONFIG, RECORD];
@@ -26,11 +26,12 @@ pub(crate) const OPTIONAL: [&str; 5] = [
     "reference/adapter_model.safetensors",
     "reference/adapter_config.json",
 ];
-/// Folders of such files.
+/// Folders that only some runs have.
 pub(crate) const FOLDERS: [&str; 2] = [TEMPLATE_FOLDER, REFERENCE];
 
-/// Refuses an output directory that is not empty. With `overwrite`, refuses it only if it is a model's, or if it is not a
-/// run's and holds something in the place of a run's file.
+/// Refuses an output directory that is not empty. With `overwrite`, refuses it only if it is a model's, if it is not a run's
+/// and holds a file named like a run's (the files of an adapter may be replaced), or if a file is where a run makes a folder or
+/// the other way round.
 ///
 /// # Errors
 /// [`CliError::Usage`].
@@ -61,7 +62,7 @@ pub(crate) fn check_output(path: &Path, overwrite: bool) -> Result<(), CliError>
     if let Some(name) = FOLDERS.iter().find(|name| path.join(name).exists() && !path.join(name).is_dir()) {
         return fail(format!("holds a file `{name}`, where a run makes a folder; choose another directory"));
     }
-    // adapters may be replaced, whoever made them
+    // an adapter may be replaced, whoever made it
     let is_adapter = |name: &str| [ADAPTER_WEIGHTS, ADAPTER_CONFIG].contains(&name);
     match files.clone().find(|name| !is_adapter(name) && path.join(name).exists()) {
         Some(name) if !is_run(path) => fail(format!(
@@ -71,7 +72,8 @@ pub(crate) fn check_output(path: &Path, overwrite: bool) -> Result<(), CliError>
     }
 }
 
-/// Whether `train` has written into a directory. Its files show that, or its options if the run has no adapter yet.
+/// Whether `train` has written into a directory. The files of a run show that, or its options alone if the run has no adapter
+/// yet.
 pub(crate) fn is_run(path: &Path) -> bool {
     let keys = ["loss", "learning-rate", "seed"];
     [OPTIONS, METRICS, ADAPTER_WEIGHTS].iter().all(|name| path.join(name).exists())

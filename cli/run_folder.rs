@@ -1,4 +1,4 @@
-//! The output directory of a run: what an earlier run left there stays until the new one has ended.
+//! The output directory of a run. The files of an earlier run stay there until the new run has ended.
 
 use crate::error::CliError;
 use crate::report::say;
@@ -8,7 +8,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// What the folders of runs that replace an earlier one begin with, inside the output directory.
+/// A run that replaces an earlier one writes into a folder inside the output directory. The name of that folder begins with
+/// this.
 const STAGED: &str = ".run-";
 /// What a run writes before it has an adapter.
 const BEFORE_THE_ADAPTER: [&str; 3] = [OPTIONS, METRICS, REJECTS];
@@ -16,27 +17,27 @@ const BEFORE_THE_ADAPTER: [&str; 3] = [OPTIONS, METRICS, REJECTS];
 /// Where the user wants a run's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// There, replacing what is there if so told.
+    /// In this directory. With `overwrite`, replaces what is there.
     Named { path: PathBuf, overwrite: bool },
-    /// The first of `<runs>/<name>-1`, `-2`, ... that does not exist.
+    /// In the first of `<runs>/<name>-1`, `-2`, ... that does not exist.
     Fresh { runs: PathBuf, name: String },
 }
 
-/// Where a run writes its files. No other run writes there as long as it lives.
+/// Where a run writes its files. No other run writes there as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     output: PathBuf,
-    /// A folder inside `output`, where that held something before: its files replace those of `output` at the end.
+    /// A folder inside `output`, if `output` was not empty. Its files replace those of `output` at the end.
     staged: Option<PathBuf>,
-    /// The directory is this run's own.
+    /// Whether this run made the directory.
     made: bool,
     finished: bool,
-    /// The open directory, locked; none where the file system has no locks.
+    /// The open directory, locked. `None` if the file system has no locks.
     _lock: Option<File>,
 }
 
 impl RunFolder {
-    /// Makes the directory if need be, and keeps it for this run.
+    /// Makes the directory if it does not exist, and reserves it for this run.
     ///
     /// # Errors
     /// [`CliError::Usage`] for a directory that holds something and may not be overwritten, or that another run writes into;
@@ -53,7 +54,7 @@ impl RunFolder {
             Err(error) => return Err(fail(error)),
         };
         let lock = lock(&path)?;
-        // again: the model has been loaded since it was looked at first
+        // checked again: loading the model took time since the first check
         check_output(&path, overwrite)?;
         let mut staged = None;
         if !made && fs::read_dir(&path).map_err(fail)?.next().is_some() {
@@ -80,20 +81,20 @@ impl RunFolder {
         unreachable!("there are fewer than 2^32 runs")
     }
 
-    /// The directory that the user named, or the fresh one.
+    /// Returns the directory that the user named, or the fresh one.
     pub(crate) fn output(&self) -> &Path {
         &self.output
     }
 
-    /// The directory that the run writes into.
+    /// Returns the directory that the run writes into.
     pub(crate) fn path(&self) -> &Path {
         self.staged.as_deref().unwrap_or(&self.output)
     }
 
-    /// The run has ended: its files take their names in the output directory, each in one step.
+    /// Ends the run: moves its files to their names in the output directory, each in one step.
     ///
     /// # Errors
-    /// [`CliError::Runtime`] with the path; what has not moved yet stays where it is.
+    /// [`CliError::Runtime`] with the path. Files that have not moved yet stay where they are.
     pub(crate) fn finish(mut self) -> Result<(), CliError> {
         // if anything fails from here on, the files are still those of a finished run
         self.finished = true;
@@ -122,12 +123,12 @@ fn replace(staged: &Path, output: &Path) -> Result<(), (PathBuf, io::Error)> {
             _ => {}
         }
     }
-    // removes folders of the earlier run that are empty now
+    // removes the folders of the earlier run that are now empty
     FOLDERS.iter().for_each(|folder| drop(fs::remove_dir(output.join(folder))));
     Ok(())
 }
 
-/// A run that failed takes its files along, unless an adapter is among them: the same command may be given again.
+/// Removes the files of a run that failed, unless an adapter is among them, so that the user can give the same command again.
 impl Drop for RunFolder {
     fn drop(&mut self) {
         if self.finished {
@@ -137,7 +138,7 @@ impl Drop for RunFolder {
             say!("the adapter of the last finished epoch: {}", self.path().display());
             return;
         }
-        // best effort: an error has been reported already
+        // ignores errors: the failure of the run has been reported already
         match &self.staged {
             Some(staged) => drop(fs::remove_dir_all(staged)),
             None => {
@@ -152,7 +153,7 @@ impl Drop for RunFolder {
     }
 }
 
-/// Moves the files of a directory into another, each in one step, and removes it.
+/// Moves the files of a directory into another, each in one step, and removes the first directory.
 fn move_files(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
     let fail = |error| (from.to_owned(), error);
     for entry in fs::read_dir(from).map_err(fail)? {
@@ -163,7 +164,7 @@ fn move_files(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
     fs::remove_dir(from).map_err(fail)
 }
 
-/// Makes a directory that does not exist: of several runs that try, one succeeds.
+/// Makes a directory that does not exist yet. If several runs try, only one succeeds.
 fn make_with_parents(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -184,7 +185,7 @@ fn lock(path: &Path) -> Result<Option<File>, CliError> {
     }
 }
 
-/// Removes what runs that were interrupted have left of themselves in an output directory, and names the adapters among it.
+/// Removes what interrupted runs have left in an output directory. Keeps the adapters among it, and reports them.
 fn clear_interrupted(output: &Path) -> io::Result<()> {
     for entry in fs::read_dir(output)? {
         let (entry, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;

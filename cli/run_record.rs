@@ -13,13 +13,13 @@ use serde_json::{Map, Value, json};
 use std::io;
 use std::path::Path;
 
-/// Largest file of a run that is read at once, in bytes.
+/// Largest file of a run that is read, in bytes.
 const MOST_BYTES: u64 = 64 << 20;
 
 /// Reads the bytes of a run's file.
 ///
 /// # Errors
-/// The system's error, or an error that says that it is not a regular file or too large.
+/// The system's error, or an error that says that the file is not a regular file, or too large.
 pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     read_regular(path, MOST_BYTES)
 }
@@ -28,13 +28,13 @@ pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 pub(crate) enum Kept {
     /// There is no record.
     Nothing,
-    /// The record is about an adapter other than the one beside it.
+    /// The record is about another adapter than the one in the folder.
     OfOtherAdapter,
     Record(Box<RunRecord>),
 }
 
 impl Kept {
-    /// Reads the record in the folder of `adapter`. Warns if it is about another adapter.
+    /// Reads the record in the folder of `adapter`. Warns if the record is about another adapter.
     ///
     /// # Errors
     /// [`CliError::Input`] for a file that is damaged.
@@ -51,8 +51,8 @@ impl Kept {
         Ok(Kept::OfOtherAdapter)
     }
 
-    /// Returns the running statistics that the run had when the adapter was saved. They are fresh ones if loss, knobs, temperature
-    /// or reference differ from the run's.
+    /// Returns the running statistics that the run had when the adapter was saved. Returns fresh ones if loss, knobs,
+    /// temperature or reference differ from the run's.
     pub(crate) fn history(&self, reference: &str, objective: &Value) -> History {
         let Kept::Record(record) = self else { return History::default() };
         if record.of_run.objective == *objective && record.of_run.reference == reference {
@@ -70,21 +70,21 @@ impl Kept {
 /// What stays the same through a run.
 #[derive(Clone)]
 pub(crate) struct OfRun {
-    /// [`Reference::name`](crate::reference::Reference::name).
+    /// See [`Reference::name`](crate::reference::Reference::name).
     pub reference: String,
     /// Loss, knobs and temperature, which running statistics depend on: see [`describe`].
     pub objective: Value,
-    /// [`template_name`]. `None` in records that do not say.
+    /// See [`template_name`]. `None` in records that do not say it.
     pub chat_template: Option<String>,
     /// How the rows of the run were read.
     pub decided: Decided,
-    /// What the rows of the run were; `None` if none was kept, and in records that do not say.
+    /// The form of the run's rows. `None` if the run kept no row, and in records that do not say it.
     pub form: Option<Form>,
 }
 
 /// The record of a run.
 pub(crate) struct RunRecord {
-    /// Hash of the adapter that was kept.
+    /// Hash of the adapter that was saved.
     adapter: String,
     history: History,
     of_run: OfRun,
@@ -109,7 +109,7 @@ impl RunRecord {
         RunRecord { adapter: adapter_hash(adapter.set()).to_string(), history, of_run: of_run.clone() }
     }
 
-    /// The name of the run's reference.
+    /// Returns the name of the run's reference.
     pub(crate) fn reference(&self) -> &str {
         &self.of_run.reference
     }
@@ -179,7 +179,7 @@ pub(crate) fn reading_as(dir: Option<&Path>, encoder: Encoder) -> Result<Encoder
     })
 }
 
-/// Reports rows of another form than those of the run in a folder.
+/// Reports if rows have another form than the rows of the run in a folder.
 ///
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
@@ -193,10 +193,11 @@ pub(crate) fn compare_form(dir: Option<&Path>, form: Option<Form>) -> Result<(),
     Ok(())
 }
 
-/// Reports a typed prompt that becomes another form than the rows of the run in a folder. `no_chat`: the user has asked for a text.
+/// Reports if a typed prompt gets another form than the rows of the run in a folder. `no_chat` tells that the user asked for
+/// plain text.
 ///
 /// # Errors
-/// The same.
+/// As [`compare_form`].
 pub(crate) fn compare_form_of_prompt(dir: Option<&Path>, form: Form, no_chat: bool) -> Result<(), CliError> {
     match forms(dir, Some(form))? {
         Some((_, Form::Conversational)) => say!(
@@ -211,13 +212,13 @@ pub(crate) fn compare_form_of_prompt(dir: Option<&Path>, form: Form, no_chat: bo
     Ok(())
 }
 
-/// The form of the run's rows and of others, if they differ.
+/// Returns the form of the run's rows and the form `found`, if they differ.
 fn forms(dir: Option<&Path>, found: Option<Form>) -> Result<Option<(Form, Form)>, CliError> {
     let record = dir.map(RunRecord::read).transpose()?.flatten();
     Ok(record.and_then(|record| record.of_run.form).zip(found).filter(|(of_run, found)| of_run != found))
 }
 
-/// Describes for a record what running statistics depend on.
+/// Describes, for the record, what running statistics depend on.
 pub(crate) fn describe(objective: &Objective, logp_temperature: f32) -> Value {
     json!({"loss": objective.name(), "knobs": knobs(objective), "logp_temperature": logp_temperature})
 }

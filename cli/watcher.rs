@@ -1,4 +1,4 @@
-//! What becomes of the things that a run tells.
+//! Handles the events of a run.
 
 use crate::error::CliError;
 use crate::report::{self, Progress};
@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Writes metrics, shows progress, keeps the adapter of the last epoch on disk.
+/// Writes metrics, shows progress, and saves the adapter of the last epoch.
 pub(crate) struct Watcher<'a> {
     metrics: File,
     path: PathBuf,
@@ -21,7 +21,7 @@ pub(crate) struct Watcher<'a> {
 }
 
 impl<'a> Watcher<'a> {
-    /// For a run that writes into the directory `output`.
+    /// Makes the watcher of a run that writes into the directory `output`.
     ///
     /// # Errors
     /// [`CliError::Runtime`] if `metrics.jsonl` cannot be made there.

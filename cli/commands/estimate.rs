@@ -1,4 +1,4 @@
-//! `estimate`: what a run would take, before it starts. config.json is enough.
+//! `estimate`: the memory and time that a run would need, before it starts. It needs only config.json.
 
 use super::train::{adapters, data, options, summary, trainer};
 use super::{print, print_json};
@@ -15,7 +15,7 @@ use data::RunData;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
-/// Tokens of a step that is planned without data.
+/// Most tokens of a step that is planned without data.
 const MOST_TOKENS: u64 = 1 << 28;
 
 pub(super) fn run(args: &EstimateArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
@@ -29,7 +29,7 @@ pub(super) fn run(args: &EstimateArgs, knobs: &[(&'static str, KnobValue)]) -> R
     device.clone().install(|| estimate(args, objective, options, &device))
 }
 
-/// Without data, refuses flags about rows, and rows of more tokens than any machine has memory for.
+/// If there is no data, refuses flags about rows, and steps of more tokens than any machine has memory for.
 fn check_without_rows(run: &TrainArgs, options: &TrainOptions) -> Result<(), CliError> {
     if options::has_rows(run) {
         return Ok(());
@@ -86,7 +86,7 @@ fn estimate(args: &EstimateArgs, objective: Objective, options: TrainOptions, de
     }
 }
 
-/// What a run would take.
+/// What a run would need.
 struct Estimate {
     /// The number format of the base.
     base: WeightDtype,
@@ -95,9 +95,9 @@ struct Estimate {
     batch_size: usize,
     plan: Plan,
     pace: RunPace,
-    /// Whether the steps are those of a data set.
+    /// Whether the steps come from a data set.
     has_rows: bool,
-    /// Whether the speed of the machine is known, so that the seconds of the pace mean something.
+    /// Whether the speed of the machine is known. The seconds of the pace mean nothing otherwise.
     is_timed: bool,
 }
 
@@ -105,7 +105,7 @@ impl Estimate {
     fn new(args: &EstimateArgs, loaded: &LoadedModel, trainer: &Trainer<'_>, plan: Plan) -> Result<Estimate, CliError> {
         let (pace, is_timed) = match (args.gflops, &loaded.files) {
             (Some(gflops), _) => (trainer.pace_of(&plan, gflops * 1e9)?, true),
-            // the largest pass of a plan that does not fit may be too much for this machine
+            // measures only plans that fit: this machine may be too small for the largest pass of others
             (None, Some(_)) if plan.fits => (trainer.pace(&plan)?, true),
             // operations do not depend on the speed
             (None, _) => (trainer.pace_of(&plan, 1.0)?, false),

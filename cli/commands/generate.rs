@@ -43,7 +43,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     })
 }
 
-/// Finds the prompts. `None` for a chat.
+/// Finds the prompts. `None` means a chat.
 fn prompts<'e>(
     args: &GenerateArgs,
     loaded: &LoadedModel,
@@ -99,7 +99,7 @@ fn continue_all(
     Ok(())
 }
 
-/// Prompts of the demo that are continued, without a limit.
+/// How many prompts of the demo are continued if no limit is given.
 const DEMO_PROMPTS: usize = 5;
 
 /// Where prompts come from.
@@ -124,7 +124,7 @@ impl Source<'_> {
     }
 }
 
-/// The text of `--prompt`, or what is piped in where nothing else says what to continue.
+/// Returns the text of `--prompt`, or the text on stdin if nothing else says what to continue.
 fn prompt(args: &GenerateArgs) -> Result<Option<String>, CliError> {
     let mut stdin = std::io::stdin();
     if args.prompt.is_some() || !args.data.is_empty() || args.model.demo || stdin.is_terminal() {
@@ -186,7 +186,7 @@ fn turn(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
 }
 
-/// Makes a prompt of what the user types: a turn if the model has a chat template or with --chat, else plain text.
+/// Makes a prompt from what the user types: a turn if the model has a chat template or --chat is given, otherwise plain text.
 fn user_turn(encoder: &Encoder, as_text: bool, text: &str) -> Result<Text, CliError> {
     if as_text {
         return Ok(Text::Plain(text.to_owned()));
@@ -208,7 +208,7 @@ fn with_system(encoder: &Encoder, prompt: Text) -> Text {
     }
 }
 
-/// The text of tokens, without special ones.
+/// Returns the text of tokens, without special tokens.
 ///
 /// # Errors
 /// [`CliError::Runtime`] from the tokenizer.
@@ -243,7 +243,7 @@ fn show(
     print(format!("[{}] {}\n    {}\n", prompt.row, decode(encoder, &prompt.ids)?.trim(), text.trim()).as_bytes())
 }
 
-/// Turns are read from the terminal until its end; the whole conversation is the context of every answer.
+/// Reads turns from the terminal until its input ends. The whole conversation is the context of every answer.
 fn chat(
     loaded: &LoadedModel,
     adapter: Option<&Arc<AdapterSet>>,
@@ -282,7 +282,7 @@ fn chat(
         let mut on_token = |_: usize, token: u32| {
             tokens.push(token);
             let result = decode(encoder, &tokens).and_then(|text| {
-                // a character of several tokens is shown when it is complete
+                // shows a character of several tokens once it is complete
                 if !text.ends_with('\u{fffd}') && text.len() > shown {
                     print(&text.as_bytes()[shown..])?;
                     shown = text.len();

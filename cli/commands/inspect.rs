@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
-    report::be_verbose(); // it is asked for all that can be found out
+    report::be_verbose(); // `inspect` shows everything it can find out
     check(args)?;
     let device = Device::cpu(None)?;
     device.clone().install(|| {
@@ -61,7 +61,7 @@ fn has_data(args: &InspectArgs) -> bool {
     !args.data.data.is_empty() || args.model.demo
 }
 
-/// Refuses flags about rows if there are none, and mistakes in them before a model is loaded.
+/// Refuses flags about rows if there are no rows. Reports mistakes in such flags before a model is loaded.
 fn check(args: &InspectArgs) -> Result<(), CliError> {
     let of_data = [
         ("--row", args.row.is_some()),
@@ -81,7 +81,7 @@ fn check(args: &InspectArgs) -> Result<(), CliError> {
     }
 }
 
-/// The model of the flags, or the base of the adapter.
+/// Returns the model that the flags name, or the base of the adapter.
 fn model_args(args: &InspectArgs) -> Result<ModelArgs, CliError> {
     let mut model = args.model.clone();
     if let ModelArgs { model: None, adapter: Some(dir), demo: false, .. } = &args.model {
@@ -92,7 +92,7 @@ fn model_args(args: &InspectArgs) -> Result<ModelArgs, CliError> {
     Ok(model)
 }
 
-/// The adapter that training would begin with.
+/// Makes the adapter that training would begin with.
 fn fresh_adapter(args: &InspectArgs, loaded: &LoadedModel) -> Result<Adapter, CliError> {
     let mut config = LoraConfig::default();
     if let Some(text) = &args.target_modules {
@@ -125,7 +125,7 @@ fn model(loaded: &LoadedModel) -> Value {
     })
 }
 
-/// A path as JSON: what is not UTF-8 in it is replaced.
+/// Returns a path for JSON. Bytes that are not UTF-8 are replaced.
 fn name(path: &Path) -> Cow<'_, str> {
     path.to_string_lossy()
 }
@@ -187,7 +187,7 @@ fn survey(data: &Dataset) -> Value {
     })
 }
 
-/// How sequences are learned.
+/// Says how sequences are learned, as JSON.
 fn sequences(sequences: &Sequences) -> Value {
     let part = match sequences.part {
         SftPart::Completion => "completion",
@@ -201,7 +201,7 @@ fn sequences(sequences: &Sequences) -> Value {
     json!({"scored": part, "found_by": found_by, "chosen_alone": sequences.chosen_alone})
 }
 
-/// Rows that repeat an earlier one, and the first two places.
+/// Returns as JSON how many rows repeat an earlier one, and the first two places.
 fn repeats(repeats: &Repeats) -> Value {
     let place = |(path, line): &(std::path::PathBuf, u64)| json!({"path": name(path), "line": line});
     let first = repeats.first.as_ref();
@@ -231,10 +231,10 @@ fn lengths(lengths: &Lengths) -> Value {
     })
 }
 
-/// Columns of the longest bar.
+/// Width of the longest bar, in columns.
 const BAR: u64 = 40;
 
-/// The histograms as bars.
+/// Draws the histograms as bars.
 fn bars(lengths: &Lengths, max_length: u64) -> String {
     let mut text = String::new();
     for (name, histogram) in
@@ -254,7 +254,7 @@ fn bars(lengths: &Lengths, max_length: u64) -> String {
     text + &format!("beyond --max-length {max_length}: {} of {} ({share:.1} %)\n", lengths.beyond, lengths.total.count)
 }
 
-/// Ids and spelling of every token of one record, answer by answer.
+/// Returns the id and spelling of every token of one record, answer by answer.
 fn dump(data: &Dataset, record: usize) -> Result<Value, CliError> {
     if record >= data.records() {
         return Err(CliError::Usage(format!("--row {record}: the data has {} rows, counted from 0", data.records())));
@@ -282,13 +282,13 @@ fn tokens_of(encoder: &Encoder, row: &EncodedRow) -> Value {
     })
 }
 
-/// First and last place of the tokens of an answer that are read and not scored.
+/// Returns the first and last place of each range of tokens in an answer that is read but not scored.
 fn gaps(answer: &Answer) -> Vec<[usize; 2]> {
     let kept = answer.unscored.iter().filter(|gap| gap.start < answer.kept);
     kept.map(|gap| [gap.start, gap.end - 1]).collect()
 }
 
-/// Keys and values, a line each, nested objects indented.
+/// Formats keys and values, one per line, with nested objects indented.
 fn table(value: &Value, depth: usize) -> String {
     let pad = "  ".repeat(depth);
     let Value::Object(object) = value else { return format!("{pad}{value}\n") };

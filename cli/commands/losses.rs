@@ -48,7 +48,7 @@ fn mix_as_json(mix: &MixPreset) -> Value {
     })
 }
 
-/// What is said of [`LossSpec::experimental`].
+/// The words for [`LossSpec::experimental`].
 pub(super) const EXPERIMENTAL: &str =
     "experimental: its formula could not be checked against the paper or its authors' code";
 
@@ -81,7 +81,7 @@ fn list() -> String {
     text
 }
 
-/// What a section of the document says of a kind of rows.
+/// Returns what a section of the document says about a kind of rows.
 fn heading(data: RowKind, scores: Scores) -> (&'static str, &'static str) {
     if scores == Scores::Reward {
         return (
@@ -133,7 +133,7 @@ fn markdown() -> String {
     text
 }
 
-/// What the document says of a loss.
+/// Writes the section of the document about a loss.
 fn section(loss: &LossSpec) -> String {
     let mut lines = Vec::new();
     let mut say = |line: String| lines.push(line);
@@ -164,7 +164,7 @@ fn section(loss: &LossSpec) -> String {
     lines.join("\n")
 }
 
-/// A table of knobs.
+/// Writes a table of knobs.
 fn knobs(knobs: &[Knob]) -> String {
     let mut text = String::from("\n| knob | default | |\n|---|---|---|");
     for knob in knobs {
@@ -179,13 +179,13 @@ fn knobs(knobs: &[Knob]) -> String {
     text
 }
 
-/// A mix that has a name.
+/// Writes the entry of a mix that has a name.
 fn mix_words(mix: &MixPreset) -> String {
     let names: Vec<&str> = std::iter::once(mix.name).chain(mix.aliases.iter().copied()).collect();
     format!("- {}: `{}`. {}. Source: {}", code(&names), mix.mix, mix.summary, mix.source)
 }
 
-/// A preset's names, what it decides, and its source.
+/// Writes a preset's names, the values it sets, and its source.
 fn preset_words(loss: &LossSpec, preset: &align_lora::objective::Preset) -> String {
     let names: Vec<&str> = std::iter::once(preset.name).chain(preset.aliases.iter().copied()).collect();
     let flag = |key: &str| loss.knob(key).expect("a preset's knobs are the loss's").flag;
@@ -199,7 +199,7 @@ fn preset_words(loss: &LossSpec, preset: &align_lora::objective::Preset) -> Stri
     format!("{}: {}{source}", code(&names), words.join(", "))
 }
 
-/// The columns that a loss reads, as they are called.
+/// Returns the names of the columns that a loss reads.
 fn columns(loss: &LossSpec) -> Vec<&'static str> {
     loss.columns.iter().map(|column| column.name()).collect()
 }

@@ -59,17 +59,17 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), CliError> {
     }
 }
 
-/// Results go to stdout; a reader that has gone away is no error.
+/// Writes results to stdout. If the reader has gone away, the command ends without a message.
 ///
 /// # Errors
-/// [`CliError::ClosedOutput`] in that case, [`CliError::Runtime`].
+/// [`CliError::ClosedOutput`] if the reader has gone away, [`CliError::Runtime`] otherwise.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)?;
     Ok(out.flush()?)
 }
 
-/// One JSON value on a line of stdout.
+/// Writes one JSON value as a line of stdout.
 fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
     print(format!("{value}\n").as_bytes())
 }

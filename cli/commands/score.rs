@@ -1,4 +1,4 @@
-//! `score`: log-probs of every answer of every row, or its reward.
+//! `score`: the log-probs, or the reward, of every answer of every row.
 
 use super::print;
 use crate::args::{ModelArgs, ScoreArgs};
@@ -38,7 +38,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<(), CliError> {
     })
 }
 
-/// What scores the answers, and the name of the reference.
+/// Returns what scores the answers, and the name of the reference.
 fn scoring<'m>(args: &ScoreArgs, loaded: &'m LoadedModel) -> Result<(Scoring<'m>, String), CliError> {
     let (precision, logp_temperature) = (args.device.precision.into(), args.logp.temperature());
     let scoring = |adapters: Adapters, scorers: Scorers, cache: Option<ReferenceCache>| Scoring {
@@ -76,7 +76,7 @@ fn print_scores(args: &ScoreArgs, scoring: &Scoring<'_>, reference: &str, data: 
         let scores = score(scoring, data.outcomes(start..end)?, reference, args)?;
         let lines: String = scores.iter().map(|row| if args.json { format!("{row}\n") } else { line(row) }).collect();
         print(lines.as_bytes())?;
-        // results on a terminal are progress enough
+        // results on a terminal already show the progress
         if !std::io::stdout().is_terminal() {
             pass.at(end as u64, data.records() as u64, "");
         }
@@ -85,7 +85,7 @@ fn print_scores(args: &ScoreArgs, scoring: &Scoring<'_>, reference: &str, data: 
     Ok(())
 }
 
-/// One object for each record, in order.
+/// Makes one object for each record, in order.
 fn score(
     scoring: &Scoring<'_>,
     outcomes: Vec<Encoded>,
@@ -109,7 +109,7 @@ fn score(
     Ok(objects)
 }
 
-/// An object for each answer of each row.
+/// Makes an object for each answer of each row.
 fn score_answers(scoring: &Scoring<'_>, rows: &[EncodedRow], args: &ScoreArgs) -> Result<Vec<Vec<Value>>, CliError> {
     let tokens: Vec<RowTokens> = rows.iter().map(|row| RowTokens::of(row, 0)).collect();
     let plan = StepPlan::of_scoring(&tokens, Coupling::None, args.pack.micro_batch_tokens as usize);
@@ -145,7 +145,7 @@ fn add_answers(object: &mut Value, target: &Target, mut answers: Vec<Value>, sco
     }
 }
 
-/// The object of a record, with one more entry.
+/// Makes the object of a record, with one more entry.
 fn object(row: usize, id: &Option<Value>, reference: &str, key: &str, value: Value) -> Value {
     let mut object = json!({ "row": row });
     if let Some(id) = id {
@@ -156,7 +156,7 @@ fn object(row: usize, id: &Option<Value>, reference: &str, key: &str, value: Val
     object
 }
 
-/// JSON has no number for what is not finite, and no ranking a place.
+/// Refuses numbers that are not finite: JSON cannot hold them, and a ranking cannot place them.
 fn check_finite(row: &EncodedRow, answer: usize, scored: &Scored, forward: &Forward) -> Result<(), CliError> {
     for range in [Some(&scored.policy), scored.reference.as_ref()].into_iter().flatten() {
         if let Some(number) = forward.tokens(range).iter().find(|number| !number.is_finite()) {
@@ -188,7 +188,7 @@ fn answer(answer: &Answer, scored: &Scored, forward: &Forward, args: &ScoreArgs)
     object
 }
 
-/// Places of the answers, the one with the largest reward first; of equal ones the earlier first.
+/// Returns the places of the answers, largest reward first. Among equal rewards the earlier answer comes first.
 fn ranking(answers: &[Value]) -> Vec<usize> {
     let reward = |place: usize| answers[place]["reward"].as_f64().unwrap_or(f64::NAN);
     let mut places: Vec<usize> = (0..answers.len()).collect();
@@ -196,8 +196,8 @@ fn ranking(answers: &[Value]) -> Vec<usize> {
     places
 }
 
-/// The same for people: row, answer, tokens, log-prob, its difference from the reference's; or its reward, the
-/// answers of a prompt with the best first.
+/// Formats a record for people: row, answer, tokens, log-prob, and its difference from the reference's log-prob. For a reward
+/// model: the reward, with the best answer of a prompt first.
 fn line(row: &Value) -> String {
     let number = &row["row"];
     if let Some(reason) = row["dropped"].as_str() {

@@ -1,5 +1,5 @@
-//! The options of a run, for a command that uses its adapter. What decides tokens and numbers is taken from the run's
-//! `config.toml`, as `--config` would read it, unless the command line gives it.
+//! The options of a run, for a command that uses its adapter. If an option decides tokens or numbers, it comes from the run's
+//! `config.toml`, read as `--config` would read it, unless the command line gives it.
 
 use super::read::{ConfigFile, Expanded, FileFlag, FileOrigin};
 use crate::args::{find_flag, opposite};
@@ -18,21 +18,21 @@ use std::path::{Path, PathBuf};
 
 /// Most characters of a value that the line about it shows.
 const LONGEST: usize = 60;
-/// How a prompt becomes tokens.
+/// Options that decide how a prompt becomes tokens.
 const PROMPTS: &[&str] = &["chat-template", "chat", "system"];
-/// How a row becomes tokens.
+/// Options that decide how a row becomes tokens.
 const ROWS: &[&str] = &["columns", "implicit-prompt", "max-length"];
-/// Which tokens are scored.
+/// Options that decide which tokens are scored.
 const SCORED: &[&str] = &["sft-on"];
-/// Which pairs are made of scored answers.
+/// Options that decide which pairs are made from scored answers.
 const PAIRS: &[&str] = &["pairs"];
-/// What else decides log-probs.
+/// Other options that decide log-probs.
 const LOG_PROBS: &[&str] = &["precision", "logp-temperature"];
-/// What else decides an evaluation.
+/// Other options that decide an evaluation.
 const EVALUATION: &[&str] = &["batch-size", "micro-batch-tokens", "unpaired-order", "on-bad-row", "allow-drops"];
 
-/// Returns which options of a run a command takes. `eval` also takes the loss and its knobs. A key that is not a flag of this
-/// version's command is ignored. Commands without an entry take nothing.
+/// Returns which options of a run a command takes. `eval` also takes the loss and its knobs. A key is ignored if it is no flag
+/// of the command in this version. Commands without an entry take nothing.
 fn takes(command: &str, matches: &ArgMatches) -> &'static [&'static [&'static str]] {
     match command {
         // a reward is not a log-prob
@@ -41,7 +41,7 @@ fn takes(command: &str, matches: &ArgMatches) -> &'static [&'static [&'static st
         "score" if is_given(matches, "reward_model") => &[PROMPTS, ROWS, SCORED, &["precision"]],
         "score" => &[PROMPTS, ROWS, SCORED, LOG_PROBS],
         "inspect" if has_data(matches) => &[PROMPTS, ROWS, SCORED, PAIRS],
-        // the new run may have another loss and other rows, so it does not take what is scored of sequences
+        // the new run may have another loss and other rows, so it does not take the options about scored tokens
         "train" | "estimate" => &[PROMPTS, ROWS],
         "generate" if has_data(matches) => &[PROMPTS, &["columns", "implicit-prompt"]],
         "generate" => &[PROMPTS],
@@ -67,7 +67,7 @@ fn is_given(matches: &ArgMatches, id: &str) -> bool {
 
 /// What a command takes from the run whose adapter it uses.
 pub(crate) struct OfRun {
-    /// The arguments of the command line, up to the command's name and after it.
+    /// The arguments of the command line, split after the command's name.
     arguments: [Vec<OsString>; 2],
     flags: Vec<FileFlag>,
     path: PathBuf,
@@ -81,13 +81,13 @@ impl OfRun {
         self.expanded_but("")
     }
 
-    /// Returns the value that the run gives a flag. `None` if it gives none.
+    /// Returns the run's value of a flag. `None` if the run gives none.
     pub(crate) fn value_of(&self, flag: &str) -> Option<String> {
         let of_run = self.flags.iter().find(|of_run| of_run.name == flag)?;
         of_run.value()
     }
 
-    /// The run's `config.toml`.
+    /// Returns the path of the run's `config.toml`.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -102,11 +102,11 @@ impl OfRun {
     }
 }
 
-/// Returns the options of the run whose adapter the command uses. `None` if it uses no adapter, or one that no run made.
+/// Returns the options of the run whose adapter the command uses. `None` if it uses no adapter, or an adapter that no run made.
 ///
 /// # Errors
-/// [`CliError::Input`] for a `config.toml` that cannot be read or has a value of the wrong kind. For `eval` also if its rank or
-/// alpha differs from `adapter_config.json`, so that it belongs to another adapter.
+/// [`CliError::Input`] if the `config.toml` cannot be read or has a value of the wrong kind. For `eval` also if its rank or
+/// alpha differs from `adapter_config.json`: it then belongs to another adapter.
 pub(crate) fn options_of_run(
     arguments: &[OsString],
     matches: &ArgMatches,
@@ -193,19 +193,21 @@ impl Taken<'_> {
     }
 }
 
-/// Whether a value says that an option is off, which is also the state without the option.
+/// Whether a value turns an option off, which leaving the option out does too.
 fn is_nothing(value: &toml::Value) -> bool {
     matches!(value, toml::Value::Boolean(false)) || value.as_str() == Some("")
 }
 
-/// Whether the command names the run's very loss. A preset has other numbers than the loss it is based on.
+/// Whether the command names exactly the run's loss. A preset counts as another loss, since its numbers differ from those of
+/// the loss it is based on.
 fn same_loss(matches: &ArgMatches, run: &toml::Table) -> bool {
     let name = |loss: &str| objective::canonical_name(loss).ok();
     let of_run = run.get("loss").and_then(toml::Value::as_str).and_then(name);
     of_run.is_some() && matches.get_one::<String>("loss").and_then(|loss| name(loss)) == of_run
 }
 
-/// Returns loss and knobs of a run, without those that the command line decides. Another loss than the run's decides all.
+/// Returns the keys of a run's loss and knobs that the command line does not decide. If the command line names another loss
+/// than the run's, it decides all of them.
 fn loss_keys(matches: &ArgMatches, run: &toml::Table) -> Vec<&'static str> {
     if is_given(matches, "loss") && !same_loss(matches, run) {
         return Vec::new();
@@ -220,7 +222,7 @@ fn loss_keys(matches: &ArgMatches, run: &toml::Table) -> Vec<&'static str> {
     knobs.chain(["loss"]).collect()
 }
 
-/// Options that some losses read and others refuse.
+/// Returns the options that the losses for one kind of rows read and other losses refuse.
 fn keys_for_rows_of(matches: &ArgMatches, run: &toml::Table) -> &'static [&'static str] {
     let given = matches.get_one::<String>("loss").filter(|_| is_given(matches, "loss"));
     let loss = given.map(String::as_str).or_else(|| run.get("loss")?.as_str());
@@ -231,7 +233,7 @@ fn keys_for_rows_of(matches: &ArgMatches, run: &toml::Table) -> &'static [&'stat
     }
 }
 
-/// Checks that the file belongs to the adapter beside it, and what commands need before they read any flag of it.
+/// Checks that the file belongs to the adapter beside it. Also checks what commands need before they read any flag from it.
 fn check(file: &ConfigFile, dir: &Path, command: &str) -> Result<(), CliError> {
     let fail = |what: String| CliError::Input(format!("{}: {what}", file.path.display()));
     let config = LoraConfig::read(&dir.join(ADAPTER_CONFIG))?;
@@ -240,7 +242,7 @@ fn check(file: &ConfigFile, dir: &Path, command: &str) -> Result<(), CliError> {
     for (key, adapter) in [("lora-rank", config.rank as f64), ("lora-alpha", config.alpha)] {
         if let Some(run) = number(key).filter(|run| *run != adapter) {
             let what = format!("`{key}` is {run}, but adapter_config.json beside it says {adapter}");
-            // an evaluation is compared with the run's, so it refuses another adapter
+            // an evaluation is compared with the run's own, so the adapter must be the run's
             if command == "eval" {
                 return Err(fail(format!(
                     "{what}: the adapter is not as the run left it, or the files are from different runs; restore it, or move \

@@ -1,4 +1,4 @@
-//! `--config FILE.toml`: the file's keys are the flags' names, and become flags before the command line is parsed, so that
+//! `--config FILE.toml`. The file's keys are the flags' names. They become flags before the command line is parsed, so
 //! defaults, checks and messages are the same. Flags of the command line win.
 
 use crate::args::{find_flag, no_counterpart, opposite};
@@ -16,31 +16,32 @@ use std::path::{Path, PathBuf};
 
 /// Largest file that is read, in bytes. Lists of data files may be long.
 const MOST_BYTES: u64 = 64 << 20;
-/// The value by which a run's options name their own copy of the chat template.
+/// The value that stands for the run's own copy of the chat template.
 pub(super) const OWN_TEMPLATE: &str = ".";
-/// Flags whose value is always a path: relative ones are meant from the file's directory.
+/// Flags whose value is always a path. A relative path starts at the file's directory.
 const PATHS: [&str; 7] = ["data", "eval_data", "reference_data", "adapter", "output", "chat_template", "rejects"];
 
-/// Flags of the command line that replace others of the file.
+/// Flags of the command line that replace other flags of the file.
 const REPLACED: [(&str, &[&str]); 2] = [("warmup_ratio", &["warmup_steps"]), ("warmup_steps", &["warmup_ratio"])];
 
-/// Choices for which some flags of the file are left out, since only another choice reads them: flag, choice, flags.
+/// Choices of the command line that do not read some flags of the file, which are then left out: flag, choice, flags left out.
 const UNREAD: [(&str, &str, &[&str]); 3] = [
     ("optim", "rmsprop", &["adam_beta1", "adam_beta2", "adam_epsilon"]),
     ("optim", "adamw", &["rmsprop_alpha"]),
     ("schedule", "constant", &["warmup_steps", "warmup_ratio"]),
 ];
 
-/// The arguments, with those of the file.
+/// The arguments of the command line together with those of the file.
 pub(crate) struct Expanded {
     pub arguments: Vec<OsString>,
     pub(super) path: PathBuf,
-    /// Flags of the file with their 1-based lines.
+    /// Flags of the file, each with its 1-based line.
     pub(super) lines: Vec<(String, usize)>,
 }
 
 impl Expanded {
-    /// `FILE:LINE` of a flag that the file gave, `flag` as an error names it: with or without its value's name.
+    /// Returns `FILE:LINE` of a flag that the file gave. `flag` is written as in an error: with or without the name of its
+    /// value.
     pub(crate) fn place_of(&self, flag: &str) -> Option<String> {
         let name = flag.split([' ', '=']).next()?;
         let (_, line) = self.lines.iter().find(|(known, _)| known == name)?;
@@ -48,7 +49,7 @@ impl Expanded {
     }
 }
 
-/// The arguments with the flags of the file that `--config` names put in.
+/// Adds the flags of the file that `--config` names to the arguments.
 ///
 /// # Errors
 /// [`CliError::Input`] for a file that cannot be read, an unknown key or a value of the wrong kind, with its line.
@@ -92,7 +93,7 @@ fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
     None
 }
 
-/// Returns the choice that the command line makes with a flag. The last one counts.
+/// Returns the choice that the command line makes with a flag. If the flag is repeated, the last one counts.
 fn given_choice(arguments: &[OsString], arg: &Arg) -> Option<String> {
     let names = arg.get_long_and_visible_aliases().unwrap_or_default().into_iter();
     let names: Vec<&str> = names.chain(arg.get_all_aliases().unwrap_or_default()).collect();
@@ -151,7 +152,7 @@ fn flags_of_file(file: &ConfigFile, command: &Command, given: &HashSet<&str>) ->
     Ok(flags)
 }
 
-/// Whether the template beside a run's options is still that of the run.
+/// Warns if the template beside a run's options is no longer that of the run.
 fn check_own_template(file: &ConfigFile, key: &str) -> Result<(), CliError> {
     let folder = file.path.parent().unwrap_or(Path::new(""));
     let Some(name) = template_of_run(folder)? else {
@@ -175,9 +176,9 @@ fn check_own_template(file: &ConfigFile, key: &str) -> Result<(), CliError> {
 
 /// Who named the file.
 pub(super) enum FileOrigin {
-    /// The user, who may name a pipe.
+    /// The user named it. It may be a pipe.
     CommandLine,
-    /// Nobody: it was found in the folder of an adapter.
+    /// Nobody named it: it was found in the folder of an adapter.
     Run,
 }
 
@@ -206,7 +207,7 @@ impl ConfigFile {
         Ok(ConfigFile { path: path.to_owned(), table, text })
     }
 
-    /// Returns the choice that the file makes, or else the default.
+    /// Returns the choice that the file makes for `arg`, or else the default.
     fn choice(&self, arg: &Arg) -> Option<String> {
         let has_name = |key: &&String| arg.get_long().is_some_and(|long| key.replace('_', "-") == long);
         let by_alias = |key: &&String| arg.get_all_aliases().unwrap_or_default().contains(&key.as_str());
@@ -222,8 +223,8 @@ impl ConfigFile {
         CliError::Input(format!("{}:{}: {what}", self.path.display(), line_of(&self.text, key)))
     }
 
-    /// Returns the value of `key` as the flag `arg` of `command`, once for each value of a list. A switch that is off becomes its
-    /// opposite, if it has one.
+    /// Returns the value of `key` as the flag `arg` of `command`, once for each value of a list. A switch that is off becomes
+    /// the opposite flag, if there is one.
     ///
     /// # Errors
     /// [`CliError::Input`] for a value of the wrong kind, with its line.
@@ -277,7 +278,7 @@ fn opposite_of(command: &Command, switch: &Arg) -> Option<String> {
     arg.get_long().map(|long| format!("--{long}"))
 }
 
-/// A path of the file, seen from the working directory.
+/// Makes a path in the file relative to the working directory.
 fn resolve(id: &str, text: String, folder: &Path) -> OsString {
     let inside = folder.join(&text);
     let is_path = match id {
@@ -291,7 +292,7 @@ fn resolve(id: &str, text: String, folder: &Path) -> OsString {
     if is_path { inside.into_os_string() } else { text.into() }
 }
 
-/// 1-based line of a top-level key.
+/// Returns the 1-based line of a top-level key.
 fn line_of(text: &str, key: &str) -> usize {
     let is_key = |line: &str| {
         let name = line.split('=').next().unwrap_or("").trim().trim_matches(['"', '\'']);

@@ -1,4 +1,4 @@
-//! `config.toml`: every option as it was resolved, as `--config` reads it.
+//! Writes `config.toml`: every option with its resolved value, in the form that `--config` reads.
 
 use super::read::OWN_TEMPLATE;
 use crate::args::{CacheChoice, DataCacheChoice, ReferenceChoice, TrainArgs};
@@ -13,14 +13,14 @@ use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// The files that the flags name, patterns resolved: a later run reads the same ones.
+/// The files that the flags name, with patterns resolved, so that a later run reads the same files.
 pub(crate) struct NamedFiles {
     pub data: Vec<PathBuf>,
     pub eval: Vec<PathBuf>,
     pub texts: Vec<PathBuf>,
 }
 
-/// Everything as it was resolved.
+/// Returns every option with its resolved value.
 ///
 /// # Errors
 /// [`CliError::Usage`] for a path that is not UTF-8, which a TOML file cannot name.
@@ -44,7 +44,7 @@ pub(crate) fn resolved(
 struct Options(Table);
 
 impl Options {
-    /// Puts a value in. `None` is left out.
+    /// Sets an option. Leaves it out if the value is `None`.
     fn put(&mut self, key: &str, value: impl Into<Option<Value>>) {
         if let Some(value) = value.into() {
             self.0.insert(key.to_owned(), value);
@@ -72,10 +72,10 @@ impl Options {
             Some(ReferenceChoice::Adapter(dir)) => self.put("reference", absolute(dir)?),
             None => {}
         }
-        // the digits that were typed, not those of the nearest f32
+        // writes the digits that the user typed, not those of the nearest f32
         let temperature = args.logp.logp_temperature.and_then(|typed| typed.to_string().parse::<f64>().ok());
         self.put("logp-temperature", temperature.map(Value::from));
-        // the run's own copy, since the file that the flag named may change
+        // names the run's own copy, since the file that the flag named may change
         self.put("chat-template", args.model.chat_template.as_ref().map(|_| Value::from(OWN_TEMPLATE)));
         Ok(())
     }
@@ -97,8 +97,8 @@ impl Options {
         Ok(())
     }
 
-    /// How rows are read. What is off is written too: if the run started from an adapter, the adapter's options would turn it on
-    /// again.
+    /// Adds how rows are read. Also writes options that are off: otherwise, if the run started from an adapter, the adapter's
+    /// options would turn them on again.
     fn of_rows(&mut self, args: &TrainArgs) -> Result<(), CliError> {
         let reading = args.data.reading()?;
         self.put("columns", Value::from(reading.columns.to_string()));
@@ -191,12 +191,12 @@ fn absolute(path: &Path) -> Result<Value, CliError> {
     }
 }
 
-/// A number above 2^63 is no integer of TOML, and text is read the same.
+/// Writes an integer. TOML has none of 2^63 or more, so such a number becomes text, which is read the same way.
 fn integer(number: u64) -> Value {
     i64::try_from(number).map_or_else(|_| number.to_string().into(), Value::Integer)
 }
 
-/// A choice as it is typed.
+/// Returns a choice as a user would type it.
 fn word(choice: impl ValueEnum) -> Value {
     choice.to_possible_value().expect("no choice is skipped").get_name().to_owned().into()
 }

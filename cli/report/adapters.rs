@@ -21,7 +21,7 @@ pub(crate) fn read_adapter(dir: &Path, adapter: &Adapter, base: Option<&str>) {
     }
 }
 
-/// Warns if the adapter in `dir` was trained on the base with the hash `own`, and is used on the one with the hash `base`.
+/// Warns if the adapter in `dir` was trained on a base with the hash `own`, but is used on a base with another hash, `base`.
 pub(crate) fn other_base(dir: &Path, own: Option<&str>, base: &str, name: Option<&str>) {
     let Some(own) = own.filter(|own| *own != base) else { return };
     let named = name.map_or(String::new(), |name| format!(", which adapter_config.json calls `{name}`"));
@@ -34,7 +34,7 @@ pub(crate) fn other_base(dir: &Path, own: Option<&str>, base: &str, name: Option
     );
 }
 
-/// Warns about an adapter beside a model's weights, unless it is the one that was asked for.
+/// Warns about an adapter beside a model's weights, unless the user asked for that adapter.
 pub(crate) fn stray_adapter(model: &Path, adapter: Option<&Path>) {
     let canonical = |path: &Path| std::fs::canonicalize(path).ok();
     if adapter.is_some_and(|adapter| canonical(adapter) == canonical(model)) {
@@ -54,7 +54,7 @@ pub(crate) fn stray_adapter(model: &Path, adapter: Option<&Path>) {
     }
 }
 
-/// Returns the beginning of a hash, enough to tell two apart.
+/// Returns the beginning of a hash, long enough to tell two hashes apart.
 fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }

@@ -1,4 +1,4 @@
-//! What is said about data: what a survey found, and how far a pass over it is.
+//! Reports on data: what a survey found, and how far a pass over the data is.
 
 use super::numbers::{records, rows};
 use super::pass::Pass;
@@ -11,7 +11,7 @@ use align_data::{
 };
 use align_engine::model::{ModelConfig, RopeScaling};
 
-/// Reports what a survey of the data found: no row is dropped, cut or moved silently.
+/// Reports what a survey of the data found, so that no row is dropped, cut or moved silently.
 pub(crate) fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     let mut line = format!("{label}: {} kept, from {}", rows(survey.kept as u64), records(survey.records as u64));
     if let Some(layout) = &survey.layout {
@@ -39,11 +39,11 @@ pub(crate) fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     teaches_nothing(label, survey);
 }
 
-/// Warns of rows that are longer than the texts that the model was trained on.
+/// Warns about rows that are longer than the texts that the model was trained on.
 pub(crate) fn beyond_positions(label: &str, data: &Dataset, config: &ModelConfig) {
     let most = config.max_position_embeddings;
     if config.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. })) {
-        return; // which stretches with the text
+        return; // dynamic scaling adapts to the length of the text
     }
     let longest = |i: usize| {
         let lengths = data.lengths(i);
@@ -59,7 +59,7 @@ pub(crate) fn beyond_positions(label: &str, data: &Dataset, config: &ModelConfig
     }
 }
 
-/// Reports what changes nothing about which rows are used.
+/// Reports findings that do not change which rows are used.
 fn details(survey: &Survey) {
     if let Some(sequences) = &survey.sequences {
         let of_answers = survey.prompt_tokens + survey.answer_tokens;
@@ -92,12 +92,12 @@ fn details(survey: &Survey) {
     }
 }
 
-/// What was found at all, with its count.
+/// Returns the findings with a count above 0, each with its count.
 fn counted<const N: usize>(counts: [(usize, &'static str); N]) -> impl Iterator<Item = String> {
     counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"))
 }
 
-/// Warns of data of which a loss can learn nothing, or next to nothing.
+/// Warns about data from which a loss can learn nothing, or almost nothing.
 fn teaches_nothing(label: &str, survey: &Survey) {
     let LabelCounts { desirable, undesirable } = survey.labels;
     if desirable + undesirable > 1 && (desirable == 0 || undesirable == 0) {
@@ -117,7 +117,7 @@ fn teaches_nothing(label: &str, survey: &Survey) {
     }
 }
 
-/// Reports on data of which only the prompts are read.
+/// Reports on data if only its prompts are read.
 pub(crate) fn prompts(survey: &Survey, asked: &ReadingArgs) {
     by_names("data", survey);
     super::warnings(survey, asked);
@@ -153,7 +153,7 @@ pub(crate) fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
     }
 }
 
-/// Says if the rows of an evaluation are of another form than those that are trained on.
+/// Reports if the rows of an evaluation have another form than the training rows.
 pub(crate) fn other_form(trained: &Survey, evaluated: &Survey) {
     if let (Some(trained), Some(evaluated)) = (trained.form(), evaluated.form())
         && trained != evaluated
@@ -180,7 +180,7 @@ fn by_name(label: &str, named: &ByName, survey: &Survey) {
     say!("{label}: {what} `{}` of {}", named.column, records(named.records as u64));
 }
 
-/// What is scored of sequences, and how it is found.
+/// Words which part of sequences is scored, and how it is found.
 fn sequences(sequences: &Sequences) -> &'static str {
     match (sequences.part, sequences.spans) {
         (SftPart::Completion, _) if sequences.chosen_alone => "the chosen answers; the rejected ones are not read",

@@ -25,13 +25,13 @@ pub(crate) use terminal::{WIDEST, be_verbose, is_verbose, remember_messages, say
 pub(crate) use warnings::{is_warning, line as warning_line, warnings};
 pub(crate) use words::{adapter, generated, loss};
 
-/// A message on stderr.
+/// Prints a message on stderr.
 macro_rules! say {
     ($($words:tt)*) => { $crate::report::say_line(&format!($($words)*)) };
 }
 pub(crate) use say;
 
-/// A message on stderr for `--verbose` alone.
+/// Prints a message on stderr, only with `--verbose`.
 macro_rules! detail {
     ($($words:tt)*) => {
         if $crate::report::is_verbose() {

@@ -6,7 +6,7 @@ use align_engine::model::ModelNote;
 
 /// How many names of a long list a line shows.
 const SHOWN: usize = 3;
-/// Most characters of one of them, since a stranger's file may hold any text.
+/// Most characters of one name, since a stranger's file may hold any text.
 const LONGEST: usize = 200;
 
 /// Prints the notes on a model.
@@ -55,7 +55,7 @@ fn words(note: &ModelNote) -> String {
     }
 }
 
-/// Shows the first few, and counts the others.
+/// Lists the first few items, and counts the others.
 fn some(items: impl ExactSizeIterator<Item = String>) -> String {
     let more = items.len().saturating_sub(SHOWN);
     let shown: Vec<String> = items.take(SHOWN).collect();

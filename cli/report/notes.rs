@@ -1,10 +1,10 @@
-//! Words what a run tells on its way.
+//! Words the notes of a run.
 
 use super::{detail, say};
 use align_lora::objective::Unlearned;
 use align_lora::train::{CacheCounts, CountsOf, DataRole, Note};
 
-/// Prints a note of a run. What only says that a cache worked is for `--verbose`.
+/// Prints a note of a run. A note that only says that a cache worked is printed only with `--verbose`.
 pub(crate) fn note(note: &Note) {
     match note {
         Note::CacheCounts { .. } => detail!("{}", words(note)),

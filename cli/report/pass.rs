@@ -5,12 +5,12 @@ use super::terminal::bar;
 use indicatif::ProgressBar;
 use std::time::{Duration, Instant};
 
-/// A pass that is over sooner has no bar.
+/// A pass that ends sooner shows no bar.
 const SHORT: Duration = Duration::from_millis(500);
-/// Between the lines of a pass without a bar.
+/// Time between the lines of a pass without a bar.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
 
-/// A long pass: a bar on a terminal, a line now and then elsewhere. A short one prints nothing.
+/// A long pass. It shows a bar on a terminal, and prints a line now and then elsewhere. A short pass prints nothing.
 pub(crate) struct Pass {
     what: &'static str,
     bar: Option<ProgressBar>,
@@ -19,18 +19,18 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// Begins a pass. `what` says in a few words what is done.
+    /// Begins a pass. `what` says in a few words what the pass does.
     pub(crate) fn new(what: &'static str) -> Pass {
         let now = Instant::now();
         Pass { what, bar: None, started: now, last_line: now }
     }
 
-    /// What was done in a mean second.
+    /// Returns how much was done per second on average.
     pub(crate) fn per_second(&self, done: u64) -> f64 {
         done as f64 / self.started.elapsed().as_secs_f64().max(1e-3)
     }
 
-    /// `done` of `total` are done; `speed` is shown behind that, if it is not empty.
+    /// Shows that `done` of `total` are done, followed by `speed` if it is not empty.
     pub(crate) fn at(&mut self, done: u64, total: u64, speed: &str) {
         if self.started.elapsed() < SHORT {
             return;

@@ -1,15 +1,15 @@
-//! What a run will be, before its first step.
+//! Reports what a run will need, before its first step.
 
 use super::numbers::{rate, seconds};
 use super::{detail, say};
 use align_lora::train::{Pace, Plan, RunPace, Size, TrainOptions};
 use std::time::Duration;
 
-/// How far the time of a run may be from the planned one, as factors. The machine may be busier than it was when it was
+/// How far the time of a run may be from the planned time, as factors. The machine may be busier than it was when it was
 /// measured, and evaluations are not planned.
 const RANGE: [f64; 2] = [0.75, 1.5];
 
-/// Prints what a run will be: its size, memory and time.
+/// Prints the size, memory and time of a run.
 pub(crate) fn plan(options: &TrainOptions, plan: &Plan, pace: &RunPace) {
     say!(
         "plan: {} step{} of {} rows, learning rate {}, {} of memory, {}",
@@ -56,7 +56,7 @@ pub(crate) fn step_operations(pace: &RunPace) -> String {
     }
 }
 
-/// The time that a run will take, evaluations not counted.
+/// The time that a run will take, without evaluations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct PlannedTime {
     /// All steps, in seconds.
@@ -66,12 +66,12 @@ pub(crate) struct PlannedTime {
 }
 
 impl PlannedTime {
-    /// The time that the steps take at a pace.
+    /// Returns the time that the steps take at a pace.
     pub(crate) fn of(pace: &RunPace) -> PlannedTime {
         PlannedTime { seconds: pace.seconds(), first_step: pace.first.seconds_per_step }
     }
 
-    /// Words the time that the run takes if its first steps took `seconds_per_step`. `None` if that was planned.
+    /// Words the time that the run takes if its first steps took `seconds_per_step`. `None` if that agrees with the plan.
     pub(crate) fn corrected(&self, seconds_per_step: f64) -> Option<String> {
         let factor = seconds_per_step / self.first_step;
         let all = self.seconds * factor;
@@ -84,7 +84,7 @@ impl PlannedTime {
 }
 
 impl std::fmt::Display for PlannedTime {
-    /// `3 to 6 min`, in the unit in which the longer time is a small number.
+    /// Writes e.g. `3 to 6 min`, in a unit that makes the longer time a small number.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [low, high] = RANGE.map(|factor| self.seconds * factor);
         let (unit, seconds) = match high {

@@ -23,13 +23,13 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// For a run that begins now, of `steps` steps and `evaluations` evaluations, the one at its start included.
+    /// Begins the progress of a run of `steps` steps and `evaluations` evaluations, including the one at its start.
     pub(crate) fn new(steps: u64, evaluations: u64, logging_steps: u64, planned: PlannedTime) -> Progress {
         let left = TimeLeft::new(steps, evaluations);
         Progress { steps, logging_steps, planned, left, since: Instant::now(), bar: None, evaluating: None }
     }
 
-    /// A step has ended.
+    /// Reports that a step has ended.
     pub(crate) fn step(&mut self, metrics: &StepMetrics) {
         let took = self.lap();
         self.left.step(took);
@@ -43,7 +43,7 @@ impl Progress {
         }
         if self.bar.is_none() {
             self.bar = bar(self.steps, "{pos}/{len} steps  {msg}");
-            // so that the bar is drawn again while a step is long
+            // so that the bar is redrawn during a long step
             self.bar.iter().for_each(|bar| bar.enable_steady_tick(Duration::from_millis(250)));
         }
         if let Some(bar) = &self.bar {
@@ -52,13 +52,13 @@ impl Progress {
         }
     }
 
-    /// `rows` of `all` rows of an evaluation are done.
+    /// Shows that `rows` of `all` rows of an evaluation are done.
     pub(crate) fn evaluating(&mut self, rows: usize, all: usize) {
         let pass = self.evaluating.get_or_insert_with(|| Pass::new("evaluating"));
         pass.at(rows as u64, all as u64, "");
     }
 
-    /// An evaluation has ended.
+    /// Reports that an evaluation has ended.
     pub(crate) fn evaluation(&mut self, metrics: &EvalMetrics) {
         self.evaluating = None;
         let took = self.lap();
@@ -67,20 +67,20 @@ impl Progress {
         say!("step {}: {}", metrics.step, entries.collect::<Vec<_>>().join("  "));
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
     }
 
-    /// The time since a step or an evaluation ended before.
+    /// Returns the time since the last step or evaluation ended.
     fn lap(&mut self) -> Duration {
         let since = std::mem::replace(&mut self.since, Instant::now());
         since.elapsed()
     }
 
-    /// Says what the steps really take if the plan was wrong about it.
+    /// Reports the real time of the steps if the plan was wrong about it.
     fn correct_the_plan(&self) {
         if let Some(words) = self.left.seconds_per_step().and_then(|seconds| self.planned.corrected(seconds)) {
             say!("{words}");
@@ -88,7 +88,7 @@ impl Progress {
     }
 }
 
-/// The numbers of a step that people look at.
+/// Formats the numbers of a step that people look at.
 fn numbers(metrics: &StepMetrics) -> String {
     let preferences = &metrics.preferences;
     let mut text = format!("loss {:.4}", metrics.loss);

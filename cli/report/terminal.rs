@@ -1,4 +1,4 @@
-//! stderr. A message is wrapped and has colours on a terminal; elsewhere it is one plain line.
+//! Messages on stderr. On a terminal a message is wrapped and coloured; elsewhere it is one plain line.
 
 use anstream::{AutoStream, ColorChoice};
 use clap::builder::styling::{Style, Styles};
@@ -8,20 +8,20 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// Columns of the widest line on a terminal.
+/// Width of the widest line on a terminal, in columns.
 pub(crate) const WIDEST: usize = 110;
 
 static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
 
-/// The bars that are drawn now. Messages are written above them.
+/// The bars on screen. Messages are written above them.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
 
-/// From now on also prints what only some users want to know.
+/// Turns on the messages of `--verbose`.
 pub(crate) fn be_verbose() {
     IS_VERBOSE.store(true, Ordering::Relaxed);
 }
 
-/// Whether that is printed.
+/// Whether the messages of `--verbose` are printed.
 pub(crate) fn is_verbose() -> bool {
     IS_VERBOSE.load(Ordering::Relaxed)
 }
@@ -29,13 +29,13 @@ pub(crate) fn is_verbose() -> bool {
 /// Messages of a command that may be tried again.
 enum Said {
     Forgotten,
-    /// What the first try has said so far.
+    /// The messages of the first try so far.
     Remembered(Vec<String>),
-    /// What the second try need not say again.
+    /// Messages that the second try need not print again.
     Skipped(Vec<String>),
 }
 
-/// Most messages that are remembered: a try fails before it has said more.
+/// Most messages that are remembered. A try that fails prints fewer.
 const REMEMBERED: usize = 100;
 
 static SAID: Mutex<Said> = Mutex::new(Said::Forgotten);
@@ -45,7 +45,7 @@ pub(crate) fn remember_messages() {
     *said() = Said::Remembered(Vec::new());
 }
 
-/// The command is tried again: what it has said already is not said again.
+/// Begins the second try of the command. Messages that the first try printed are not printed again.
 pub(crate) fn skip_remembered_messages() {
     let mut said = said();
     if let Said::Remembered(messages) = &mut *said {
@@ -57,7 +57,7 @@ fn said() -> MutexGuard<'static, Said> {
     SAID.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a message was said by the command's first try. Each is skipped once.
+/// Whether the command's first try printed this message. Each message is skipped once.
 fn was_said(message: &str) -> bool {
     match &mut *said() {
         Said::Forgotten => false,
@@ -74,7 +74,7 @@ fn was_said(message: &str) -> bool {
     }
 }
 
-/// Writes a message to stderr. A closed or full stderr ends no run.
+/// Writes a message to stderr. A run goes on even if stderr is closed or full.
 pub(crate) fn say_line(message: &str) {
     if was_said(message) {
         return;
@@ -84,14 +84,14 @@ pub(crate) fn say_line(message: &str) {
     if std::io::stderr().is_terminal() { BARS.suspend(write) } else { write() }
 }
 
-/// Columns of the terminal. `None` if stderr is something else.
+/// Returns the columns of the terminal. `None` if stderr is no terminal.
 fn width() -> Option<usize> {
     let stderr = std::io::stderr();
     let columns = terminal_size::terminal_size_of(&stderr).map_or(WIDEST, |(columns, _)| columns.0.into());
     stderr.is_terminal().then(|| columns.min(WIDEST))
 }
 
-/// Wraps a message at `width` columns, and colours the word that says what it is. Text of several lines is not wrapped.
+/// Wraps a message at `width` columns, and colours its label. Text of several lines is not wrapped.
 fn laid_out(message: &str, width: Option<usize>) -> String {
     let text = match width.filter(|_| !message.contains('\n')) {
         None => Cow::Borrowed(message),
@@ -99,7 +99,7 @@ fn laid_out(message: &str, width: Option<usize>) -> String {
             let text = message.trim_start();
             let indent = &message[..message.len() - text.len()];
             let deeper = format!("{indent}  ");
-            // words are not broken: paths can be copied
+            // words are not broken, so that paths can be copied
             let options = textwrap::Options::new(width).initial_indent(indent).subsequent_indent(&deeper);
             textwrap::fill(text, options.break_words(false)).into()
         }
@@ -112,13 +112,14 @@ fn laid_out(message: &str, width: Option<usize>) -> String {
     text.into_owned()
 }
 
-/// The words that have a colour, which is that of clap's messages.
+/// Returns the labels that have a colour, with the colours of clap's messages.
 fn labels() -> [(&'static str, Style); 2] {
     let styles = Styles::styled();
     [("error:", *styles.get_error()), ("warning:", *styles.get_invalid())]
 }
 
-/// Shows a bar of `len` on a terminal. `template` is what indicatif fills in behind the bar itself. `None` elsewhere.
+/// Shows a bar of length `len` on a terminal. `template` is the text after the bar, which indicatif fills in. `None` if stderr
+/// is no terminal.
 pub(super) fn bar(len: u64, template: &str) -> Option<ProgressBar> {
     if !std::io::stderr().is_terminal() {
         return None;

@@ -1,4 +1,4 @@
-//! How long a run still takes, by what its steps and evaluations took so far.
+//! Estimates how long a run still takes, from the time of its steps and evaluations so far.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(super) struct TimeLeft {
 }
 
 impl TimeLeft {
-    /// For a run of so many steps and evaluations, the one before the first step included.
+    /// Begins the estimate for a run of `steps` steps and `evaluations` evaluations, including the one before the first step.
     pub(super) fn new(steps: u64, evaluations: u64) -> TimeLeft {
         TimeLeft {
             steps_left: steps,
@@ -29,24 +29,24 @@ impl TimeLeft {
         }
     }
 
-    /// A step has ended.
+    /// Notes that a step has ended.
     pub(super) fn step(&mut self, took: Duration) {
         self.steps_left = self.steps_left.saturating_sub(1);
         self.step.add(took);
     }
 
-    /// An evaluation has ended.
+    /// Notes that an evaluation has ended.
     pub(super) fn evaluation(&mut self, took: Duration) {
         self.evaluations_left = self.evaluations_left.saturating_sub(1);
         self.evaluation.add(took);
     }
 
-    /// Seconds of a step. `None` before the third one has ended.
+    /// Returns the seconds of a step. `None` before the third step has ended.
     pub(super) fn seconds_per_step(&self) -> Option<f64> {
         self.step.seconds
     }
 
-    /// The time left. `None` before the third step has ended.
+    /// Returns the time left. `None` before the third step has ended.
     pub(super) fn left(&self) -> Option<Duration> {
         let steps = self.steps_left as f64 * self.seconds_per_step()?;
         let evaluations = self.evaluations_left as f64 * self.evaluation.seconds.unwrap_or(0.0);
@@ -54,10 +54,10 @@ impl TimeLeft {
     }
 }
 
-/// What one of several like things takes.
+/// The typical time of a step, or of an evaluation.
 struct Typical {
     recent: VecDeque<f64>,
-    /// How many make a first figure.
+    /// How many durations the first figure needs.
     first: usize,
     seconds: Option<f64>,
 }

@@ -5,7 +5,7 @@ use align_lora::adapter::LoraConfig;
 use align_lora::objective::Objective;
 use std::time::Duration;
 
-/// What an adapter is, in a few words.
+/// Describes an adapter in a few words.
 pub(crate) fn adapter(config: &LoraConfig) -> String {
     let scale = if config.use_rslora { ", scaled by alpha / sqrt(rank)" } else { "" };
     let dropout = if config.dropout > 0.0 { format!(", dropout {}", config.dropout) } else { String::new() };
@@ -14,7 +14,8 @@ pub(crate) fn adapter(config: &LoraConfig) -> String {
     format!("rank {}, alpha {}{scale}{dropout}{patterns}", config.rank, config.alpha)
 }
 
-/// A loss with its knobs and their values, or each loss of a mix; of those that change any loss of its kind, the ones that do.
+/// Words a loss, or each loss of a mix, with its knobs and their values. A knob that all losses of a kind share is shown only
+/// if its value is not the default.
 pub(crate) fn loss(objective: &Objective) -> String {
     let losses = objective.losses().map(|(spec, knobs)| {
         let own = |key: &str| spec.knobs.iter().any(|knob| knob.key == key);
@@ -33,7 +34,8 @@ pub(crate) fn loss(objective: &Objective) -> String {
     }
 }
 
-/// What `generate` has done, with the time of the model alone: from the prompts' tokens to the last new one, without loading.
+/// Reports what `generate` has done. The time is the model's alone: from the prompts' tokens to the last new token, without
+/// loading.
 pub(crate) fn generated(n_prompts: u64, new_tokens: u64, elapsed: Duration) {
     let prompts = if n_prompts == 1 { "prompt" } else { "prompts" };
     let tokens = if new_tokens == 1 { "token" } else { "tokens" };

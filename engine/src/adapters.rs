@@ -34,7 +34,7 @@ pub struct AdapterSet {
 }
 
 impl AdapterSet {
-    /// An adapter for a model with `linears` linear layers, without updates.
+    /// Makes an adapter without updates for a model with `linears` linear layers.
     pub fn new(linears: usize) -> AdapterSet {
         AdapterSet { by_linear: vec![None; linears], score_head: None }
     }
@@ -44,22 +44,22 @@ impl AdapterSet {
         self.by_linear[linear.0] = Some(update);
     }
 
-    /// The update of a linear layer.
+    /// Returns the update of a linear layer. `None` if it has none.
     pub fn get(&self, linear: LinearId) -> Option<&LowRank> {
         self.by_linear.get(linear.0).and_then(Option::as_ref)
     }
 
-    /// Adds a score head, `[1, hidden_size]`, which reads the final norm's output: the adapter is then a reward model's.
+    /// Adds a score head, `[1, hidden_size]`, which reads the final norm's output. The adapter then belongs to a reward model.
     pub fn set_score_head(&mut self, head: Param) {
         self.score_head = Some(head);
     }
 
-    /// The score head; `None` unless this is the adapter of a reward model.
+    /// Returns the score head. `None` unless this is the adapter of a reward model.
     pub fn score_head(&self) -> Option<&Param> {
         self.score_head.as_ref()
     }
 
-    /// All parameters, in the order of their ids.
+    /// Returns all parameters, in the order of their ids.
     pub fn params(&self) -> Vec<Param> {
         let updates = self.iter().flat_map(|(_, update)| [update.lora_a.clone(), update.lora_b.clone()]);
         let mut params: Vec<Param> = updates.chain(self.score_head.clone()).collect();
@@ -67,7 +67,7 @@ impl AdapterSet {
         params
     }
 
-    /// An adapter of the same shapes, with other parameters in place of its own.
+    /// Makes an adapter of the same shapes, with `other(parameter)` in place of each parameter.
     ///
     /// # Errors
     /// Those of `other`.
@@ -81,23 +81,23 @@ impl AdapterSet {
         Ok(AdapterSet { by_linear, score_head: self.score_head.as_ref().map(&other).transpose()? })
     }
 
-    /// All updates, with their layers.
+    /// Returns all updates, with their layers.
     pub fn iter(&self) -> impl Iterator<Item = (LinearId, &LowRank)> {
         self.by_linear.iter().enumerate().filter_map(|(i, update)| Some((LinearId(i), update.as_ref()?)))
     }
 }
 
-/// The adapters of the two models that share a pass. `None` is the bare base.
+/// The adapters of the two models that share a pass. `None` means the base without an adapter.
 #[derive(Debug, Clone, Default)]
 pub struct Adapters {
-    /// On policy rows, with and without a gradient.
+    /// Applies to policy rows, with and without a gradient.
     pub policy: Option<Arc<AdapterSet>>,
-    /// On reference rows.
+    /// Applies to reference rows.
     pub reference: Option<Arc<AdapterSet>>,
 }
 
 impl Adapters {
-    /// Adapters of the same shapes on `device`, all zeros.
+    /// Makes adapters of the same shapes on `device`, all zeros.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].

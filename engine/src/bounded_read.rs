@@ -1,14 +1,14 @@
-//! Reads files that somebody else wrote into memory, up to a size.
+//! Reads files that somebody else wrote, up to a size limit.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Reads a regular file of at most `limit` bytes. Refuses a pipe or a device before it is opened, since it could block or never
+/// Reads a regular file of at most `limit` bytes. Refuses a pipe or a device before opening it, since it could block or never
 /// end.
 ///
 /// # Errors
-/// The system's error, or one that says what is wrong. Neither names the path.
+/// The system's error, or an error that says what is wrong. Neither names the path.
 pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     match std::fs::metadata(path)?.is_file() {
         true => read_any(path, limit),

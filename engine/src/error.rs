@@ -4,7 +4,7 @@ use crate::model::ConfigError;
 use crate::weights::LoadError;
 use align_kernels::KernelError;
 
-/// A model that could not be loaded, or that computes numbers that are not finite.
+/// A model could not be loaded, or it computes numbers that are not finite.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum EngineError {

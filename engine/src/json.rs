@@ -1,13 +1,13 @@
-//! Reading a JSON object from a file that somebody else wrote.
+//! Reads a JSON object from a file that somebody else wrote.
 
 use serde_json::{Map, Value};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Largest JSON file that is read: the largest `model.safetensors.index.json` in public use is below 20 MB.
+/// Size of the largest JSON file that is read. The largest `model.safetensors.index.json` in public use is below 20 MB.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// A file that should hold one JSON object and does not.
+/// The file should hold one JSON object, but does not.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
@@ -24,7 +24,7 @@ pub enum JsonError {
     NotAnObject { path: PathBuf, found: &'static str },
 }
 
-/// The bytes of a regular file. A pipe or a device, which could block or never end, is refused before it is opened.
+/// Reads the bytes of a regular file. Refuses a pipe or a device before opening it, since it could block or never end.
 ///
 /// # Errors
 /// [`JsonError::Read`], [`JsonError::NotAFile`], [`JsonError::TooLarge`].
@@ -40,7 +40,7 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, JsonError> {
     std::fs::read(path).map_err(read_error)
 }
 
-/// The object in `path`.
+/// Reads the object in `path`.
 ///
 /// # Errors
 /// Every variant of [`JsonError`]. Nesting deeper than 128 levels is a [`JsonError::Parse`].
@@ -53,7 +53,7 @@ pub fn read_object(path: &Path) -> Result<Map<String, Value>, JsonError> {
     }
 }
 
-/// What a value is, for messages.
+/// Returns the kind of a value, for messages.
 pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -65,7 +65,7 @@ pub fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Shortens text from a foreign file to one line: at most `longest` characters, without those that move the cursor.
+/// Shortens text from a foreign file to one line: at most `longest` characters, without characters that move the cursor.
 pub fn shorten(text: &str, longest: usize) -> String {
     let mut line = String::new();
     for character in text.chars().take(longest) {

@@ -1,10 +1,11 @@
-//! Removes a key from a JSON text and leaves all other bytes unchanged. Parsing and writing the text would round numbers beyond
-//! 64 bits.
+//! Removes a key from a JSON text and leaves all other bytes unchanged. Parsing and rewriting the text would round numbers that
+//! need more than 64 bits.
 
 use serde::de::{Deserialize, IgnoredAny};
 use std::ops::Range;
 
-/// Returns the text without the members of its object that are called `key`. `None` if there are none, or if it is not an object.
+/// Returns the text without the members called `key` of its object. `None` if there are no such members, or if the text is not
+/// an object.
 pub fn without_key(text: &[u8], key: &str) -> Option<Vec<u8>> {
     let members = members(text)?;
     let (named, others): (Vec<_>, Vec<_>) = members.iter().partition(|member| member.key == key);
@@ -14,7 +15,7 @@ pub fn without_key(text: &[u8], key: &str) -> Option<Vec<u8>> {
     let (first, last) = (members.first()?.place.start, members.last()?.place.end);
     let mut out = text[..first].to_vec();
     for (i, member) in others.iter().enumerate() {
-        // all members are separated like the first two
+        // uses the separator between the first two members everywhere
         let between = if i == 0 { &[][..] } else { &text[members[0].place.end..members[1].place.start] };
         out.extend_from_slice(between);
         out.extend_from_slice(&text[member.place.clone()]);

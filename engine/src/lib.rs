@@ -1,5 +1,5 @@
 //! The engine: frozen weights on disk, model families, a reverse-mode tape whose nodes are the transformer's own fused ops,
-//! generation. It knows no text, no preference and no command line.
+//! generation. It knows nothing of text, preferences or the command line.
 
 pub mod adapters;
 pub mod autograd;

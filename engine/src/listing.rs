@@ -1,4 +1,4 @@
-//! What is in a folder that somebody else filled.
+//! Lists a folder that somebody else filled.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Files that appear whole under their names, or not at all.
+//! Files that appear under their names complete, or not at all.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 /// A file that gets its name when [`NewFile::finish`] has put every byte on the disk. Until then, and after any error, an older
-/// file under that name is unchanged.
+/// file under that name stays unchanged.
 #[derive(Debug)]
 pub struct NewFile {
     path: PathBuf,
@@ -14,10 +14,10 @@ pub struct NewFile {
     file: NamedTempFile,
 }
 
-/// An action on a new file that failed.
+/// An action on a new file failed.
 #[derive(Debug)]
 pub struct NewFileError {
-    /// In words that follow "cannot".
+    /// The action in words that follow "cannot".
     pub action: &'static str,
     /// What the system says.
     pub source: io::Error,
@@ -27,13 +27,13 @@ impl NewFile {
     /// Begins the file `path`.
     ///
     /// # Errors
-    /// [`NewFileError`]: no file can be made in its directory.
+    /// [`NewFileError`] if no file can be made in its directory.
     pub fn create(path: &Path) -> Result<NewFile, NewFileError> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".tmp-");
         #[cfg(unix)]
         {
-            // As File::create: the umask decides who may read it.
+            // The same mode as with File::create: the umask decides who may read it.
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
@@ -41,7 +41,7 @@ impl NewFile {
         Ok(NewFile { path: path.to_owned(), file })
     }
 
-    /// Writes a file of these bytes.
+    /// Writes a file that holds these bytes.
     ///
     /// # Errors
     /// [`NewFileError`].
@@ -54,7 +54,7 @@ impl NewFile {
     /// Adds bytes at its end.
     ///
     /// # Errors
-    /// [`NewFileError`], for example of a full disk.
+    /// [`NewFileError`], for example if the disk is full.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), NewFileError> {
         self.file.write_all(bytes).map_err(failed("write it"))
     }
@@ -67,8 +67,8 @@ impl NewFile {
         self.finish_open().map(|_| ())
     }
 
-    /// As [`NewFile::finish`], and returns the file, open for reading: another process may have replaced it under its name by
-    /// now.
+    /// As [`NewFile::finish`], and returns the file, open for reading. Use it if another process may already have replaced the
+    /// file under its name.
     ///
     /// # Errors
     /// [`NewFileError`].
@@ -85,7 +85,7 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> NewFileError {
     move |source| NewFileError { action, source }
 }
 
-/// The folder that a path lies in.
+/// Returns the folder that a path lies in.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -93,7 +93,7 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Flushes a file, or a folder's list of files, to the disk. A rename is on the disk when its folder is.
+/// Flushes a file, or a folder's list of files, to the disk. A rename reaches the disk when its folder is flushed.
 ///
 /// # Errors
 /// Those of the system.
@@ -102,7 +102,7 @@ pub fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Does nothing: this system opens no folders as files, and it writes in order.
+/// Does nothing: this system cannot open a folder as a file, and it writes in order.
 ///
 /// # Errors
 /// None.

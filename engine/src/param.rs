@@ -1,4 +1,5 @@
-//! Trainable tensors. A [`Param`] and a frozen weight are different types: a gradient for the base does not compile.
+//! Trainable tensors. A [`Param`] and a frozen weight are different types: code that gives the base a gradient does not
+//! compile.
 
 use align_kernels::{Buffer, Device, KernelError};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -21,7 +22,7 @@ struct Inner {
 }
 
 impl Param {
-    /// A parameter with the given values, row-major.
+    /// Makes a parameter with the given values, row-major.
     ///
     /// # Errors
     /// [`KernelError::Shape`] if there are not `shape[0] * shape[1]` values; [`KernelError::OutOfMemory`].
@@ -34,7 +35,7 @@ impl Param {
         Ok(Param { inner: Arc::new(Inner { id, shape, values }) })
     }
 
-    /// A parameter of the same place and shape on `device`, all zeros.
+    /// Makes a parameter with the same id and shape on `device`, all zeros.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].
@@ -63,12 +64,12 @@ impl Param {
         self.len() == 0
     }
 
-    /// The values, for a forward or backward pass.
+    /// Locks the values for a forward or backward pass.
     pub fn read(&self) -> RwLockReadGuard<'_, Buffer<f32>> {
         self.inner.values.read().expect("no holder of a parameter's lock panics")
     }
 
-    /// The values, for the optimiser.
+    /// Locks the values for the optimiser.
     pub fn write(&self) -> RwLockWriteGuard<'_, Buffer<f32>> {
         self.inner.values.write().expect("no holder of a parameter's lock panics")
     }

@@ -25,7 +25,7 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table for rows at `positions`, row r with the angles `variants[variant_of[r]]`.
+    /// Makes the table for rows at `positions`. Row r has the frequencies `variants[variant_of[r]]`.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -56,19 +56,19 @@ impl RopeTable {
 pub struct Dropout {
     /// Probability to drop, in (0, 1).
     pub p: f32,
-    /// Of the run.
+    /// Seed of the run.
     pub seed: u64,
-    /// Of the optimiser: every step has other masks.
+    /// Step of the optimiser. Every step has other masks.
     pub step: u64,
 }
 
 /// The dropout of a pass's policy rows.
 #[derive(Debug, Clone)]
 pub struct Masks {
-    /// The same for all rows.
+    /// Applies to all rows.
     pub dropout: Dropout,
-    /// `[policy + detached]`: the number of each row's token among those of the step. A mask belongs to its token: it depends
-    /// neither on the row nor on the other rows of the pass.
+    /// `[policy + detached]`: the number of each row's token among those of the step. A mask belongs to a token: it depends
+    /// neither on the token's row nor on the other rows of the pass.
     pub numbers: Rc<Buffer<u64>>,
 }
 
@@ -78,17 +78,17 @@ pub struct Pass {
     pub(crate) plan: RowPlan,
     /// The layout of attention over `plan`.
     pub(crate) layout: Layout,
-    /// One for each kind of rope of the model.
+    /// One table for each kind of rope of the model.
     pub(crate) ropes: Vec<Rc<RopeTable>>,
     pub(crate) adapters: Adapters,
-    /// `None`: nothing is dropped.
+    /// `None` if nothing is dropped.
     pub(crate) masks: Option<Masks>,
     pub(crate) precision: Precision,
     policy_only: OnceCell<Rc<Pass>>,
 }
 
 impl Pass {
-    /// A pass over the rows of `plan`.
+    /// Makes a pass over the rows of `plan`.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::Size`] if ranges of the plan overlap or leave its rows.
@@ -104,7 +104,8 @@ impl Pass {
         Ok(Rc::new(Pass { plan, layout, ropes, adapters, masks, precision, policy_only: OnceCell::new() }))
     }
 
-    /// The pass over the policy rows with a gradient alone. Rope tables are shared: those rows are the first ones.
+    /// Returns the pass over only the policy rows with a gradient. It shares the rope tables, because those rows are the first
+    /// ones.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].

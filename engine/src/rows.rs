@@ -1,25 +1,25 @@
-//! Which rows of every `[rows, _]` activation belong to whom.
+//! Which rows of every `[rows, _]` activation belong to the policy, and which to the reference.
 
 use align_kernels::attention::Segment;
 use std::ops::Range;
 
-/// How many rows of each kind there are, in the order of the fields: "what has a gradient" is a prefix slice in every op, and
-/// recomputation is the same code with the other two kinds empty.
+/// How many rows of each kind there are. The rows lie in the order of the fields, so "what has a gradient" is a prefix slice in
+/// every op, and recomputation is the same code with the other two kinds empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowPlan {
     /// Policy rows with a gradient: those that the backward pass covers.
     pub policy: usize,
-    /// Policy rows without one. The policy's adapter applies to them too.
+    /// Policy rows without a gradient. The policy's adapter applies to them too.
     pub detached: usize,
     /// Rows of the reference.
     pub reference: usize,
-    /// Which of the rows see each other.
+    /// Which rows see each other.
     pub trees: Vec<SequenceTree>,
 }
 
-/// One prompt and the answers that share it: pairs 2 branches, K-way K, KTO 2 (its answer, and the mismatched one whose policy
-/// rows are detached). A branch token sees the prompt and its own branch; positions restart at the prompt's end for each
-/// branch.
+/// One prompt and the answers that share it. A pair has 2 branches, a K-way row K, a KTO row 2 (its own answer, and the
+/// mismatched one, whose policy rows are detached). A branch token sees the prompt and its own branch; positions restart at the
+/// prompt's end for each branch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SequenceTree {
     /// Rows of the prompt; may be empty.
@@ -34,7 +34,7 @@ impl RowPlan {
         self.policy + self.detached + self.reference
     }
 
-    /// The plan of the policy rows with a gradient alone, for the backward pass.
+    /// Returns the plan of only the policy rows with a gradient, for the backward pass.
     pub fn policy_only(&self) -> RowPlan {
         let with_gradient = |range: &Range<usize>| range.end <= self.policy;
         let trees = self
@@ -49,7 +49,7 @@ impl RowPlan {
         RowPlan { policy: self.policy, detached: 0, reference: 0, trees }
     }
 
-    /// The attention kernel's view of the trees.
+    /// Returns the trees as the segments that the attention kernel reads.
     pub fn segments(&self) -> Vec<Segment> {
         let mut segments = Vec::new();
         for tree in &self.trees {
@@ -64,7 +64,7 @@ impl RowPlan {
         segments
     }
 
-    /// Position of each row in its sequence.
+    /// Returns the position of each row in its sequence.
     pub fn positions(&self) -> Vec<u32> {
         let mut positions = vec![0; self.rows()];
         for tree in &self.trees {
@@ -78,8 +78,8 @@ impl RowPlan {
         positions
     }
 
-    /// Length of the sequence that each row belongs to, prompt included, for ropes that depend on it. The rows of a prompt
-    /// count with its longest branch, so branches that need other angles must be in trees of their own.
+    /// Returns the length of the sequence that each row belongs to, prompt included, for ropes that depend on it. The rows of a
+    /// prompt belong to its longest branch. So branches that need other angles must be in their own trees.
     pub fn sequence_lengths(&self) -> Vec<usize> {
         let mut lengths = vec![0; self.rows()];
         for tree in &self.trees {

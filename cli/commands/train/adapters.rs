@@ -1,4 +1,4 @@
-//! The two adapters of a run: the one that is trained, and that of the reference.
+//! The two adapters of a run: the trained adapter, and that of the reference.
 
 use crate::args::{ReferenceChoice, TrainArgs};
 use crate::error::CliError;
@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 /// What the policy is compared with.
 pub(crate) struct RunReference {
-    /// `None` for the model without an adapter, and for an objective that compares nothing.
+    /// `None` if the reference is the model without an adapter, or if the objective compares nothing.
     pub set: Option<Arc<AdapterSet>>,
     /// The adapter of `--reference`.
     other: Option<Adapter>,
 }
 
 impl RunReference {
-    /// The reference that the flags name. By default it is what the policy is at the start.
+    /// Finds the reference that the flags name. By default it is the policy as it is at the start.
     ///
     /// # Errors
     /// [`CliError`].
@@ -34,13 +34,13 @@ impl RunReference {
                 let other = loaded.adapter(dir)?;
                 RunReference { set: Some(other.set().clone()), other: Some(other) }
             }
-            // training goes on from an adapter: what it was is the reference
+            // training continues an adapter: the adapter as it was is the reference
             (None, Some(_)) if objective.reference() => RunReference { set: Some(policy.snapshot()?), other: None },
             (Some(ReferenceChoice::Base), _) | (None, _) => RunReference { set: None, other: None },
         })
     }
 
-    /// Keeps a copy of its adapter, if it has one. `policy` is still what it was at the start.
+    /// Saves a copy of the reference's adapter, if it has one. Call it while `policy` is still as it was at the start.
     ///
     /// # Errors
     /// [`CliError`].
@@ -52,7 +52,7 @@ impl RunReference {
     }
 }
 
-/// Returns the adapter that is trained: that of `--adapter`, or a fresh one.
+/// Returns the adapter to train: that of `--adapter`, or a fresh one.
 ///
 /// # Errors
 /// [`CliError`].

@@ -16,9 +16,9 @@ use std::path::PathBuf;
 pub(crate) struct RunData {
     pub train: Dataset,
     pub eval: Option<Dataset>,
-    /// Those of `--reference-data`.
+    /// The texts of `--reference-data`.
     pub texts: Option<Dataset>,
-    /// Prompts that `--eval-fraction` holds out.
+    /// Number of prompts that `--eval-fraction` holds out.
     held_out_prompts: Option<usize>,
     /// The rows that are left out.
     pub rejects: Rejects,

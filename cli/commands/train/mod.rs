@@ -1,4 +1,4 @@
-//! `train`: from flags to a run, and what is printed and written on its way.
+//! `train`: makes a run from flags, and prints and writes what happens on the way.
 
 pub(super) mod adapters;
 pub(super) mod data;
@@ -71,7 +71,7 @@ fn train(
     let mut run = prepare(args, &loaded, &adapter, objective, options, device)?;
     let show = match run.trainer.objective().scores() {
         Scores::LogProbs => DemoPrompts::new(args, &loaded)?,
-        // a reward model has no answers of its own
+        // a reward model generates no answers
         Scores::Reward => None,
     };
     let (folder, of_run) = begin_folder(args, output, &mut run)?;
@@ -114,7 +114,7 @@ fn prepare<'m>(
     Ok(Prepared { loaded, adapter, reference, data, trainer, plan, time: PlannedTime::of(&pace) })
 }
 
-/// The trainer of a run, with the cache that it will use.
+/// Makes the trainer of a run, with the cache that it will use.
 ///
 /// # Errors
 /// [`CliError`].
@@ -146,7 +146,8 @@ pub(super) fn trainer<'m>(
     })
 }
 
-/// Makes the output directory with all that is known before the first step, and returns what the run's record says of it.
+/// Makes the output directory and writes everything that is known before the first step. Returns what the run's record says
+/// about the run.
 fn begin_folder(args: &TrainArgs, output: &Output, run: &mut Prepared<'_>) -> Result<(RunFolder, OfRun), CliError> {
     let Prepared { loaded, adapter, reference, data, trainer, .. } = run;
     let resolved = config_file::resolved(args, &data.named, adapter.config(), trainer)?;
@@ -162,7 +163,7 @@ fn begin_folder(args: &TrainArgs, output: &Output, run: &mut Prepared<'_>) -> Re
         }
         None => {}
     }
-    // texts need no template, so the model's may be broken; the record names it all the same
+    // plain texts need no template, so the model's may be broken; the record names it anyway
     let template: Option<TemplateSources> = template.or_else(|| chat_template::of_model(&loaded.dir));
     let of_run = OfRun {
         reference: reference::name_of(trainer),
@@ -174,7 +175,7 @@ fn begin_folder(args: &TrainArgs, output: &Output, run: &mut Prepared<'_>) -> Re
     Ok((folder, of_run))
 }
 
-/// Trains and evaluates, and writes metrics and adapter into the folder.
+/// Trains and evaluates, and writes the metrics and the adapter into the folder.
 fn make_steps(args: &TrainArgs, run: Prepared<'_>, folder: &RunFolder, of_run: OfRun) -> Result<(), CliError> {
     let Prepared { adapter, data: RunData { train, eval, .. }, mut trainer, time, .. } = run;
     let evaluations = if eval.is_some() { 1 + trainer.evaluations(train.len()) } else { 0 };
@@ -189,7 +190,7 @@ fn make_steps(args: &TrainArgs, run: Prepared<'_>, folder: &RunFolder, of_run: O
     Ok(watcher.keep(trainer.state())?)
 }
 
-/// A fresh `runs/<loss>-<n>`.
+/// Names a fresh folder `runs/<loss>-<n>`.
 fn fresh_output(objective: &Objective) -> Output {
     Output::Fresh { runs: "runs".into(), name: objective.name().replace([':', ','], "_") }
 }

@@ -1,4 +1,4 @@
-//! How a run trains, from the flags, and flags that do not go together.
+//! Finds out from the flags how a run trains, and refuses flags that do not go together.
 
 use crate::args::TrainArgs;
 use crate::data;
@@ -37,12 +37,12 @@ pub(crate) fn check(args: &TrainArgs, objective: &Objective) -> Result<(), CliEr
     loaded::check_temperature(&args.logp, objective)
 }
 
-/// Whether there are rows. `estimate` does without.
+/// Whether there are rows. `estimate` needs none.
 pub(crate) fn has_rows(args: &TrainArgs) -> bool {
     args.model.demo || !args.data.data.is_empty()
 }
 
-/// Whether the demo has held-out rows for an objective: pairs, which losses of labelled answers take apart.
+/// Whether the demo has held-out rows for an objective. The rows are pairs; losses of labelled answers split them.
 pub(crate) fn demo_evaluates(args: &TrainArgs, objective: &Objective) -> bool {
     args.model.demo && matches!(objective.data(), RowKind::Pair | RowKind::Labelled | RowKind::Sequence)
 }
@@ -50,7 +50,7 @@ pub(crate) fn demo_evaluates(args: &TrainArgs, objective: &Objective) -> bool {
 /// Returns how a run trains. The dropout is that of a fresh adapter.
 ///
 /// # Errors
-/// [`CliError::Usage`] for a number that is out of its range.
+/// [`CliError::Usage`] if a number is out of its range.
 pub(crate) fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
     let demo = args.model.demo;
     if let Some(fraction) = args.eval_fraction

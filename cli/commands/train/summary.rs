@@ -28,7 +28,7 @@ pub(crate) fn summary(args: &TrainArgs, loaded: &LoadedModel, adapter: &Adapter,
     }
 }
 
-/// What only some users want to know.
+/// Prints details that only some users want to know.
 pub(crate) fn details(
     args: &TrainArgs,
     loaded: &LoadedModel,

@@ -1,4 +1,4 @@
-//! Gradients on their way back.
+//! Gradients during the backward pass.
 
 use super::value::Input;
 use crate::param::{Param, ParamId};
@@ -17,7 +17,7 @@ pub struct ParamGrads {
 }
 
 impl ParamGrads {
-    /// A gradient of zeros for each of `params`, as if a backward pass had reached them.
+    /// Makes a gradient of zeros for each of `params`, as if a backward pass had reached them.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -26,20 +26,20 @@ impl ParamGrads {
         Ok(ParamGrads { by_id: params.iter().map(zeros).collect::<Result<_>>()? })
     }
 
-    /// The gradient of a parameter, if any backward pass has reached it.
+    /// Returns the gradient of a parameter. `None` if no backward pass has reached it.
     pub fn get(&self, id: ParamId) -> Option<&Buffer<f32>> {
         self.by_id.get(&id)
     }
 
-    /// All of them, by parameter.
+    /// Returns all gradients, each with its parameter.
     pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Buffer<f32>)> {
         self.by_id.iter().map(|(id, buffer)| (*id, buffer))
     }
 }
 
-/// Gradients of the values of one tape, and of the parameters that it reads.
+/// Gradients of the values of one tape, and of the parameters that the tape reads.
 ///
-/// A value that several ops read gets the sum of their gradients.
+/// If several ops read a value, it gets the sum of their gradients.
 pub struct Grads<'a> {
     device: Device,
     by_value: BTreeMap<usize, FloatBuffer>,
@@ -51,12 +51,12 @@ impl<'a> Grads<'a> {
         Grads { device, by_value: BTreeMap::new(), params }
     }
 
-    /// The device that the gradients live on.
+    /// Returns the device that holds the gradients.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Adds `dx`, `[grad_rows, cols]` of the input, and takes its buffer.
+    /// Adds `dx`, `[grad_rows, cols]`, to the gradient of the input. Takes the buffer of `dx`.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -72,7 +72,7 @@ impl<'a> Grads<'a> {
         }
     }
 
-    /// The gradient of an input, and whether the kernel must set it or add to it.
+    /// Returns the gradient of an input, and whether the kernel must set it or add to it.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -86,7 +86,7 @@ impl<'a> Grads<'a> {
         })
     }
 
-    /// The gradient of an input in f32 for a kernel that always adds.
+    /// Returns the gradient of an input in f32, for a kernel that always adds.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -98,7 +98,7 @@ impl<'a> Grads<'a> {
         Ok(buffer.view_mut().expect_f32())
     }
 
-    /// The gradient of a parameter, and whether the kernel must set it or add to it.
+    /// Returns the gradient of a parameter, and whether the kernel must set it or add to it.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -116,7 +116,7 @@ impl<'a> Grads<'a> {
         self.by_value.remove(&id)
     }
 
-    /// The parameters' gradients alone, for a tape within this one's backward pass.
+    /// Returns the parameters' gradients only, for a tape that runs within this one's backward pass.
     pub(super) fn params(&mut self) -> &mut ParamGrads {
         self.params
     }

@@ -1,4 +1,4 @@
-//! Recomputation as a node: a layer runs again when its gradient is asked for.
+//! Recomputation as a node: a layer runs again when the backward pass reaches it.
 
 use super::grads::Grads;
 use super::tape::{Backward, Mode, Tape};
@@ -10,8 +10,8 @@ use std::rc::Rc;
 /// A piece of the forward pass that can run more than once: a function of one value and the tape's [`Pass`].
 pub type Layer = Rc<dyn Fn(&mut Tape, &Var) -> Result<Var>>;
 
-/// `layer(x)`. Keeps only the policy rows of `x`. The backward pass runs the layer again on those rows, with the same bits: no
-/// row's arithmetic depends on another tree's rows.
+/// `layer(x)`. Keeps only the policy rows of `x`. The backward pass runs the layer again on those rows and gets the same bits,
+/// because no row's arithmetic depends on the rows of another tree.
 ///
 /// # Errors
 /// Those of `layer`.

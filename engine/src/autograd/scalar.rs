@@ -1,7 +1,7 @@
-//! f64 scalars on a small reverse-mode tape: the losses are written on these, so none needs a derivative by hand.
+//! f64 scalars on a small reverse-mode tape. The losses are written with these, so none needs a derivative by hand.
 //!
 //! A loss head works on a few hundred per-sequence numbers. Each op computes its value at once and records, for every argument,
-//! the partial derivative there (an *edge*); [`ScalarTape::backward`] then walks the nodes from last to first.
+//! the partial derivative with respect to it (an *edge*); [`ScalarTape::backward`] then walks the nodes from last to first.
 //!
 //! ```
 //! use align_engine::autograd::scalar::ScalarTape;
@@ -12,8 +12,8 @@
 //! assert_eq!(tape.backward(loss).of(x), 20.0);
 //! ```
 //!
-//! Numerics: every op gives the derivative to full relative precision over the whole range of f64, tails included
-//! (`softplus` does not turn linear at a threshold), and a NaN argument stays NaN: it is never swallowed by `max` or `relu`.
+//! Numerics: every op gives the derivative to full relative precision over the whole range of f64, tails included (`softplus`
+//! does not turn linear at a threshold), and a NaN argument stays NaN: neither `max` nor `relu` hides it.
 
 use std::cell::RefCell;
 use std::f64::consts::LN_2;
@@ -53,17 +53,17 @@ pub struct ScalarGrads {
 }
 
 impl ScalarTape {
-    /// An empty tape.
+    /// Makes an empty tape.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A value without arguments: an input or a constant.
+    /// Records a value without arguments: an input or a constant.
     pub fn leaf(&self, value: f64) -> Scalar<'_> {
         self.record(value, [])
     }
 
-    /// The derivatives of `root` with respect to every node it depends on.
+    /// Returns the derivatives of `root` with respect to every node it depends on.
     pub fn backward(&self, root: Scalar<'_>) -> ScalarGrads {
         root.assert_on(self);
         let graph = self.graph.borrow();
@@ -71,7 +71,7 @@ impl ScalarTape {
         adjoints[root.node] = 1.0;
         for node in (0..=root.node).rev() {
             let adjoint = adjoints[node];
-            // also keeps an infinite partial of a branch that the root does not use from making 0 * inf = NaN
+            // this also avoids 0 * inf = NaN if a branch that the root does not use has an infinite partial
             if adjoint == 0.0 {
                 continue;
             }
@@ -92,7 +92,7 @@ impl ScalarTape {
         Scalar { tape: self, node, value }
     }
 
-    /// A node with the same partial derivative with respect to each of `items`.
+    /// Records a node with the same partial derivative with respect to each of `items`.
     fn reduce<'t>(&'t self, items: &[Scalar<'t>], value: f64, partial: f64) -> Scalar<'t> {
         items.iter().for_each(|item| item.assert_on(self));
         self.record(value, items.iter().map(|item| Edge { argument: item.node, partial }))
@@ -100,7 +100,7 @@ impl ScalarTape {
 }
 
 impl ScalarGrads {
-    /// The derivative with respect to `scalar`; 0 if the root does not depend on it.
+    /// Returns the derivative with respect to `scalar`; 0 if the root does not depend on it.
     pub fn of(&self, scalar: Scalar<'_>) -> f64 {
         self.adjoints.get(scalar.node).copied().unwrap_or(0.0)
     }
@@ -116,8 +116,8 @@ fn logistic(x: f64) -> f64 {
     }
 }
 
-/// Makes a method of [`Scalar`] and a row of `UNARY_OPS` out of each line: `name: value at x, derivative at x where the value
-/// is y;`.
+/// Makes a method of [`Scalar`] and a row of `UNARY_OPS` from each line:
+/// `name: value at x, derivative at x if the value is y;`.
 macro_rules! unary_ops {
     ($($(#[$doc:meta])* $name:ident: $value:expr, $derivative:expr;)*) => {
         impl Scalar<'_> {
@@ -171,22 +171,22 @@ fn log1p_exp(x: f64) -> f64 {
 }
 
 impl<'t> Scalar<'t> {
-    /// The tape it is on, for constants beside it.
+    /// Returns the tape of this scalar, to put constants on the same tape.
     pub fn tape(self) -> &'t ScalarTape {
         self.tape
     }
 
-    /// The number itself.
+    /// Returns the number.
     pub fn value(self) -> f64 {
         self.value
     }
 
-    /// The same value, through which no gradient flows.
+    /// Returns the same value as a constant: no gradient flows through it.
     pub fn detach(self) -> Self {
         self.tape.leaf(self.value)
     }
 
-    /// The larger of the two; the gradient goes there. A tie gives it to `other`, so that `x.max(0)` is [`Scalar::relu`].
+    /// The larger of the two, which gets the gradient. In a tie `other` gets it, so that `x.max(0)` is [`Scalar::relu`].
     pub fn max(self, other: Self) -> Self {
         let (larger, to_self, to_other) = if self.value > other.value {
             (self.value, 1.0, 0.0)
@@ -203,7 +203,7 @@ impl<'t> Scalar<'t> {
         self.clip(f64::NEG_INFINITY, limit)
     }
 
-    /// `x` within `low..=high`; derivative 1 there, ends included, and 0 beyond.
+    /// `x` limited to `low..=high`; derivative 1 inside, ends included, and 0 outside.
     pub fn clip(self, low: f64, high: f64) -> Self {
         let (value, partial) = match self.value {
             x if x > high => (high, 0.0),
@@ -241,7 +241,7 @@ impl<'t> Scalar<'t> {
     pub fn mean(items: &[Self]) -> Self {
         let first = items.first().expect("a mean needs at least one scalar");
         let n = items.len() as f64;
-        // the deviations from the first: n * x / n is not always x
+        // sums the deviations from the first, because n * x / n is not always x
         let deviations: f64 = items.iter().map(|item| item.value - first.value).sum();
         first.tape.reduce(items, first.value + deviations / n, 1.0 / n)
     }

@@ -1,9 +1,9 @@
 //! The tape: values of the forward pass, and the nodes that carry their gradients back.
 //!
-//! A value is `[rows, cols]`, in f32, or in bf16 between the matrix products of that precision. Its first `grad_rows` rows have
-//! a gradient: policy rows come first in every activation, so "what has a gradient" is a prefix slice in every op. An op
-//! allocates its output, runs a kernel, and pushes a node that holds what the backward pass needs. Only that prefix is kept;
-//! rows without a gradient are freed when the forward pass has read them.
+//! A value is `[rows, cols]`, in f32, or in bf16 if it lies between matrix products of that precision. Its first `grad_rows`
+//! rows have a gradient: policy rows come first in every activation, so "what has a gradient" is a prefix slice in every op. An
+//! op allocates its output, runs a kernel, and pushes a node that holds what the backward pass needs. The node keeps only that
+//! prefix; rows without a gradient are freed when the forward pass has read them.
 
 use super::grads::{Grads, ParamGrads};
 use super::value::{Input, Recompute, Saved, SavedF32, SavedOrRecomputed, Value, Var};
@@ -12,16 +12,16 @@ use align_kernels::{Buffer, Device, FloatBuffer, Precision, Result};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-/// One op's part of the backward pass. An op without one does not compile.
+/// One op's part of the backward pass. An op without a backward pass does not compile.
 pub trait Backward {
-    /// Adds the gradients of the inputs, given `dy`, `[grad_rows, cols]` of the output.
+    /// Adds the gradients of the inputs. `dy`, `[grad_rows, cols]`, is the gradient of the output.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()>;
 }
 
-/// Whether nodes are pushed.
+/// Whether the tape records nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// A backward pass follows.
@@ -39,41 +39,41 @@ pub struct Tape {
     steps: Vec<Step>,
 }
 
-/// What the backward pass does, in the opposite order.
+/// A step of the backward pass. The backward pass runs the steps last to first.
 enum Step {
-    /// The gradient of this output goes to the inputs of the op that made it.
+    /// Passes the gradient of this output on to the inputs of the op that made it.
     Node(Input, Box<dyn Backward>),
     /// Calls back when the backward pass gets here.
     Notify(Box<dyn FnOnce()>),
 }
 
 impl Tape {
-    /// An empty tape for the rows of `pass`.
+    /// Makes an empty tape for the rows of `pass`.
     pub fn new(device: &Device, pass: Rc<Pass>, mode: Mode) -> Tape {
         Tape { device: device.clone(), pass, mode, next_id: 0, steps: Vec::new() }
     }
 
-    /// The device that values live on.
+    /// Returns the device that holds the values.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Rows, adapters and rope tables of this pass.
+    /// Returns the rows, adapters and rope tables of this pass.
     pub fn pass(&self) -> &Rc<Pass> {
         &self.pass
     }
 
-    /// The precision of the matrix products.
+    /// Returns the precision of the matrix products.
     pub fn precision(&self) -> Precision {
         self.pass.precision
     }
 
-    /// Whether nodes are pushed now.
+    /// Whether the tape records nodes now.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// Memory for an op's output or scratch; `name` shows in the memory report.
+    /// Allocates memory for an op's output or scratch. `name` appears in the memory report.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -89,12 +89,12 @@ impl Tape {
         self.device.alloc_float(name, self.precision().into(), len)
     }
 
-    /// A value that no op made: an input of the tape.
+    /// Makes a value that no op made: an input of the tape.
     pub fn leaf(&mut self, rows: usize, cols: usize, grad_rows: usize, buffer: impl Into<FloatBuffer>) -> Var {
         self.value(rows, cols, grad_rows, Rc::new(buffer.into()), None)
     }
 
-    /// A leaf over rows that another tape saved; all of them have a gradient.
+    /// Makes a leaf over rows that another tape saved. All of them have a gradient.
     pub(super) fn leaf_of_saved(&mut self, input: Input, saved: &Saved) -> Var {
         self.value(input.grad_rows, input.cols, input.grad_rows, saved.buffer.clone(), None)
     }
@@ -112,7 +112,7 @@ impl Tape {
         Var { value: Rc::new(Value { input, rows, buffer, prefix: OnceCell::new(), recompute }) }
     }
 
-    /// The output of an op, and its node. `node` is called only if there will be a backward pass through it.
+    /// Adds the output of an op, and its node. Calls `node` only if a backward pass will go through it.
     ///
     /// # Errors
     /// Those of `node`.
@@ -164,7 +164,7 @@ impl Tape {
         Ok(y)
     }
 
-    /// Keeps the rows of a value that have a gradient for the backward pass. They are kept once, even if several ops ask.
+    /// Keeps, for the backward pass, the rows of a value that have a gradient. Keeps them once, even if several ops ask.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -205,15 +205,15 @@ impl Tape {
         Ok(SavedF32 { buffer: copy, len })
     }
 
-    /// A copy of the first `len` elements.
+    /// Copies the first `len` elements.
     fn prefix(&self, name: &'static str, buffer: &FloatBuffer, len: usize) -> Result<FloatBuffer> {
         let mut copy = self.device.alloc_float(name, buffer.dtype(), len)?;
         self.device.copy_float(buffer.view().range(0..len), copy.view_mut());
         Ok(copy)
     }
 
-    /// Returns the buffer of a value that the caller gives up, to be overwritten in place. It is a copy if somebody else holds
-    /// the value.
+    /// Returns the buffer of a value that the caller gives up, so that the caller can overwrite it. Returns a copy if somebody
+    /// else holds the value.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -225,7 +225,7 @@ impl Tape {
         Rc::try_unwrap(shared).or_else(|shared| self.prefix(name, &shared, shared.len()))
     }
 
-    /// Calls `notify` when the backward pass comes back to this point. It is never called on a tape that does not record.
+    /// Calls `notify` when the backward pass comes back to this point. Never calls it if the tape does not record.
     pub fn on_return(&mut self, notify: impl FnOnce() + 'static) {
         if self.mode == Mode::Record {
             self.steps.push(Step::Notify(Box::new(notify)));
@@ -244,7 +244,7 @@ impl Tape {
     }
 
     /// Walks the nodes backwards from `y`, whose gradient is `dy`, `[grad_rows, cols]`. Gradients of parameters are added to
-    /// `params`. What a node saved is freed as soon as it has been used.
+    /// `params`. Frees what a node saved as soon as the node has run.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -252,7 +252,7 @@ impl Tape {
         self.backward_of(y, dy, &[], params).map(|_| ())
     }
 
-    /// As [`Tape::backward`]. Returns the gradient of each of `leaves`, `None` if nothing differentiable read it.
+    /// As [`Tape::backward`]. Also returns the gradient of each of `leaves`: `None` if nothing differentiable read it.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].

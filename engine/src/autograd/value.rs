@@ -15,13 +15,13 @@ pub(super) struct Value {
     pub(super) input: Input,
     pub(super) rows: usize,
     pub(super) buffer: Rc<FloatBuffer>,
-    /// A copy of the rows with a gradient, if the other rows need not be kept.
+    /// A copy of the rows with a gradient, made if the other rows need not be kept.
     pub(super) prefix: OnceCell<Rc<FloatBuffer>>,
-    /// How to recompute the rows with a gradient from what is kept anyway.
+    /// How to recompute the rows with a gradient from values that are kept in any case.
     pub(super) recompute: Option<Rc<dyn Recompute>>,
 }
 
-/// Recomputes the rows of a value that have a gradient, with the same bits: for values that are cheap to compute and large to
+/// Recomputes, to the same bits, the rows of a value that have a gradient. For values that are cheap to compute and large to
 /// keep.
 pub trait Recompute: std::fmt::Debug {
     /// `[grad_rows, cols]`
@@ -31,7 +31,7 @@ pub trait Recompute: std::fmt::Debug {
     fn recompute(&self, device: &Device) -> Result<FloatBuffer>;
 }
 
-/// What a node keeps of a value that it read, to add to its gradient.
+/// What a node keeps about a value that it read, so that it can add to the value's gradient.
 #[derive(Debug, Clone, Copy)]
 pub struct Input {
     pub(super) id: usize,
@@ -76,7 +76,7 @@ impl Var {
         self.value.buffer.view()
     }
 
-    /// What a node stores to add to this value's gradient.
+    /// Returns what a node needs to add to this value's gradient.
     pub fn input(&self) -> Input {
         self.value.input
     }
@@ -96,17 +96,17 @@ impl Saved {
     }
 }
 
-/// The rows of a value that the backward pass needs, kept or to be recomputed.
+/// The rows of a value that the backward pass needs, either kept or recomputed later.
 #[derive(Debug, Clone)]
 pub enum SavedOrRecomputed {
     /// Kept since the forward pass.
     Saved(Saved),
-    /// Computed again when it is asked for.
+    /// Recomputed when the backward pass asks for them.
     Recomputed(Rc<dyn Recompute>),
 }
 
 impl SavedOrRecomputed {
-    /// The rows.
+    /// Returns the rows, and recomputes them if they were not kept.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].

@@ -1,8 +1,8 @@
-//! Generation: prefill, then one token a step for the whole batch, through a cache of keys and values.
+//! Generation: prefill, then one token per step for each sequence of the batch, with a cache of keys and values.
 //!
 //! A Phi 3 with longrope rotates all keys of a text differently once the text is longer than
-//! `original_max_position_embeddings`. Its part of the cache is then stale. The sequence is read again, alone, and continues as
-//! if it had been that long from the start. The other sequences of the batch are not touched.
+//! `original_max_position_embeddings`. The cached keys of that sequence are then stale. So that sequence alone is read again,
+//! and continues as if it had been that long from the start. The other sequences of the batch are not affected.
 
 mod sampler;
 
@@ -21,26 +21,27 @@ use std::sync::Arc;
 /// What to generate, and when to stop.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Of each prompt, the stop token included.
+    /// Most new tokens per prompt, the stop token included.
     pub max_new_tokens: usize,
     /// No stop token is chosen before this many new tokens.
     pub min_new_tokens: usize,
     /// Every end-of-sequence id of the model.
     pub stop: Vec<u32>,
-    /// The same for every prompt; the draws differ.
+    /// Applies to every prompt; the random draws differ.
     pub sampling: Sampling,
-    /// Of the products with weights; the cache has its format.
+    /// Precision of the products with weights. The cache stores values in this format.
     pub precision: Precision,
-    /// Number of the first prompt among all prompts of the run: the random draws of a prompt do not depend on its batch.
+    /// Number of the first prompt among all prompts of the run, so that the random draws of a prompt do not depend on its
+    /// batch.
     pub first_sequence: u64,
 }
 
 /// Why a continuation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// A stop token, which is the last one.
+    /// A stop token was chosen; it is the last token.
     Stop,
-    /// `max_new_tokens`.
+    /// The continuation reached `max_new_tokens`.
     Length,
 }
 
@@ -49,12 +50,12 @@ pub enum Finish {
 pub struct Completion {
     /// New tokens, the stop token included.
     pub tokens: Vec<u32>,
-    /// [`Finish::Length`] too if `on_token` ended the run.
+    /// Also [`Finish::Length`] if `on_token` ended the run.
     pub finish: Finish,
 }
 
-/// Continues every prompt (none may be empty), in one batch. `on_token` is called with the prompt's place and the token as soon
-/// as it is chosen; the run ends early when it returns `false`.
+/// Continues every prompt in one batch. No prompt may be empty. Calls `on_token` with the prompt's place and the token as soon
+/// as the token is chosen. The run ends early if `on_token` returns `false`.
 ///
 /// # Errors
 /// [`EngineError::Kernel`], with [`KernelError::TokenId`] for an id outside the vocabulary and [`KernelError::Size`]
@@ -116,7 +117,7 @@ pub fn generate(
         if others || stale.is_empty() {
             logits = run.step(&sequences)?;
         }
-        // one at a time: together they could need far more memory than the prompts did
+        // read one at a time: together they could need far more memory than the prompts did
         for b in stale {
             let read = run.read(&sequences, &[b])?;
             put_row(device, &mut logits, b, &read)?;
@@ -133,7 +134,7 @@ pub fn generate(
         .collect())
 }
 
-/// What the passes of a generation share.
+/// What all passes of a generation share.
 struct Run<'a> {
     model: &'a Model,
     adapters: Adapters,
@@ -156,8 +157,8 @@ impl Run<'_> {
         Ok(self.model.logits(&mut tape, &ids, last_rows, &mut self.cache)?)
     }
 
-    /// Returns the logits after the last token of every sequence. All other tokens are in the cache. A finished sequence stays in
-    /// the batch at its last token: its row is computed but not used.
+    /// Returns the logits after the last token of every sequence. All tokens before it are in the cache already. A finished
+    /// sequence stays in the batch at its last token: its row is computed but not used.
     fn step(&mut self, sequences: &[Vec<u32>]) -> Result<Buffer<f32>, EngineError> {
         let (device, batch) = (self.model.device(), sequences.len());
         let ids: Vec<u32> = sequences.iter().map(|tokens| tokens[tokens.len() - 1]).collect();
@@ -173,7 +174,7 @@ impl Run<'_> {
     }
 }
 
-/// Puts one row of logits into its place among those of all sequences.
+/// Copies one row of logits to its place among the logits of all sequences.
 fn put_row(device: &Device, logits: &mut Buffer<f32>, place: usize, row: &Buffer<f32>) -> Result<(), EngineError> {
     let cols = row.len();
     let index = device.upload_indices("generate.place", &[place as u32])?;
@@ -218,7 +219,7 @@ fn choose(
     chosen.collect()
 }
 
-/// Prompts as trees without branches; no row has a gradient.
+/// Returns a plan with each prompt as a tree without branches. No row has a gradient.
 fn prompts_back_to_back(lengths: &[usize]) -> RowPlan {
     let mut trees = Vec::with_capacity(lengths.len());
     let mut row = 0;

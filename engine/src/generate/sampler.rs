@@ -5,9 +5,9 @@ use align_kernels::rng::Key;
 /// How the next token is chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// `None`: the largest logit, the smallest id among equals.
+    /// `None` takes the largest logit; among equal ones the smallest id.
     pub random: Option<Random>,
-    /// Logits of tokens that have occurred are divided by this if positive, multiplied if negative; 1 changes nothing. Source:
+    /// Divides the positive logits of tokens that have occurred, and multiplies their negative ones; 1 changes nothing. Source:
     /// arXiv 1909.05858, sec. 4.1.
     pub repetition_penalty: f32,
 }
@@ -17,13 +17,14 @@ pub struct Sampling {
 pub struct Random {
     /// Divides the logits; > 0.
     pub temperature: f32,
-    /// Keep this many of the largest; 0 keeps all.
+    /// Keeps this many of the largest logits; 0 keeps all.
     pub top_k: usize,
-    /// Keep the smallest set of the most likely tokens whose probabilities sum to at least this; 1 keeps all.
+    /// Keeps the smallest set of most likely tokens whose probabilities sum to at least this; 1 keeps all.
     pub top_p: f32,
-    /// Keep tokens at least this times as likely as the most likely one; 0 keeps all. Source: arXiv 2407.01082.
+    /// Keeps tokens whose probability is at least this fraction of the largest probability; 0 keeps all. Source: arXiv
+    /// 2407.01082.
     pub min_p: f32,
-    /// Of the run: a draw depends on it and on the token's place.
+    /// Seed of the run. A draw depends on it and on the token's place.
     pub seed: u64,
 }
 
@@ -31,11 +32,11 @@ impl Sampling {
     /// Greedy decoding.
     pub const GREEDY: Sampling = Sampling { random: None, repetition_penalty: 1.0 };
 
-    /// The next token of sequence number `sequence` at its position `position`: a function of the logits, the seed and the
-    /// place.
+    /// Chooses the token at position `position` of sequence number `sequence`. The choice depends only on the arguments, the
+    /// seed and this place.
     ///
-    /// `seen` are the tokens of the sequence so far, `banned` those that may not come now (the stop tokens before the minimum
-    /// length).
+    /// `seen` are the tokens of the sequence so far. `banned` are tokens that may not come now, such as the stop tokens before
+    /// the minimum length.
     pub fn choose(&self, logits: &[f32], seen: &[u32], banned: &[u32], sequence: u64, position: u64) -> u32 {
         let mut logits = logits.to_vec();
         if self.repetition_penalty != 1.0 {
@@ -62,13 +63,13 @@ impl Random {
     fn draw(&self, logits: &[f32], sequence: u64, position: u64) -> u32 {
         let mut candidates: Vec<(u32, f32)> =
             logits.iter().enumerate().map(|(id, &logit)| (id as u32, logit)).collect();
-        // most likely first; equal ones by id, so that the order is a function of the logits
+        // most likely first; equal ones by id, so that the logits alone decide the order
         candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         if self.top_k > 0 {
             candidates.truncate(self.top_k);
         }
         let largest = f64::from(candidates[0].1);
-        // the difference first: a tiny temperature would make infinities of the logits themselves
+        // subtract first: a tiny temperature would turn the logits themselves into infinities
         let weight = |logit: f32| ((f64::from(logit) - largest) / f64::from(self.temperature)).exp();
         let mut weights: Vec<f64> = candidates.iter().map(|(_, logit)| weight(*logit)).collect();
         if self.top_p < 1.0 {
@@ -97,7 +98,7 @@ impl Random {
     }
 }
 
-/// The index of the largest value, the smallest one among equals.
+/// Returns the index of the largest value; among equal values the smallest index.
 fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (id, &logit) in logits.iter().enumerate() {

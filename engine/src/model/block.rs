@@ -1,4 +1,4 @@
-//! One decoder layer, for all families: they differ in what is present, not in how it is computed.
+//! One decoder layer, for all families. They differ in which parts are present, not in how the parts are computed.
 
 use super::{KvCache, LayerConfig, ModelConfig};
 use crate::autograd::{Tape, Var};
@@ -12,7 +12,7 @@ use align_kernels::gate::Activation;
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     pub attention_norms: Norms,
-    /// Query, key and value projections: three matrices, or one (Phi-3). Their outputs stand side by side in this order.
+    /// Query, key and value projections: three matrices, or one (Phi-3). Their outputs lie side by side in this order.
     pub qkv: Vec<Linear>,
     /// Norm of each query and key head, before rope (Qwen 3, Gemma 3).
     pub qk_norm: Option<[FrozenVector; 2]>,
@@ -25,11 +25,11 @@ pub(super) struct Block {
     pub rms_norm_eps: f32,
     pub norm_offset: f32,
     pub activation: Activation,
-    /// Which of the pass's rope tables.
+    /// Index into the pass's rope tables.
     pub rope: usize,
 }
 
-/// The norms of attention, or of the MLP.
+/// The norms around attention, or around the MLP.
 #[derive(Debug, Clone)]
 pub(super) enum Norms {
     /// `x + inner(norm(x))`
@@ -39,7 +39,7 @@ pub(super) enum Norms {
 }
 
 impl Block {
-    /// The geometry of a layer of `config`.
+    /// Returns the attention geometry of a layer.
     pub(super) fn geometry(config: &ModelConfig, layer: &LayerConfig) -> Geometry {
         Geometry {
             num_attention_heads: config.num_attention_heads,
@@ -51,8 +51,8 @@ impl Block {
         }
     }
 
-    /// `x + attention(norm(x))`, then `x + mlp(norm(x))`. With a cache, keys and values are stored in it, and in the decoding
-    /// phase rows attend to it instead of to each other.
+    /// `x + attention(norm(x))`, then `x + mlp(norm(x))`. If there is a cache, keys and values are stored in it, and rows of
+    /// the decoding phase attend to it instead of to each other.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -82,14 +82,14 @@ impl Block {
         self.output(tape, &x, &inner, &self.down, &self.mlp_norms)
     }
 
-    /// What attention or the MLP reads of `x`.
+    /// Returns the input of attention or of the MLP: `x`, after a norm.
     fn input(&self, tape: &mut Tape, x: &Var, norms: &Norms) -> Result<Var> {
         match norms {
             Norms::Pre(norm) | Norms::Sandwich { before: norm, .. } => self.norm(tape, x, norm),
         }
     }
 
-    /// `x + layer(inner)`, with a norm in between if there is one.
+    /// `x + layer(inner)`. If there is an output norm, `x + norm(layer(inner))`.
     fn output(&self, tape: &mut Tape, x: &Var, inner: &Var, layer: &Linear, norms: &Norms) -> Result<Var> {
         let layer = std::slice::from_ref(layer);
         match norms {
@@ -106,7 +106,7 @@ impl Block {
         ops::rms_norm(tape, x, weight, self.rms_norm_eps, self.norm_offset)
     }
 
-    /// The linear layers, in the order of their ids.
+    /// Returns the linear layers, in the order of their ids.
     pub(super) fn linears(&self) -> Vec<&Linear> {
         let (o, down) = (std::iter::once(&self.o), std::iter::once(&self.down));
         self.qkv.iter().chain(o).chain(&self.gate_up).chain(down).collect()

@@ -1,4 +1,4 @@
-//! What a model is: the facts of `config.json`, read by its family and checked, that the generic block runs on.
+//! What a model is: the facts of `config.json` that the generic block needs, read by the model's family and checked.
 
 use super::config_json::{ConfigJson, SHOWN};
 use super::rope::RopeConfig;
@@ -7,10 +7,10 @@ use align_kernels::device::WeightDtype;
 use align_kernels::gate::Activation;
 use serde_json::Value;
 
-/// A model's shape and its variations on the common decoder block. Names are those of `config.json`.
+/// A model's shape and its variations on the common decoder block. The names are those in `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// Name of the family that read it, e.g. `llama`.
+    /// Name of the family that read the configuration, e.g. `llama`.
     pub family: &'static str,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -26,7 +26,7 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Positions that the model was made for; not a limit of the computation.
+    /// Positions that the model was made for. Longer texts can be computed too.
     pub max_position_embeddings: usize,
     /// Added to the mean square in every norm.
     pub rms_norm_eps: f32,
@@ -34,15 +34,15 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Added to every norm's weight: 1 for the Gemma families.
     pub norm_offset: f32,
-    /// The same in every layer.
+    /// Where the norms stand; the same in every layer.
     pub norm_placement: NormPlacement,
-    /// Per head for Qwen 3 and Gemma 3.
+    /// Norms on q and k: per head for Qwen 3 and Gemma 3.
     pub qk_norm: QkNorm,
-    /// On q, k and v for Qwen 2.
+    /// Biases of attention: on q, k and v for Qwen 2.
     pub attention_bias: AttentionBias,
     /// Whether gate, up and down have a bias.
     pub mlp_bias: bool,
-    /// Phi 3 has fewer, larger matrices.
+    /// Which projections share a matrix. Phi 3 has fewer, larger matrices.
     pub fusion: Fusion,
     /// The gate's activation function.
     pub activation: Activation,
@@ -50,32 +50,32 @@ pub struct ModelConfig {
     pub embedding_scale: f32,
     /// Multiplies `q . k`: `1 / sqrt(head_dim)`, or `1 / sqrt(query_pre_attn_scalar)`.
     pub attention_scale: f32,
-    /// `cap * tanh(x / cap)` on attention scores.
+    /// The `cap` of `cap * tanh(x / cap)`, which is applied to attention scores.
     pub attn_logit_softcapping: Option<f32>,
-    /// The same on the logits.
+    /// The same for the logits.
     pub final_logit_softcapping: Option<f32>,
     /// One per layer.
     pub layers: Vec<LayerConfig>,
     /// The position encodings that layers choose from.
     pub ropes: Vec<RopeConfig>,
-    /// Ids that end a text, as `config.json` has them; see `generation_config`.
+    /// Ids that end a text, according to `config.json`; see `generation_config`.
     pub eos_token_ids: Vec<u32>,
     /// Id that begins a text.
     pub bos_token_id: Option<u32>,
-    /// The token with which other software pads a batch, from `config.json` or the family's default. A reward model does not
-    /// score it: the score of a text is that of its last other token.
+    /// The token that other software pads a batch with, from `config.json` or the family's default. A reward model skips it:
+    /// the score of a text is the score of its last token that is not padding.
     pub pad_token_id: Option<u32>,
     /// The number format that config.json names; the weight files decide.
     pub dtype: Option<String>,
     /// The quantisation that config.json names; the weight files decide.
     pub quantization: Option<Quantization>,
-    /// The type of `rope_scaling`, if it has the older key `type` and transformers therefore drops it.
+    /// The type of `rope_scaling`, if it is under the older key `type`, so that transformers drops it.
     pub old_rope_key: Option<String>,
     /// Whether a text that outgrows the range of its rope frequencies needs new keys in the cache.
     pub cache_follows_rope: bool,
-    /// Prefixes of `embed_tokens` and `layers` in the names of tensors. The first one that the files have is used.
+    /// Possible prefixes of `embed_tokens` and `layers` in the names of tensors. The first one that the files have is used.
     pub tensor_prefixes: &'static [&'static str],
-    /// The same in the names that adapters use, e.g. `model.`
+    /// The prefix in the names that adapters use, e.g. `model.`
     pub module_prefix: &'static str,
 }
 
@@ -91,7 +91,7 @@ pub enum NormPlacement {
 /// The norms on q and k before they are rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
-    /// There are none.
+    /// No norms.
     None,
     /// One norm on each head.
     PerHead,
@@ -100,7 +100,7 @@ pub enum QkNorm {
 /// Which projections of attention have a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionBias {
-    /// None of them.
+    /// No projection has one.
     None,
     /// Q, k and v.
     Qkv,
@@ -111,7 +111,7 @@ pub enum AttentionBias {
 /// Which projections are stored as one matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fusion {
-    /// Every one is a matrix of its own.
+    /// Each projection is its own matrix.
     None,
     /// Q, k and v are one matrix, gate and up another.
     QkvAndGateUp,
@@ -136,10 +136,10 @@ pub struct Quantization {
 }
 
 impl Quantization {
-    /// Keys of config.json that hold it. The last is MLX's own.
+    /// Keys of config.json that can hold it. Only MLX uses the last one.
     pub const KEYS: [&str; 2] = ["quantization_config", "quantization"];
 
-    /// Reads what a stranger's file says about it. This may be anything, since the weights decide.
+    /// Reads what config.json says about quantisation. Any content is accepted, since the weights decide.
     pub(super) fn read(json: &ConfigJson) -> Option<Quantization> {
         let (key, found) = Quantization::KEYS.into_iter().find_map(|key| Some((key, json.get(key)?)))?;
         let is_set = |key: &str| found.get(key) == Some(&Value::Bool(true));
@@ -161,8 +161,8 @@ impl Quantization {
 }
 
 impl ModelConfig {
-    /// The number format that config.json says the weights have, where no file can be asked; bf16 if it says none that is
-    /// supported.
+    /// Returns the number format that config.json gives for the weights, for use without weight files. Returns bf16 if
+    /// config.json names no supported format.
     pub fn weight_dtype(&self) -> WeightDtype {
         match self.dtype.as_deref() {
             Some("float32") => WeightDtype::F32,
@@ -171,12 +171,12 @@ impl ModelConfig {
         }
     }
 
-    /// Width of all query heads.
+    /// Returns the width of all query heads together.
     pub fn q_size(&self) -> usize {
         self.num_attention_heads * self.head_dim
     }
 
-    /// Width of all key heads, and of all value heads.
+    /// Returns the width of all key heads together, which is also that of all value heads.
     pub fn kv_size(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }

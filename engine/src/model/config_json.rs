@@ -5,16 +5,17 @@ use crate::json::{self, shorten};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Largest width, count or id that is accepted: far above every model, and small enough that products of two fit anywhere.
+/// Largest width, count or id that is accepted. It is far above every model, and small enough that the product of two cannot
+/// overflow.
 pub(crate) const MAX_SIZE: usize = 1 << 24;
-/// Characters of a value that a message shows.
+/// Most characters of a value that a message shows.
 pub(super) const SHOWN: usize = 80;
 
 /// The object of a `config.json`, or one nested in it.
 #[derive(Debug, Clone)]
 pub struct ConfigJson {
     path: PathBuf,
-    /// Dotted path of this object in the file, with a dot at its end; empty for the file's own object.
+    /// Dotted path of this object in the file, with a dot at its end. Empty for the file's top-level object.
     at: String,
     object: Map<String, Value>,
 }
@@ -28,7 +29,7 @@ impl ConfigJson {
         Ok(ConfigJson::new(path, json::read_object(path)?))
     }
 
-    /// An object that is already in memory; `path` is for messages.
+    /// Wraps an object that is already in memory. `path` is for messages.
     pub fn new(path: &Path, object: Map<String, Value>) -> ConfigJson {
         ConfigJson { path: path.to_owned(), at: String::new(), object }
     }
@@ -38,7 +39,7 @@ impl ConfigJson {
         &self.path
     }
 
-    /// The value of a key; `null` counts as absent, as it does in transformers for every key that is read here.
+    /// Returns the value of a key. `null` counts as absent, as in transformers for every key that is read here.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
@@ -53,17 +54,17 @@ impl ConfigJson {
         self.object.is_empty()
     }
 
-    /// The nested object under `key`.
+    /// Returns the nested object under `key`. `None` if the key is absent.
     ///
     /// # Errors
-    /// [`ConfigError::Type`] if it is something else.
+    /// [`ConfigError::Type`] if the value is not an object.
     pub fn nested(&self, key: &str) -> Result<Option<ConfigJson>, ConfigError> {
         let (path, at) = (self.path.clone(), format!("{}{key}.", self.at));
         let object = self.typed(key, "an object", Value::as_object)?;
         Ok(object.map(|object| ConfigJson { path, at, object: object.clone() }))
     }
 
-    /// The same; an empty object if the key is absent.
+    /// Returns the nested object under `key`, or an empty object if the key is absent.
     ///
     /// # Errors
     /// As [`Self::nested`].
@@ -71,7 +72,7 @@ impl ConfigJson {
         Ok(self.nested(key)?.unwrap_or_else(|| ConfigJson::new(&self.path, Map::new())))
     }
 
-    /// An integer from 1 to 2^24 that must be there.
+    /// Returns an integer from 1 to 2^24. The key must be there.
     ///
     /// # Errors
     /// [`ConfigError::Missing`], [`ConfigError::Type`], [`ConfigError::Value`].
@@ -79,7 +80,7 @@ impl ConfigJson {
         self.size_or_required(key, None)
     }
 
-    /// The same, which must be there unless there is a default.
+    /// Returns such an integer, or `default` if the key is absent. The key must be there if `default` is `None`.
     ///
     /// # Errors
     /// As [`Self::size`].
@@ -87,7 +88,7 @@ impl ConfigJson {
         self.size_opt(key)?.or(default).ok_or_else(|| self.missing(key))
     }
 
-    /// The same with a default for an absent key.
+    /// Returns such an integer, or `default` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].
@@ -95,7 +96,7 @@ impl ConfigJson {
         Ok(self.size_opt(key)?.unwrap_or(default))
     }
 
-    /// The same for a key whose `null` means none, with a default for an absent key.
+    /// Returns such an integer, `None` if the value is `null`, or `default` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].
@@ -103,7 +104,7 @@ impl ConfigJson {
         if self.has(key) { self.size_opt(key) } else { Ok(Some(default)) }
     }
 
-    /// The same for a key that may be absent.
+    /// Returns such an integer. `None` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].
@@ -116,16 +117,16 @@ impl ConfigJson {
         }
     }
 
-    /// A finite number.
+    /// Returns a finite number. `None` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`].
     pub fn number_opt(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
-        // the parser refuses numbers beyond f64
+        // the parser refuses numbers too large for f64
         self.typed(key, "a number", Value::as_f64)
     }
 
-    /// A number above 0.
+    /// Returns a number above 0. `None` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].
@@ -136,7 +137,7 @@ impl ConfigJson {
         }
     }
 
-    /// A number above 0 that must be there.
+    /// Returns a number above 0. The key must be there.
     ///
     /// # Errors
     /// [`ConfigError::Missing`], [`ConfigError::Type`], [`ConfigError::Value`].
@@ -144,7 +145,7 @@ impl ConfigJson {
         self.positive_opt(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// A boolean, `default` if absent.
+    /// Returns a boolean, or `default` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`].
@@ -152,7 +153,7 @@ impl ConfigJson {
         Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 
-    /// A string.
+    /// Returns a string. `None` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`].
@@ -160,7 +161,7 @@ impl ConfigJson {
         self.typed(key, "a string", Value::as_str)
     }
 
-    /// A list of strings.
+    /// Returns a list of strings. `None` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`].
@@ -171,7 +172,7 @@ impl ConfigJson {
         texts.collect::<Result<Vec<_>, _>>().map(Some)
     }
 
-    /// A list of finite numbers above 0.
+    /// Returns a list of finite numbers above 0. The key must be there.
     ///
     /// # Errors
     /// [`ConfigError::Missing`], [`ConfigError::Type`], [`ConfigError::Value`].
@@ -186,7 +187,7 @@ impl ConfigJson {
         items.iter().map(number).collect()
     }
 
-    /// Reads token ids: one, a list, or none. Some files write a negative id for none.
+    /// Reads one token id, a list of them, or none. Some files write a negative id for "none".
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].
@@ -206,7 +207,7 @@ impl ConfigJson {
         }
     }
 
-    /// The error for a value that is not accepted.
+    /// Makes the error for a value that is not accepted.
     pub fn refuse(&self, key: &str, expected: impl Into<String>, found: impl std::fmt::Display) -> ConfigError {
         ConfigError::Value {
             path: self.path.clone(),

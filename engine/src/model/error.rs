@@ -1,10 +1,10 @@
-//! What can be wrong with a model's configuration or its place.
+//! What can be wrong with a model's configuration or its folder.
 
 use super::folder::FolderHolds;
 use crate::json::JsonError;
 use std::path::{Path, PathBuf};
 
-/// A configuration that was refused. The message names the file and the key, what was expected and what was found.
+/// The configuration was refused. The message names the file and the key, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
@@ -30,7 +30,7 @@ pub enum ConfigError {
     RopeType { path: PathBuf, found: String, supported: Vec<&'static str> },
 }
 
-/// A model that was not found.
+/// The model was not found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]

@@ -1,4 +1,4 @@
-//! The model families: each is one file with a [`Family`], and one line here.
+//! The model families. Each is one file with a [`Family`], and one line here.
 
 use super::config::{ModelConfig, Quantization};
 use super::config_json::{ConfigJson, SHOWN};
@@ -24,7 +24,7 @@ impl ModelConfig {
     /// Reads `dir/config.json`.
     ///
     /// # Errors
-    /// [`ConfigError`] if the file is unreadable, has an unknown architecture, or lacks a key or has it out of range.
+    /// [`ConfigError`] if the file is unreadable or names an unknown architecture, or if a key is missing or out of range.
     pub fn open(dir: &Path) -> Result<ModelConfig, ConfigError> {
         let path = dir.join("config.json");
         if let Some(holds) = folder::instead_of_config(dir) {
@@ -33,7 +33,7 @@ impl ModelConfig {
         ModelConfig::read(&ConfigJson::read(&path)?)
     }
 
-    /// The same from JSON in memory.
+    /// Reads a configuration from JSON in memory.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -47,10 +47,10 @@ impl ModelConfig {
     }
 }
 
-/// The family of a configuration: by `model_type`, or by its architecture if an old file lacks that key.
+/// Finds the family of a configuration by `model_type`, or by its architecture if an old file lacks that key.
 ///
-/// `architectures` is the class that once saved the model, under the name that a wrapper gave it. If there is a `model_type`, it
-/// only tells the task.
+/// `architectures` names the class that once saved the model, and a wrapper may have renamed that class. If there is a
+/// `model_type`, `architectures` only tells the task.
 pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
     let architectures = json.texts_opt("architectures")?.unwrap_or_default();
     let named = |family: &&Family| architectures.iter().any(|name| family.architectures.contains(name));
@@ -79,8 +79,8 @@ pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
     }
 }
 
-/// Returns the class to write into a copy of this configuration. `None` if it already names one that other programs know. They
-/// choose by it the code that runs a model.
+/// Returns the class to write into a copy of this configuration. `None` if the configuration already names a class that other
+/// programs know. Other programs use the class to choose the code that runs a model.
 ///
 /// # Errors
 /// As [`ModelConfig::read`].
@@ -93,8 +93,8 @@ pub fn architecture_to_name(json: &ConfigJson) -> Result<Option<&'static str>, C
     Ok(if known { None } else { name.copied() })
 }
 
-/// Whether a class, by its name, computes scores, classes or places in a text. Such a model of the same family has other weights.
-/// A name that does not say so, such as `LlamaModel`, may be that of a language model.
+/// Whether the name of a class says that it computes scores, classes or places in a text. Such a model has other weights than
+/// the family's language model. A class with a neutral name, such as `LlamaModel`, may be a language model.
 fn has_other_task(class: &str) -> bool {
     let other = ["Reward", "Classif", "Score", "Embedding", "Encoder", "Bidirectional", "MaskedLM"];
     match class.split_once("For") {

@@ -5,9 +5,9 @@ use super::config_json::{ConfigJson, MAX_SIZE};
 use super::error::ConfigError;
 use align_kernels::gate::Activation;
 
-/// Most layers that are accepted: the deepest published model of these families has 126.
+/// Most layers that are accepted. The deepest published model of these families has 126.
 const MAX_LAYERS: usize = 1024;
-/// Largest head that is accepted: the largest published one is 256 wide.
+/// Largest head width that is accepted. The largest published one is 256.
 const MAX_HEAD_DIM: usize = 4096;
 
 /// A family of models that `config.json` can name.
@@ -15,32 +15,32 @@ const MAX_HEAD_DIM: usize = 4096;
 pub struct Family {
     /// Values of `model_type`.
     pub model_types: &'static [&'static str],
-    /// Values of `architectures` whose weights have the language model's head.
+    /// Values of `architectures` for weights that have the language model's head.
     pub architectures: &'static [&'static str],
     /// Reads a configuration of this family.
     pub read: fn(&ConfigJson) -> Result<ModelConfig, ConfigError>,
 }
 
-/// What a family uses for keys that `config.json` lacks. `None`: the key must be there, unless a comment names the keys that it
-/// follows from.
+/// What a family uses for keys that `config.json` lacks. `None` if the key must be there, unless a comment says how the value
+/// follows from other keys.
 pub(super) struct Defaults {
     pub num_attention_heads: Option<usize>,
-    /// `None`: as many as `num_attention_heads`.
+    /// `None` means as many as `num_attention_heads`.
     pub num_key_value_heads: Option<usize>,
-    /// `None`: `hidden_size / num_attention_heads`.
+    /// `None` means `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
     pub vocab_size: Option<usize>,
     pub max_position_embeddings: usize,
     pub rms_norm_eps: f64,
     pub tie_word_embeddings: bool,
     pub pad_token_id: Option<u32>,
-    /// Key and value of the activation.
+    /// Key of the activation in `config.json`, and its default value.
     pub activation: (&'static str, &'static str),
 }
 
 impl ModelConfig {
-    /// The keys that all families share. The result is a plain Llama; a family then sets what differs, and always `layers` and
-    /// `ropes`.
+    /// Reads the keys that all families share. The result is a plain Llama. A family then sets what differs, and always sets
+    /// `layers` and `ropes`.
     pub(super) fn decoder(
         family: &'static str,
         json: &ConfigJson,
@@ -57,7 +57,7 @@ impl ModelConfig {
             return Err(json.refuse("num_hidden_layers", format!("at most {MAX_LAYERS}"), num_hidden_layers));
         }
         let num_attention_heads = json.size_or_required("num_attention_heads", defaults.num_attention_heads)?;
-        // An absent key takes the family's number, a null one the number of attention heads.
+        // An absent key means the family's number, `null` means the number of attention heads.
         let absent = if json.has("num_key_value_heads") { None } else { defaults.num_key_value_heads };
         let num_key_value_heads = json.size_or("num_key_value_heads", absent.unwrap_or(num_attention_heads))?;
         if num_key_value_heads > num_attention_heads || !num_attention_heads.is_multiple_of(num_key_value_heads) {
@@ -127,12 +127,13 @@ impl ModelConfig {
         })
     }
 
-    /// Sets all layers alike, with the first rope.
+    /// Makes all layers alike, with the first rope.
     pub(super) fn same_layers(&mut self, sliding_window: Option<usize>) {
         self.layers = vec![LayerConfig { sliding_window, rope: 0 }; self.num_hidden_layers];
     }
 
-    /// Refuses heads that do not divide the hidden size even if `head_dim` is given, as the family's own code does.
+    /// Refuses a hidden size that is no multiple of the number of heads, even if `head_dim` is given. The family's own code
+    /// does the same.
     pub(super) fn check_heads_divide_hidden(&self, json: &ConfigJson) -> Result<(), ConfigError> {
         if self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Ok(());
@@ -142,19 +143,19 @@ impl ModelConfig {
     }
 }
 
-/// `attention_bias`, which most families have: a bias on all projections of attention, or on none.
+/// Reads `attention_bias`, which most families have: a bias on all projections of attention, or on none.
 pub(super) fn attention_bias(json: &ConfigJson) -> Result<AttentionBias, ConfigError> {
     Ok(if json.flag_or("attention_bias", false)? { AttentionBias::All } else { AttentionBias::None })
 }
 
-/// The two kinds of layers in `layer_types`.
+/// The two values that `layer_types` can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LayerType {
     Full,
     Sliding,
 }
 
-/// `layer_types`, one per layer, if the key is there.
+/// Reads `layer_types`, one per layer. `None` if the key is absent.
 pub(super) fn layer_types(json: &ConfigJson, num_hidden_layers: usize) -> Result<Option<Vec<LayerType>>, ConfigError> {
     let Some(names) = json.texts_opt("layer_types")? else { return Ok(None) };
     if names.len() != num_hidden_layers {
@@ -169,10 +170,11 @@ pub(super) fn layer_types(json: &ConfigJson, num_hidden_layers: usize) -> Result
     names.into_iter().map(kind).collect::<Result<Vec<_>, _>>().map(Some)
 }
 
-/// Layers with a window where `layer_types` says so, or what `slides` gives if that key is absent; all with the first rope.
+/// Returns the layers, with a window for those that `layer_types` gives one. If that key is absent, `slides` decides which
+/// layers have a window. All layers have the first rope.
 ///
 /// # Errors
-/// [`ConfigError::Value`] if there are such layers and no window.
+/// [`ConfigError::Value`] if a layer should have a window but no size is given.
 pub(super) fn windowed_layers<S: Fn(usize) -> bool>(
     json: &ConfigJson,
     num_hidden_layers: usize,

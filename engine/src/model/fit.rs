@@ -1,11 +1,11 @@
-//! Checks by names and shapes whether weight files hold the model that config.json describes, and finds what else they hold.
+//! Checks, by names and shapes, whether weight files hold the model that config.json describes. Also finds what else they hold.
 
 use super::config::ModelConfig;
 use super::layout::Layout;
 use crate::weights::{LoadError, WeightFiles};
 use std::collections::BTreeSet;
 
-/// Parts that programs add to the names of modules when they wrap a model, with the programs.
+/// Parts that programs add to the names of modules when they wrap a model, each with its program.
 pub const WRAPPERS: [(&str, &str); 8] = [
     ("_orig_mod.", "torch.compile"),
     ("_fsdp_wrapped_module.", "FSDP"),
@@ -31,7 +31,7 @@ impl Layout {
     /// Returns the names that `files` use, if they hold every tensor that `config` implies in the right shape.
     ///
     /// # Errors
-    /// [`LoadError`], with what the files hold instead: quantised weights, no head, the names of a wrapped model.
+    /// [`LoadError`], which says what the files hold instead: quantised weights, no head, or the names of a wrapped model.
     pub fn fitted(config: &ModelConfig, files: &WeightFiles) -> Result<Layout, LoadError> {
         if let Some(quantised) = files.quantised() {
             let method = config.quantization.as_ref().map(|found| found.method.clone());
@@ -75,10 +75,10 @@ impl Layout {
     }
 
     /// Returns the tensors of `files` that a model of this configuration does not use. Does not list tensors that follow from
-    /// others: rotary tables of old exports, and a copy of the embedding to which the head is tied.
+    /// others: rotary tables of old exports, and a stored head that is a copy of the embedding.
     pub fn unused(&self, config: &ModelConfig, files: &WeightFiles) -> UnusedTensors {
         let mut used: BTreeSet<String> = self.tensors(config).into_iter().map(|(name, _)| name).collect();
-        // used, or a copy of a used one
+        // the head is used, or is a copy of the embedding
         used.insert(self.lm_head());
         let follows = |name: &str| {
             ["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"]

@@ -1,4 +1,5 @@
-//! Finds out what a folder without config.json holds if it was given as a model, so that the message can say what to give instead.
+//! If a user gives a folder without config.json as a model, finds out what it holds, so that the message can say what to give
+//! instead.
 
 use crate::listing::{exists, names_in};
 use serde_json::Value;
@@ -6,9 +7,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Most folders to look into, since a cache may have thousands.
+/// Most folders to look into: a cache may have thousands.
 const LOOKED_INTO: usize = 1000;
-/// The folder of a run that holds its reference: the adapter that it is compared with, not the one that it trained.
+/// The folder of a run that holds its reference: the adapter that answers are compared with, not the adapter that the run
+/// trained.
 pub const REFERENCE: &str = "reference";
 /// Most folders that a message names.
 const SHOWN: usize = 5;
@@ -24,7 +26,7 @@ pub enum FolderHolds {
     Folders { models: Vec<PathBuf>, adapters: Vec<PathBuf> },
     /// A file in a format that is not read.
     OtherFormat { file: String },
-    /// Nothing of a model.
+    /// No part of a model.
     Nothing,
 }
 
@@ -71,7 +73,7 @@ pub(super) fn instead_of_config(dir: &Path) -> Option<FolderHolds> {
     Some(file.map_or(FolderHolds::Nothing, |file| FolderHolds::OtherFormat { file }))
 }
 
-/// Returns folders in `dir`, or one level deeper, that hold a file of this name. They are sorted by name, and numbers in a name by
+/// Returns folders in `dir`, or one level deeper, that hold a file of this name. Sorts them by name, with numbers in a name by
 /// value, so that the last checkpoint of a run comes last. Skips the reference of a run.
 pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -91,7 +93,7 @@ pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the base that an adapter's config names, if `dir` holds an adapter. Nothing else of the file is read.
+/// Returns the base that the adapter's config names, if `dir` holds an adapter. Reads nothing else from that file.
 fn adapter_in(dir: &Path) -> Option<Option<String>> {
     let path = dir.join("adapter_config.json");
     if !exists(&path) {

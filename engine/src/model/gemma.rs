@@ -9,7 +9,7 @@ use super::rope::RopeConfig;
 
 pub(super) const FAMILY: Family = Family { model_types: &["gemma"], architectures: &["GemmaForCausalLM"], read };
 
-/// Gemma 2 and 3 differ from these in a few.
+/// The defaults of the first Gemma. Gemma 2 and 3 change a few of them.
 pub(super) const DEFAULTS: Defaults = Defaults {
     num_attention_heads: Some(16),
     num_key_value_heads: Some(16),
@@ -19,7 +19,7 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     rms_norm_eps: 1e-6,
     tie_word_embeddings: true,
     pad_token_id: Some(0),
-    // the published files of the first Gemma say `gelu` and mean its tanh form; an absent key is that form
+    // the published files of the first Gemma say `gelu` and mean its tanh form; an absent key means that form too
     activation: ("hidden_activation", "gelu_pytorch_tanh"),
 };
 

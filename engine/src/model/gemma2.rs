@@ -10,7 +10,7 @@ use super::rope::RopeConfig;
 
 pub(super) const FAMILY: Family = Family { model_types: &["gemma2"], architectures: &["Gemma2ForCausalLM"], read };
 
-/// Gemma 3 differs from these in a few.
+/// The defaults of Gemma 2. Gemma 3 changes a few of them.
 pub(super) const DEFAULTS: Defaults =
     Defaults { num_attention_heads: Some(8), num_key_value_heads: Some(4), ..gemma::DEFAULTS };
 

@@ -1,8 +1,8 @@
-//! Gemma 3, text: Gemma 2 with norms on the heads of q and k in place of the soft-caps, five layers with a window to one
+//! Gemma 3, text: Gemma 2 with norms on the heads of q and k in place of the soft-caps, five layers with a window for each one
 //! without, and a position encoding for each of the two kinds. Source: arXiv 2503.19786.
 //!
-//! From 4B up the model also sees images: `model_type` is `gemma3`, the text's part of config.json is nested under
-//! `text_config`, and the vision tower's weights are not read.
+//! The models from 4B up also see images. Their `model_type` is `gemma3`, and the keys of the text model are nested under
+//! `text_config`. The weights of the vision tower are not read.
 
 use super::config::{ModelConfig, QkNorm};
 use super::config_json::ConfigJson;
@@ -27,7 +27,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     let mut config = read_text(&text)?;
     config.tensor_prefixes = &["language_model.model.", "model.language_model.", "language_model.", "model."];
     config.module_prefix = "model.language_model.";
-    // These stand beside text_config.
+    // These keys stand beside text_config.
     config.tie_word_embeddings = json.flag_or("tie_word_embeddings", config.tie_word_embeddings)?;
     if json.get("eos_token_id").is_some() {
         config.eos_token_ids = json.token_ids("eos_token_id")?;
@@ -64,8 +64,8 @@ fn read_text(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     Ok(config)
 }
 
-/// `rope_parameters` nested by layer type, or the older `rope_theta`, `rope_local_base_freq` and `rope_scaling`. The last is
-/// only for layers without a window.
+/// Reads `rope_parameters`, nested by layer type, or the older `rope_theta`, `rope_local_base_freq` and `rope_scaling`.
+/// `rope_scaling` applies only to layers without a window.
 fn ropes(json: &ConfigJson, config: &ModelConfig) -> Result<Vec<RopeConfig>, ConfigError> {
     let nested = json.nested_or_empty("rope_parameters")?;
     if nested.get("rope_type").is_some() || nested.get("rope_theta").is_some() {

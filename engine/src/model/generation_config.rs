@@ -1,15 +1,15 @@
-//! `generation_config.json`: the ids that end a text. Nothing else of it is used: how to sample is the user's choice.
+//! `generation_config.json`: the ids that end a text. Nothing else in it is used: how to sample is the user's choice.
 
 use super::config::ModelConfig;
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
 use std::path::Path;
 
-/// Returns the ids at which generation stops, sorted and without duplicates: those of `dir/generation_config.json`, or those of
-/// `config.json` if the former is absent or names none. Empty if neither names any.
+/// Returns the ids at which generation stops, sorted and without duplicates: those in `dir/generation_config.json`, or those in
+/// `config.json` if the first file is absent or names none. Empty if neither names any.
 ///
 /// # Errors
-/// [`ConfigError`] for a file that is there and broken.
+/// [`ConfigError`] for a file that exists but is broken.
 pub fn stop_token_ids(dir: &Path, config: &ModelConfig) -> Result<Vec<u32>, ConfigError> {
     let path = dir.join("generation_config.json");
     let mut ids = if path.exists() { ConfigJson::read(&path)?.token_ids("eos_token_id")? } else { Vec::new() };

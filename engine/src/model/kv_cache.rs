@@ -17,14 +17,14 @@ pub struct KvCache {
 /// What the rows of the current pass are.
 #[derive(Debug)]
 enum Phase {
-    /// Whole prompts, which attend to each other; row r is stored at `slots[r]`.
+    /// Whole prompts, whose rows attend to each other. Row r is stored at `slots[r]`.
     Prefill { slots: Indices },
-    /// One new token of each sequence, stored at `slots[b]`, the `lengths[b]`-th of its sequence.
+    /// One new token per sequence. The token of sequence b is its `lengths[b]`-th and is stored at `slots[b]`.
     Decode { slots: Indices, lengths: Indices },
 }
 
 impl KvCache {
-    /// An empty cache.
+    /// Makes an empty cache.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -59,13 +59,13 @@ impl KvCache {
         Ok(())
     }
 
-    /// Begins a pass over one new token of each sequence; with it, sequence `b` has `lengths[b]` tokens.
+    /// Begins a pass over one new token of each sequence. Sequence `b` has `lengths[b]` tokens, this one included.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
     pub fn begin_decode(&mut self, device: &Device, lengths: &[usize]) -> Result<()> {
         let slots: Vec<u32> = lengths.iter().enumerate().map(|(b, &length)| self.slot(b, length - 1)).collect();
-        // each is at most the capacity, whose slots are numbers of 32 bits
+        // each length is at most the capacity, and slots fit in 32 bits
         let lengths: Vec<u32> = lengths.iter().map(|&length| length as u32).collect();
         self.phase = Phase::Decode {
             slots: device.upload_indices("kv_cache.slots", &slots)?,
@@ -78,7 +78,7 @@ impl KvCache {
         u32::try_from(sequence * self.capacity + position).expect("a cache has fewer than 2^32 rows")
     }
 
-    /// Stores keys and values of this pass's rows, then attends.
+    /// Stores the keys and values of this pass's rows, then computes attention.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].

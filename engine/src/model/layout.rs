@@ -1,6 +1,6 @@
-//! Where the weights of a model are: the names and shapes of its tensors.
+//! The names and shapes of a model's tensors.
 //!
-//! The paths are those of the modules in transformers, which are also the names that adapters and their target lists use.
+//! The paths are those of the modules in transformers. Adapters and their target lists use the same names.
 
 use super::config::{AttentionBias, Fusion, ModelConfig, NormPlacement, QkNorm};
 use crate::adapters::LinearId;
@@ -17,20 +17,20 @@ pub enum Projection {
     V,
     /// From the heads back to the residual stream.
     O,
-    /// What the activation is applied to.
+    /// The MLP projection that the activation is applied to.
     Gate,
-    /// What the gate multiplies.
+    /// The MLP projection that the gate multiplies.
     Up,
     /// From the MLP back to the residual stream.
     Down,
-    /// Rows of q, then of k, then of v.
+    /// The rows of q, then of k, then of v, in one matrix.
     Qkv,
-    /// Rows of gate, then of up.
+    /// The rows of gate, then of up, in one matrix.
     GateUp,
 }
 
 impl Projection {
-    /// Its module within a layer, e.g. `self_attn.q_proj`.
+    /// Returns its module within a layer, e.g. `self_attn.q_proj`.
     pub const fn path(self) -> &'static str {
         match self {
             Projection::Q => "self_attn.q_proj",
@@ -102,8 +102,8 @@ pub enum Norm {
 }
 
 impl Norm {
-    /// Its module within a layer. `post_attention_layernorm` is two things: without a norm on the output of attention it is the
-    /// one before the MLP.
+    /// Returns its module within a layer. `post_attention_layernorm` has two meanings: if attention has no norm on its output,
+    /// it is the norm before the MLP.
     pub fn path(self, config: &ModelConfig) -> &'static str {
         match (self, config.norm_placement) {
             (Norm::PreAttention, _) => "input_layernorm",
@@ -125,7 +125,7 @@ impl Norm {
 }
 
 impl Fusion {
-    /// The matrices that give q, k and v.
+    /// Returns the matrices that give q, k and v.
     pub fn qkv(self) -> &'static [Projection] {
         match self {
             Fusion::None => &[Projection::Q, Projection::K, Projection::V],
@@ -133,7 +133,7 @@ impl Fusion {
         }
     }
 
-    /// The matrices that give gate and up.
+    /// Returns the matrices that give gate and up.
     pub fn gate_up(self) -> &'static [Projection] {
         match self {
             Fusion::None => &[Projection::Gate, Projection::Up],
@@ -143,12 +143,12 @@ impl Fusion {
 }
 
 impl ModelConfig {
-    /// The matrices of a layer, in the order in which they are used.
+    /// Returns the matrices of a layer, in order of use.
     pub fn projections(&self) -> Vec<Projection> {
         [self.fusion.qkv(), &[Projection::O], self.fusion.gate_up(), &[Projection::Down]].concat()
     }
 
-    /// The linear layers of the decoder, in order of use and of id. The output embedding is not among them.
+    /// Returns the linear layers of the decoder, in order of use and of id, without the output embedding.
     pub fn linears(&self) -> Vec<LinearInfo> {
         let projections = self.projections();
         let layers = 0..self.num_hidden_layers;
@@ -161,7 +161,7 @@ impl ModelConfig {
         places.map(info).collect()
     }
 
-    /// The id of a projection.
+    /// Returns the id of a projection.
     ///
     /// # Panics
     /// If layers do not have it.
@@ -171,7 +171,7 @@ impl ModelConfig {
         LinearId(layer_idx * projections.len() + place)
     }
 
-    /// The norms of a layer, in the order in which they are used.
+    /// Returns the norms of a layer, in order of use.
     pub fn norms(&self) -> Vec<Norm> {
         use Norm::*;
         let qk: &[Norm] = match self.qk_norm {
@@ -185,15 +185,15 @@ impl ModelConfig {
         [&[PreAttention], qk, others].concat()
     }
 
-    /// The module of a projection as adapters name it, e.g. `model.layers.0.self_attn.q_proj`.
+    /// Returns the module of a projection as adapters name it, e.g. `model.layers.0.self_attn.q_proj`.
     pub fn module_path(&self, layer_idx: usize, projection: Projection) -> String {
         format!("{}layers.{layer_idx}.{}", self.module_prefix, projection.path())
     }
 
-    /// Number of elements of all weights that the model uses.
+    /// Counts the elements of all weights that the model uses.
     pub fn parameters(&self) -> u64 {
         let tensors = Layout::new(self.tensor_prefixes[0]).tensors(self);
-        // Sizes are at most 2^24 each, and there are at most some thousands of tensors: no overflow.
+        // Sizes are at most 2^24 each, and there are a few thousand tensors at most, so nothing overflows.
         tensors.iter().map(|(_, shape)| shape.iter().map(|&size| size as u64).product::<u64>()).sum()
     }
 }
@@ -210,22 +210,22 @@ pub struct Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EmbeddingName {
     Own,
-    /// The name of the head: the two share a tensor, and the file holds it under that name.
+    /// The name of the head: the embedding and the head share a tensor, and the file holds it under the head's name.
     Head,
 }
 
-/// Names of stored heads. The second is the first with a prefix for the whole model.
+/// Names under which files store the head. The second is the first with a prefix for the whole model.
 const HEADS: [&str; 3] = ["lm_head.weight", "model.lm_head.weight", "language_model.lm_head.weight"];
 
 impl Layout {
-    /// The names under a prefix, one of [`ModelConfig::tensor_prefixes`].
+    /// Returns the names under a prefix, one of [`ModelConfig::tensor_prefixes`].
     pub fn new(prefix: &'static str) -> Layout {
         let head = if prefix == "language_model.model." { "language_model.lm_head.weight" } else { "lm_head.weight" };
         Layout { prefix, head, embedding: EmbeddingName::Own }
     }
 
-    /// The names that `files` have: with the first prefix that fits. If none does, with the first one: loading then says what is
-    /// missing under it.
+    /// Returns the names that `files` use, with the first prefix that fits. If no prefix fits, uses the first one, and loading
+    /// then says what is missing under it.
     pub fn of(config: &ModelConfig, files: &WeightFiles) -> Layout {
         let layouts = config.tensor_prefixes.iter().map(|prefix| Layout::new(prefix));
         let fits = |layout: &Layout| {
@@ -259,8 +259,8 @@ impl Layout {
         self.head.to_owned()
     }
 
-    /// Whether the head is the embedding: as `config.json` says, unless the files hold a head that differs. Then that head is
-    /// used, as transformers does. A stored copy of the embedding is not used.
+    /// Whether the head is the embedding. `config.json` says so, unless the files hold a head that differs from the embedding:
+    /// that head is then used, as in transformers. A stored copy of the embedding is not used.
     pub fn head_is_tied(&self, config: &ModelConfig, files: &WeightFiles) -> bool {
         config.tie_word_embeddings && files.equal(&self.lm_head(), &self.embed_tokens()) != Some(false)
     }
@@ -280,7 +280,7 @@ impl Layout {
         format!("{}layers.{layer_idx}.{}.weight", self.prefix, norm.path(config))
     }
 
-    /// Names and shapes of everything that a model of this configuration uses.
+    /// Returns the name and shape of every tensor that a model of this configuration uses.
     pub fn tensors(&self, config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         let embedding = vec![config.vocab_size, config.hidden_size];
         let mut tensors = vec![(self.embed_tokens(), embedding.clone())];

@@ -11,7 +11,7 @@ use super::rope::RopeConfig;
 
 pub(super) const FAMILY: Family = Family { model_types: &["llama"], architectures: &["LlamaForCausalLM"], read };
 
-/// Most families differ from these in a few.
+/// The defaults of Llama. Most families change a few of them.
 pub(super) const DEFAULTS: Defaults = Defaults {
     num_attention_heads: None,
     num_key_value_heads: None,

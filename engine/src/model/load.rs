@@ -1,4 +1,4 @@
-//! Loading: from the weight files, or from nothing but the configuration, to the parts of a model.
+//! Makes the parts of a model from its weight files, or from the configuration alone.
 
 use super::block::{Block, Norms};
 use super::layout::{Layout, Norm, Projection};
@@ -13,11 +13,11 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Files(&'a WeightFiles),
-    /// Nowhere: a device that counts needs their shapes alone.
+    /// No files: a counting device needs only the shapes.
     Absent(&'a Arc<Count>),
 }
 
-/// Takes what a configuration names out of the weight files.
+/// Takes the weights that a configuration names from their source.
 pub(super) struct Loader<'a> {
     device: &'a Device,
     config: &'a ModelConfig,
@@ -46,7 +46,7 @@ impl<'a> Loader<'a> {
         Ok(Loader { device, config, source: Source::Files(files), layout, head_is_tied })
     }
 
-    /// Takes weights that are not there. `device` is that of `count`.
+    /// Makes a loader of weights without values. `device` must be the counting device of `count`.
     pub(super) fn absent(device: &'a Device, count: &'a Arc<Count>, config: &'a ModelConfig) -> Loader<'a> {
         let layout = Layout::new(config.tensor_prefixes[0]);
         Loader { device, config, source: Source::Absent(count), layout, head_is_tied: config.tie_word_embeddings }
@@ -70,7 +70,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The layers, in order.
+    /// Makes the layers, in order.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -127,7 +127,7 @@ impl<'a> Loader<'a> {
         self.vector(&name, norm.len(self.config))
     }
 
-    /// The embedding, the final norm and the head.
+    /// Makes the embedding, the final norm and the head.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -142,7 +142,8 @@ impl<'a> Loader<'a> {
         Ok(Ends { embed_tokens, norm, lm_head })
     }
 
-    /// Reads the matrices ahead: stage i is layer i, the last one the head. `None` if they fit into `free_bytes` with ease.
+    /// Makes the read-ahead of the matrices. Stage i is layer i, the last stage is the head. `None` if the matrices fit into
+    /// `free_bytes` with ease.
     pub(super) fn read_ahead(&self, free_bytes: u64) -> Option<Arc<ReadAhead>> {
         let Source::Files(files) = self.source else { return None };
         let head = if self.head_is_tied { self.layout.embed_tokens() } else { self.layout.lm_head() };

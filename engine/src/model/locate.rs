@@ -1,7 +1,7 @@
 //! Finds the directory of a model that the user names: by its path, or by its name in the local Hugging Face cache.
 //!
-//! The cache (huggingface_hub 2.4): `models--ORG--NAME/refs/main` holds a revision, `snapshots/<revision>/` the files, as links
-//! into `blobs/`, from where large files link on into a store that all models share. Nothing is downloaded.
+//! The cache (huggingface_hub 2.4): `models--ORG--NAME/refs/main` holds a revision. `snapshots/<revision>/` holds the files, as
+//! links into `blobs/`. There, large files are links into a store that all models share. Nothing is downloaded.
 
 use super::error::LocateError;
 use crate::bounded_read::read_regular;
@@ -15,7 +15,7 @@ const MOST_REVISION: u64 = 1024;
 /// A model directory, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelDir {
-    /// Where its files are: for a model of the cache, a snapshot.
+    /// The folder of its files. For a model of the cache, this is a snapshot.
     pub path: PathBuf,
     /// What the user gave.
     pub origin: Origin,
@@ -27,7 +27,7 @@ pub struct ModelDir {
 pub enum Origin {
     /// The user gave its path.
     Directory,
-    /// The user gave a name, which the cache has at this revision.
+    /// The user gave a name, and the cache holds that model at this revision.
     Cache { name: String, revision: String },
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for ModelDir {
 /// Finds the model that the user calls `model`: an existing directory first, then a name in the cache.
 ///
 /// # Errors
-/// [`LocateError`], with what to do.
+/// [`LocateError`], which says what to do.
 pub fn locate(model: &str) -> Result<ModelDir, LocateError> {
     locate_in(model, hub_cache())
 }
@@ -55,7 +55,7 @@ pub fn hub_cache() -> Option<PathBuf> {
     cache_dir(|name| std::env::var_os(name))
 }
 
-/// The same with the cache at `cache`.
+/// As [`locate`], with the cache at `cache`.
 fn locate_in(model: &str, cache: Option<PathBuf>) -> Result<ModelDir, LocateError> {
     let path = Path::new(model);
     if path.is_dir() {
@@ -80,7 +80,7 @@ fn locate_in(model: &str, cache: Option<PathBuf>) -> Result<ModelDir, LocateErro
     let snapshots = repository.join("snapshots");
     let revision = read_regular(&reference, MOST_REVISION).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let revision = revision.map(|text| text.trim().to_owned());
-    // A revision is a hash: nothing in this file may lead elsewhere.
+    // A revision must be a hash, so that nothing in this file can lead to another place.
     let is_hash = |text: &String| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let Some(revision) = revision.filter(is_hash) else {
         return Err(LocateError::Reference { name, reference, snapshots: directories_in(&snapshots) });
@@ -92,7 +92,7 @@ fn locate_in(model: &str, cache: Option<PathBuf>) -> Result<ModelDir, LocateErro
     Ok(ModelDir { path: snapshot, origin: Origin::Cache { name, revision } })
 }
 
-/// Where the cache is, by the variables that huggingface_hub reads. Empty values count as unset.
+/// Returns the place of the cache, from the variables that huggingface_hub reads. Empty values count as unset.
 fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(hub) = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")) {

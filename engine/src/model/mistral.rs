@@ -14,7 +14,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     let mut config = ModelConfig::decoder("mistral", json, &defaults)?;
     // an absent key means the window of the first version
     let sliding_window = json.size_or_none("sliding_window", 4096)?;
-    // Layers that differ are another family (`ministral`), which this model type does not run.
+    // Layers of different types belong to another family (`ministral`), which this model type does not run.
     let all = if sliding_window.is_some() { LayerType::Sliding } else { LayerType::Full };
     if layer_types(json, config.num_hidden_layers)?.is_some_and(|types| types.iter().any(|&kind| kind != all)) {
         let expected = "the same type for every layer, sliding_attention exactly if there is a sliding_window";

@@ -1,4 +1,4 @@
-//! Models: their configuration, their families, where they lie on disk, and the forward pass that they share.
+//! Models: their configuration, their families, where to find them on disk, and the forward pass that they share.
 
 mod block;
 pub mod config;

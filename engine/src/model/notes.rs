@@ -5,11 +5,11 @@ use super::layout::Layout;
 use crate::weights::{IndexFault, WeightFiles};
 use std::path::PathBuf;
 
-/// Something about a model's folder that a user may not know and that changes no number here.
+/// Something about a model's folder that a user may not know. It changes no number of this program.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "a variant's text says what its fields are")]
 pub enum ModelNote {
-    /// config.json does not mention some tensors, so it may be another model's.
+    /// config.json does not mention some tensors, so it may belong to another model.
     UnusedTensors { dir: PathBuf, names: Vec<String> },
     /// config.json says that the weights are quantised, but they are not.
     PlainWeights { dir: PathBuf, key: &'static str, method: String },
@@ -19,12 +19,12 @@ pub enum ModelNote {
     OwnHead { dir: PathBuf, name: String },
     /// A weight file is a link out of the folder.
     Link { path: PathBuf, target: PathBuf },
-    /// The index of shards is wrong, but only about tensors that exist anyway or that the model does not need.
+    /// The index of shards is wrong, but only about tensors that still exist or that the model does not need.
     Index { path: PathBuf, faults: Vec<IndexFault> },
 }
 
 impl ModelNote {
-    /// Returns all notes on weight files that fit.
+    /// Returns all notes on a model whose weight files fit its configuration.
     pub fn of(config: &ModelConfig, files: &WeightFiles) -> Vec<ModelNote> {
         let dir = || files.dir().to_owned();
         let mut notes = Vec::new();

@@ -1,5 +1,5 @@
-//! Qwen 1.5, 2 and 2.5: Llama with a bias on q, k and v, and a window in the upper layers if asked for. Source: arXiv
-//! 2407.10671.
+//! Qwen 1.5, 2 and 2.5: Llama with a bias on q, k and v, and a window in the upper layers if config.json asks for it. Source:
+//! arXiv 2407.10671.
 
 use super::config::{AttentionBias, LayerConfig, ModelConfig};
 use super::config_json::ConfigJson;
@@ -10,7 +10,7 @@ use super::rope::RopeConfig;
 
 pub(super) const FAMILY: Family = Family { model_types: &["qwen2"], architectures: &["Qwen2ForCausalLM"], read };
 
-/// Shared with Qwen 3.
+/// The defaults of Qwen 2, shared with Qwen 3.
 pub(super) const DEFAULTS: Defaults =
     Defaults { num_key_value_heads: Some(32), max_position_embeddings: 32768, ..llama::DEFAULTS };
 
@@ -22,8 +22,8 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     Ok(config)
 }
 
-/// With `use_sliding_window`, layers from `max_window_layers` on see `sliding_window` positions, unless `layer_types` says
-/// which do. Shared with Qwen 3.
+/// Returns the layers. With `use_sliding_window`, the layers from `max_window_layers` on see `sliding_window` positions, unless
+/// `layer_types` says which layers do. Shared with Qwen 3.
 pub(super) fn upper_windows(json: &ConfigJson, num_hidden_layers: usize) -> Result<Vec<LayerConfig>, ConfigError> {
     let sliding_window = match json.flag_or("use_sliding_window", false)? {
         true => json.size_or_none("sliding_window", 4096)?,
@@ -31,7 +31,7 @@ pub(super) fn upper_windows(json: &ConfigJson, num_hidden_layers: usize) -> Resu
     };
     let slides = || {
         let first = match json.get("max_window_layers").and_then(serde_json::Value::as_u64) {
-            // 0 is a good value here: every layer.
+            // 0 is valid here: every layer has a window.
             Some(0) => 0,
             _ => json.size_or("max_window_layers", 28)?,
         };

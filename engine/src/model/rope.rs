@@ -1,11 +1,11 @@
-//! Position encoding: which frequencies a model rotates with, for a sequence of a given length.
+//! Position encoding: the frequencies with which a model rotates a sequence of a given length.
 //!
 //! Sources: plain arXiv 2104.09864; linear arXiv 2306.15595; dynamic and yarn arXiv 2309.00071; longrope arXiv 2402.13753;
 //! llama3 as published with Llama 3.1.
 //!
 //! Numerics: models were trained and are evaluated with f32 frequencies, so each step that is f32 in transformers 5.23 is f32
-//! here, in the same order; powers are taken in f64 and rounded once. The result differs from torch's in the last bit, where
-//! its own power function is off by one.
+//! here, in the same order. Powers are computed in f64 and rounded once. The result can differ from torch's in the last bit, if
+//! torch's power function is off by one there.
 
 use crate::pass::{RopeTable, RopeVariant};
 use align_kernels::{Device, Result};
@@ -16,9 +16,9 @@ use std::f64::consts::PI;
 pub struct RopeConfig {
     /// Wavelengths grow from `2 pi` to `2 pi rope_theta`.
     pub rope_theta: f64,
-    /// Columns of a head that are rotated: even, the first ones.
+    /// Columns of a head that are rotated: the first ones. An even number.
     pub rotary_dim: usize,
-    /// For texts longer than those of the first training.
+    /// The change of frequencies for texts longer than those of the first training.
     pub scaling: RopeScaling,
 }
 
@@ -26,17 +26,18 @@ pub struct RopeConfig {
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "a variant's text says what its fields are")]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No change.
     Default,
-    /// All divided by `factor`.
+    /// All frequencies divided by `factor`.
     Linear { factor: f64 },
     /// A `rope_theta` that grows with `factor` and with the length beyond `max_position_embeddings`.
     Dynamic { factor: f64, max_position_embeddings: usize },
-    /// Wavelengths above `original_max_position_embeddings / low_freq_factor` times `factor`, those below
-    /// `original_max_position_embeddings / high_freq_factor` kept, a blend between.
+    /// Multiplies wavelengths above `original_max_position_embeddings / low_freq_factor` by `factor`. Keeps those below
+    /// `original_max_position_embeddings / high_freq_factor`. Blends in between.
     Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: usize },
-    /// Columns that turn less than `beta_slow` times divided by `factor`, those that turn more than `beta_fast` times kept, a
-    /// ramp between, from whole columns if `truncate`; cosine and sine times `attention_factor`.
+    /// Divides the frequencies of columns that turn less than `beta_slow` times by `factor`. Keeps those that turn more than
+    /// `beta_fast` times. Uses a ramp in between, which begins and ends at whole columns if `truncate`. Multiplies cosine and
+    /// sine by `attention_factor`.
     Yarn {
         factor: f64,
         attention_factor: f64,
@@ -45,8 +46,8 @@ pub enum RopeScaling {
         truncate: bool,
         original_max_position_embeddings: usize,
     },
-    /// A divisor per column: `short_factor` for sequences up to `original_max_position_embeddings`, `long_factor` for longer ones;
-    /// cosine and sine times `attention_factor`.
+    /// Divides the frequency of each column by its entry in `short_factor` for sequences up to
+    /// `original_max_position_embeddings`, in `long_factor` for longer ones. Multiplies cosine and sine by `attention_factor`.
     LongRope {
         short_factor: Vec<f32>,
         long_factor: Vec<f32>,
@@ -56,7 +57,7 @@ pub enum RopeScaling {
 }
 
 impl RopeConfig {
-    /// The frequencies for a sequence of `sequence_len` tokens.
+    /// Returns the frequencies for a sequence of `sequence_len` tokens.
     pub fn variant(&self, sequence_len: usize) -> RopeVariant {
         let (inv_freq, scaling) = match &self.scaling {
             RopeScaling::Default => (self.plain(), 1.0),
@@ -89,7 +90,7 @@ impl RopeConfig {
         RopeVariant { inv_freq, scaling: scaling as f32 }
     }
 
-    /// Equal for two lengths exactly if their variants are equal.
+    /// Returns a key that is equal for two lengths exactly if their variants are equal.
     pub fn variant_key(&self, sequence_len: usize) -> usize {
         match self.scaling {
             RopeScaling::Dynamic { max_position_embeddings, .. } => sequence_len.max(max_position_embeddings),
@@ -100,7 +101,7 @@ impl RopeConfig {
         }
     }
 
-    /// Cosines and sines for rows at `positions` of sequences of `lengths` tokens.
+    /// Computes cosines and sines for rows at `positions` of sequences of `lengths` tokens.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -128,7 +129,7 @@ impl RopeConfig {
     /// `base ^ (2 i / rotary_dim)`
     fn powers(&self, base: f64) -> impl Iterator<Item = f32> {
         let rotary_dim = self.rotary_dim as f32;
-        // torch takes the base as f32 too, since the exponents are.
+        // torch also uses the base as f32, since the exponents are f32.
         let base = f64::from(base as f32);
         (0..self.rotary_dim).step_by(2).map(move |i| base.powf(f64::from(i as f32 / rotary_dim)) as f32)
     }
@@ -142,10 +143,10 @@ impl RopeConfig {
         let exponent = dim / (dim - 2.0);
         let max = max_position_embeddings as f64;
         let base = if sequence_len <= max_position_embeddings {
-            // As at the maximum, where the bracket is 1 up to rounding.
+            // The same as at the maximum length, where the bracket is 1 up to rounding.
             self.rope_theta * (factor * max / max - (factor - 1.0)).powf(exponent)
         } else {
-            // The length is a tensor here, so that the new base is f32.
+            // In transformers the length is a tensor here, so the new base is f32.
             let stretch = factor as f32 * sequence_len as f32 / max as f32 - (factor - 1.0) as f32;
             f64::from(self.rope_theta as f32 * f64::from(stretch).powf(exponent) as f32)
         };
@@ -156,7 +157,7 @@ impl RopeConfig {
         let low_freq_wavelen = (original / low_freq_factor) as f32;
         let high_freq_wavelen = (original / high_freq_factor) as f32;
         let scale = |freq: f32| {
-            // A scalar over a tensor is the reciprocal times the scalar.
+            // torch divides a scalar by a tensor as the reciprocal times the scalar.
             let wavelen = (1.0 / freq) * (2.0 * PI) as f32;
             if wavelen > low_freq_wavelen {
                 freq / factor
@@ -181,7 +182,7 @@ impl RopeConfig {
         }
         let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));
         if low == high {
-            // No ramp of width 0.
+            // Avoids a ramp of width 0.
             high += 0.001;
         }
         let blend = |(i, power): (usize, f32)| {

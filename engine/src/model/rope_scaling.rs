@@ -1,4 +1,4 @@
-//! Reads a position encoding from `rope_parameters`, or from `rope_theta` and `rope_scaling`, of config.json.
+//! Reads a position encoding from config.json: from `rope_parameters`, or from `rope_theta` and `rope_scaling`.
 
 use super::config::ModelConfig;
 use super::config_json::{ConfigJson, SHOWN};
@@ -10,7 +10,8 @@ use crate::json::shorten;
 const ROPE_TYPES: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
 
 impl RopeConfig {
-    /// The encoding of a model that has one for all layers: `rope_parameters`, or `rope_theta` and `rope_scaling`.
+    /// Reads the encoding of a model that has one for all layers, from `rope_parameters`, or from `rope_theta` and
+    /// `rope_scaling`.
     pub(super) fn read(json: &ConfigJson, config: &ModelConfig) -> Result<RopeConfig, ConfigError> {
         let (parameters, theta) = flat_parameters(json)?;
         let original = json.size_opt("original_max_position_embeddings")?;
@@ -23,8 +24,8 @@ impl RopeConfig {
         Ok(rope)
     }
 
-    /// The encoding of a Phi 3: part of the head, longrope under three names, and the length of the first training beside the
-    /// other keys.
+    /// Reads the encoding of a Phi 3. It rotates part of the head, longrope has three names, and the length of the first
+    /// training stands beside the other keys.
     pub(super) fn read_phi3(json: &ConfigJson, config: &ModelConfig) -> Result<RopeConfig, ConfigError> {
         let (parameters, theta) = flat_parameters(json)?;
         let partial = match parameters.positive_opt("partial_rotary_factor")? {
@@ -48,8 +49,8 @@ impl RopeConfig {
         Ok(RopeConfig { rope_theta: check_theta(&parameters, theta)?, rotary_dim, scaling })
     }
 
-    /// An encoding of whole heads from an object of parameters. `theta` is used if `rope_theta` is missing; `original`, from
-    /// beside the object, wins over the object's own `original_max_position_embeddings`.
+    /// Reads an encoding of whole heads from an object of parameters. Uses `theta` if `rope_theta` is missing. `original`,
+    /// which stands beside the object in the file, wins over the object's own `original_max_position_embeddings`.
     pub(super) fn from_parameters(
         parameters: &ConfigJson,
         config: &ModelConfig,
@@ -110,7 +111,7 @@ fn flat_parameters(json: &ConfigJson) -> Result<(ConfigJson, f64), ConfigError> 
     Ok((parameters, json.positive_opt("rope_theta")?.unwrap_or(10_000.0)))
 }
 
-/// `rope_type`, or `type`, its older name.
+/// Reads `rope_type`, or its older name `type`.
 fn rope_type(parameters: &ConfigJson) -> Result<&str, ConfigError> {
     Ok(match parameters.text_opt("rope_type")? {
         Some(name) => name,
@@ -126,7 +127,7 @@ fn unknown_type(json: &ConfigJson, found: &str, supported: &[&'static str]) -> C
     }
 }
 
-/// The base of the powers, which must be an f32 above 0.
+/// Reads the base of the powers, which must be above 0 as an f32.
 fn check_theta(parameters: &ConfigJson, default: f64) -> Result<f64, ConfigError> {
     let rope_theta = parameters.positive_opt("rope_theta")?.unwrap_or(default);
     match (rope_theta as f32).is_normal() {
@@ -140,7 +141,7 @@ fn yarn(
     config: &ModelConfig,
     original_max_position_embeddings: usize,
 ) -> Result<RopeScaling, ConfigError> {
-    // null is the ratio of the lengths; an absent key is an error.
+    // `null` means the ratio of the lengths; an absent key is an error.
     let factor = match parameters.has("factor") && parameters.get("factor").is_none() {
         true => config.max_position_embeddings as f64 / original_max_position_embeddings as f64,
         false => parameters.positive("factor")?,

@@ -37,10 +37,10 @@ pub struct Model {
 pub struct Inputs {
     /// One id for each row of the pass's plan.
     pub ids: Indices,
-    /// Rows of the plan, each with the token that follows it.
+    /// The rows of the plan that are scored, each with the token that follows it.
     pub scored: ScoredTokens,
-    /// Divides the logits before their softmax; above 0. The log-probs are those from which a sampler at this temperature
-    /// draws.
+    /// Divides the logits before their softmax; above 0. The log-probs are then those that a sampler at this temperature draws
+    /// from.
     pub temperature: f32,
     /// Whether entropy and the other extras are computed too.
     pub with_extras: bool,
@@ -50,13 +50,14 @@ impl Model {
     /// Takes the weights that `config` names from `files`.
     ///
     /// # Errors
-    /// [`EngineError`] for a missing tensor, a shape other than the configuration implies, or a format that is not supported.
+    /// [`EngineError`] if a tensor is missing, has another shape than the configuration implies, or has a format that is not
+    /// supported.
     pub fn load(device: &Device, config: ModelConfig, files: &WeightFiles) -> Result<Model, EngineError> {
         Model::load_beside(device, config, files, device.free_bytes())
     }
 
-    /// As [`Model::load`] on a machine with `free_bytes` of free memory. They decide whether pages are read ahead of the
-    /// computation.
+    /// As [`Model::load`], on a machine with `free_bytes` of free memory. That number decides whether pages are read ahead of
+    /// the computation.
     ///
     /// # Errors
     /// As [`Model::load`].
@@ -74,7 +75,7 @@ impl Model {
         Ok(Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead })
     }
 
-    /// A model without weights: on a device that counts, passes over it show what they take.
+    /// Makes a model without weights on a counting device. Passes over it show how much memory and work they need.
     pub fn absent(count: &Arc<Count>, config: ModelConfig) -> Model {
         const SOUND: &str = "weights that are not there have every shape, and no memory is refused to them";
         let device = Device::Count(count.clone());
@@ -85,12 +86,12 @@ impl Model {
         Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead: None }
     }
 
-    /// The number format of the first layer's matrices.
+    /// Returns the number format of the first layer's matrices.
     pub fn weight_dtype(&self) -> WeightDtype {
         self.blocks[0].linears()[0].weight.dtype()
     }
 
-    /// Bytes of all matrices, in the format of their files; an embedding that is the head counts once.
+    /// Returns the bytes of all matrices, in the format of their files. If the embedding is also the head, it counts once.
     pub fn weight_bytes(&self) -> u64 {
         let layers = self.blocks.iter().flat_map(|block| block.linears()).map(|linear| linear.weight.bytes() as u64);
         let is_embedding = self.lm_head.name() == self.embed_tokens.name();
@@ -98,34 +99,34 @@ impl Model {
         layers.sum::<u64>() + self.embed_tokens.bytes() as u64 + head
     }
 
-    /// Bytes of weights on the device, because it could not use them in their file.
+    /// Returns the bytes of weights that were copied because the device could not use them in their file.
     pub fn copied_bytes(&self) -> u64 {
         self.device.memory().names.get(BASE_WEIGHTS).map_or(0, |copies| copies.in_use as u64)
     }
 
-    /// The device that the model runs on.
+    /// Returns the device that the model runs on.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The validated configuration.
+    /// Returns the checked configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// All linear layers of the decoder, in the order of their ids; the output embedding is not one of them.
+    /// Returns all linear layers of the decoder, in the order of their ids, without the output embedding.
     pub fn linears(&self) -> &[LinearInfo] {
         &self.linears
     }
 
-    /// The frozen weight of a linear layer, e.g. to merge an adapter into.
+    /// Returns the frozen weight of a linear layer, e.g. to merge an adapter into it.
     pub fn linear_weight(&self, id: LinearId) -> &Frozen {
         let per_block = self.blocks[0].linears().len();
         let block = &self.blocks[id.0 / per_block];
         &block.linears()[id.0 % per_block].weight
     }
 
-    /// What the ops of one forward pass share: rope tables for the plan's positions, adapters, masks, precision.
+    /// Makes what the ops of one forward pass share: rope tables for the plan's positions, adapters, masks, precision.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -140,7 +141,7 @@ impl Model {
         Pass::new(&self.device, plan, ropes, adapters, masks, precision)
     }
 
-    /// Cosines and sines for rows at `positions` of sequences of `lengths` tokens.
+    /// Computes cosines and sines for rows at `positions` of sequences of `lengths` tokens.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -160,8 +161,8 @@ impl Model {
         self.config.cache_follows_rope && !self.same_rope(before, now)
     }
 
-    /// Runs the first layer on rows with the tokens `ids`, to be recomputed in the backward pass. The time that it takes stands
-    /// for all layers, and it holds no more than a pass that recomputes all of them.
+    /// Runs the first layer on rows with the tokens `ids`; the backward pass recomputes it. Its time is a measure for every
+    /// layer. It holds no more memory than a pass that recomputes all layers.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -185,8 +186,8 @@ impl Model {
         Ok(y)
     }
 
-    /// Log-probs of the scored tokens. The last `layers_kept` layers keep what their backward pass needs, the others are
-    /// recomputed from their inputs; on a tape that does not record, the number does not matter.
+    /// Computes the log-probs of the scored tokens. The last `layers_kept` layers keep what their backward pass needs; the
+    /// others are recomputed from their inputs. The number has no effect on a tape that does not record.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -196,8 +197,8 @@ impl Model {
         ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, inputs.temperature, inputs.with_extras)
     }
 
-    /// Scores of some rows by a reward model's head, `[scored.rows.len(), 1]`; the output embedding is not used. `ids` and
-    /// `layers_kept` as in [`Model::token_logps`].
+    /// Scores some rows with a reward model's head: `[scored.rows.len(), 1]`. Does not use the output embedding. `ids` and
+    /// `layers_kept` are as in [`Model::token_logps`].
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -213,7 +214,7 @@ impl Model {
         ops::score_head(tape, &x, head)
     }
 
-    /// The rows in `index` after the final norm; the first `policy` of them have a gradient.
+    /// Computes the rows in `index` after the final norm. The first `policy` of them have a gradient.
     fn final_states(
         &self,
         tape: &mut Tape,
@@ -234,7 +235,7 @@ impl Model {
         self.final_norm(tape, &x)
     }
 
-    /// Logits `[index.len(), vocab_size]` of the rows in `index`, through the cache.
+    /// Computes the logits of the rows in `index`, `[index.len(), vocab_size]`, with the cache.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -281,7 +282,7 @@ impl Model {
     }
 }
 
-/// The layer as a function that can run more than once.
+/// Returns the layer as a function that can run more than once.
 fn recomputable(block: &Arc<Block>) -> Layer {
     let block = block.clone();
     Rc::new(move |tape, x| block.forward(tape, x, None))

@@ -7,7 +7,7 @@ use align_kernels::{FloatBuffer, Result};
 use std::rc::Rc;
 
 /// Each row attends to its prompt and its own branch; `qkv` holds its queries, keys and values side by side. Keeps `qkv` and
-/// the output, saves the log-sum-exp of every row and head: no score is stored.
+/// the output, and saves the log-sum-exp of every row and head. No attention score is stored.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
@@ -20,7 +20,7 @@ pub fn attention(tape: &mut Tape, geometry: Geometry, qkv: &Var) -> Result<Var> 
         .run(tape.device())?;
     let grad_rows = qkv.grad_rows();
     let o = tape.leaf(rows, cols, grad_rows, o);
-    // the node keeps its own output: the same memory serves the projection that reads it
+    // the node keeps its own output, which shares memory with the projection that reads it
     tape.push_over(o.clone(), |tape| {
         Ok(Attention {
             geometry,

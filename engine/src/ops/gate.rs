@@ -5,7 +5,7 @@ use align_kernels::gate::{self, Activation};
 use align_kernels::{Device, FloatBuffer, Result};
 use std::rc::Rc;
 
-/// `act(gate) * up`, `gate_up` holding both side by side. Keeps them, so that the result need not be kept.
+/// `act(gate) * up`; `gate_up` holds both side by side. Keeps `gate_up`, so that the result need not be kept.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

@@ -7,8 +7,8 @@ use align_kernels::gemm::Accumulate;
 use align_kernels::rms_norm::{self, Groups};
 use align_kernels::{FloatBuffer, Result};
 
-/// `rms_norm(head) * (offset + weight)` of every query head with the first of `weights` and of every key head with the second;
-/// the values in `qkv` are unchanged. Saves `rstd` (4 bytes a head) and keeps `qkv`.
+/// `rms_norm(head) * (offset + weight)` for every query head with the first of `weights`, and for every key head with the
+/// second. The values in `qkv` stay unchanged. Saves `rstd` (4 bytes a head) and keeps `qkv`.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
@@ -45,7 +45,7 @@ pub fn head_norm(
     })
 }
 
-/// The query heads, and the key heads, of rows of `stride` elements.
+/// Returns where the query heads and the key heads lie in rows of `stride` elements.
 fn parts(geometry: Geometry, stride: usize) -> [Groups; 2] {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = geometry;
     [Groups { first: 0, per_row: heads, stride }, Groups { first: heads * head_dim, per_row: kv_heads, stride }]
@@ -61,7 +61,7 @@ struct HeadNorm {
 }
 
 impl Backward for HeadNorm {
-    // as rms_norm for queries and keys; values pass
+    // as in rms_norm for queries and keys; the gradient of values passes through
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();
         let mut dx = device.alloc_float("head_norm.dx", self.input.dtype, self.input.len())?;

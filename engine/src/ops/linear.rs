@@ -14,7 +14,7 @@ use std::sync::{Arc, RwLockReadGuard};
 /// A frozen linear layer.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// By which adapters find it.
+    /// The id by which adapters find the layer.
     pub id: LinearId,
     /// `[out_features, in_features]`
     pub weight: Frozen,
@@ -22,9 +22,9 @@ pub struct Linear {
     pub bias: Option<FrozenVector>,
 }
 
-/// The outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`: the policy's update on policy rows,
-/// the reference's on reference rows; on top of `residual`, which the result is like then. Keeps `x` unless it can be
-/// recomputed, and saves `u = x·Aᵀ` (rank floats a row) where the policy has an update, nothing else.
+/// Computes the outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`. Policy rows get the
+/// policy's update, reference rows the reference's. If there is a `residual`, adds it, and the result has its format. Keeps `x`
+/// unless it can be recomputed. Saves `u = dropout(x)·Aᵀ` (rank floats a row) if the policy has an update, and nothing else.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
@@ -63,20 +63,20 @@ struct Operand<'a> {
     reference: Option<Update<'a>>,
 }
 
-/// A layer whose output is there.
+/// A layer whose output is computed.
 struct Computed<'a> {
     layer: &'a Linear,
-    /// With its `u`.
+    /// The update, with its `u`.
     policy: Option<(&'a LowRank, Buffer<f32>)>,
 }
 
-/// An update of some rows, and what lies between its two products.
+/// An update of some rows, and the values between its two products.
 struct Update<'a> {
     of: &'a LowRank,
     rows: Range<usize>,
     a: RwLockReadGuard<'a, Buffer<f32>>,
     b: RwLockReadGuard<'a, Buffer<f32>>,
-    /// What it reads in place of the layer's input.
+    /// The input after dropout, which the update reads instead of the layer's input.
     dropped: Option<FloatBuffer>,
     /// `[rows, rank]`
     u: Buffer<f32>,
@@ -145,7 +145,7 @@ impl<'a> Update<'a> {
 }
 
 impl Computed<'_> {
-    /// What the backward pass needs, of the rows of `x` with a gradient.
+    /// Saves what the backward pass needs for the rows of `x` with a gradient.
     fn save(self, tape: &Tape, x: &Var) -> Result<SavedPiece> {
         let adapter = match self.policy {
             Some((update, u)) => {
@@ -158,7 +158,7 @@ impl Computed<'_> {
     }
 }
 
-/// `mask∘x / (1 - p)`, the masks of this layer for the pass's first `rows` rows.
+/// `mask∘x / (1 - p)`, with the masks of this layer for the pass's first `rows` rows.
 fn mask(
     masks: &Masks,
     id: LinearId,
@@ -213,14 +213,14 @@ impl Backward for Node {
 /// A layer in the backward pass.
 struct LayerGradient<'a> {
     piece: &'a SavedPiece,
-    /// Its columns.
+    /// The columns of the layer's output.
     dy: Columns<'a>,
-    /// Its `u` is `du = scaling dy·B`.
+    /// The field `u` holds `du = scaling dy·B`.
     update: Option<Update<'a>>,
 }
 
 impl Node {
-    /// The layers, their `du` not yet computed.
+    /// Makes the layers, without their `du`.
     fn layers<'a>(&'a self, device: &Device, dy: FloatSlice<'a>) -> Result<Vec<LayerGradient<'a>>> {
         let (m, stride) = (self.input.grad_rows, self.out_features());
         let mut first = 0;
@@ -245,7 +245,7 @@ impl Node {
         let (m, k, precision) = (self.input.grad_rows, self.input.cols, self.precision);
         let mut pieces: Vec<Piece<'_>> = Vec::with_capacity(layers.len());
         for LayerGradient { piece, update, .. } in &mut *layers {
-            // behind a mask, the update's part of the gradient goes through the mask too
+            // with dropout, the update's part of the gradient must go through the mask, which happens below
             let update = update.as_mut().filter(|_| self.masks.is_none());
             let updates = update.map(Update::low_rank).into_iter().collect();
             pieces.push(Piece { n: piece.weight.out_features(), w: piece.weight.view(), bias: None, updates });
@@ -270,7 +270,7 @@ impl Node {
     /// Adds the gradients of the adapters' matrices.
     fn adapter_gradients(&self, device: &Device, layers: Vec<LayerGradient<'_>>, grads: &mut Grads<'_>) -> Result<()> {
         let (m, k, precision) = (self.input.grad_rows, self.input.cols, self.precision);
-        // the layers read one input
+        // all layers read the same input
         let mut input: Option<Saved> = None;
         for LayerGradient { piece, dy, update } in &layers {
             let (Some(Adapter { x, u, update }), Some(Update { u: du, .. })) = (&piece.adapter, update) else {

@@ -1,4 +1,4 @@
-//! The ops of a transformer: each file is forward, what it saves, backward.
+//! The ops of a transformer. Each file holds the forward pass, what it saves, and the backward pass.
 
 mod add;
 mod attention;

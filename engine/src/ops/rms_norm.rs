@@ -7,7 +7,7 @@ use align_kernels::{Device, FloatBuffer, FloatDtype, Result};
 use std::rc::Rc;
 
 /// `y = rms_norm(x) * (offset + weight)`, the input of a matrix product. Saves `rstd` (4 bytes a row) and keeps `x`, so that
-/// the result need not be kept; no gradient for `weight`, it is frozen.
+/// the result need not be kept. `weight` is frozen and has no gradient.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
@@ -34,7 +34,7 @@ struct RmsNorm {
     eps: f32,
     offset: f32,
     input: Input,
-    /// Of the result.
+    /// The format of the result.
     dtype: FloatDtype,
     x: Saved,
     rstd: Rc<SavedF32>,

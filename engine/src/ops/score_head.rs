@@ -1,4 +1,4 @@
-//! One number for a row: the score of a reward model.
+//! One number per row: the score of a reward model.
 
 use crate::autograd::{Backward, Grads, Input, Saved, Tape, Var};
 use crate::param::Param;
@@ -6,7 +6,7 @@ use align_kernels::gemm::{self, Accumulate, Dw, Dx};
 use align_kernels::{Columns, FloatBuffer, Indices, Precision, Result};
 use std::rc::Rc;
 
-/// F32 in every precision: a run is judged by its scores, and they cost almost nothing.
+/// Always f32, whatever the precision of the pass: the scores are what a run is judged by, and they cost almost nothing.
 const PRECISION: Precision = Precision::F32;
 
 /// The rows that are scored.
@@ -25,7 +25,7 @@ pub struct ScoredRows {
 /// - `head`: `[1, hidden_size]`
 ///
 /// # Errors
-/// [`align_kernels::KernelError::Shape`] for a head of another width.
+/// [`align_kernels::KernelError::Shape`] if the head has another width.
 pub fn score_head(tape: &mut Tape, hidden_states: &Var, head: &Param) -> Result<Var> {
     let (rows, hidden_size) = (hidden_states.rows(), hidden_states.cols());
     let mut scores = tape.alloc("score_head.scores", rows)?;

@@ -6,7 +6,7 @@ use align_kernels::token_logps::{self, Extras, Head};
 use align_kernels::{FloatBuffer, Indices, Precision, Result};
 use std::rc::Rc;
 
-/// Which rows are scored, and against which token.
+/// Which rows are scored, and which token each one predicts.
 #[derive(Debug, Clone)]
 pub struct ScoredTokens {
     /// `[n]` rows of the forward pass
@@ -21,15 +21,15 @@ pub struct ScoredTokens {
 pub struct TokenLogps {
     /// `[n, 1]`, nats
     pub logps: Var,
-    /// On request.
+    /// Computed on request.
     pub extras: Option<TokenExtras>,
 }
 
-/// More of each scored token's distribution, without gradient; on the host.
+/// More about the distribution at each scored token, without gradient; on the host.
 pub struct TokenExtras {
     /// `[n]`, nats
     pub entropy: Vec<f32>,
-    /// `[n]`: 1.0 where the target is the argmax
+    /// `[n]`: 1.0 if the target is the argmax
     pub target_is_argmax: Vec<f32>,
     /// `[n]`: `ln Σ p²` over the vocabulary
     pub log_sum_squares: Vec<f64>,

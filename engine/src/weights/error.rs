@@ -6,7 +6,7 @@ use align_kernels::KernelError;
 use std::io;
 use std::path::PathBuf;
 
-/// Weights that were refused. The message names the file and the tensor and says what to do.
+/// The weights were refused. The message names the file and the tensor and says what to do.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum LoadError {
@@ -30,7 +30,7 @@ pub enum LoadError {
          the weights and config.json are from different models"
     )]
     Missing { path: PathBuf, name: String, want: Vec<usize> },
-    /// As [`LoadError::Missing`], but the index of shards is at fault.
+    /// A tensor is missing because the index of shards is wrong.
     #[error(
         "{path}: no shard that it lists holds `{name}`; {} in the index of shards: {}; fetch the checkpoint again",
         count(.faults.len(), "fault"), list(.faults)
@@ -115,8 +115,8 @@ pub enum HeaderFault {
     Trailing { end: u64, available: u64 },
 }
 
-/// What is wrong with `model.safetensors.index.json` or with a shard that it names. Faults that leave no doubt about the
-/// tensors are tolerated if the model's tensors are complete.
+/// What is wrong with `model.safetensors.index.json` or with a shard that it names. A fault is tolerated if it is clear which
+/// tensors are meant and the model's tensors are complete.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
@@ -143,7 +143,7 @@ pub enum IndexFault {
     Copies { tensor: String, shard: String, other: String },
 }
 
-/// A weight file that could not be written. An older file under its name is unchanged.
+/// The weight file could not be written. An older file under its name stays unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
@@ -166,7 +166,7 @@ pub(super) fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// Shows only the first faults: if a shard is missing, each of its tensors is a fault.
+/// Lists only the first faults, because a missing shard makes one fault for each of its tensors.
 pub(super) fn list(faults: &[IndexFault]) -> String {
     const SHOWN: usize = 5;
     const LONGEST: usize = 300;

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 /// Whether values are checked when a tensor is handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueCheck {
-    /// Refuses NaN and infinities, and notes matrices of zeros, in one parallel pass, which also brings the pages in.
+    /// Refuses NaN and infinities, and notes matrices of zeros. One parallel pass does this, and also pages the tensor in.
     Finite,
     /// Values are not checked.
     Skip,
@@ -28,7 +28,7 @@ pub enum ValueCheck {
 pub struct WeightFiles {
     dir: PathBuf,
     shards: Vec<SafetensorsFile>,
-    /// Name to shard and place in the shard.
+    /// Maps a name to its shard and its place in the shard.
     places: BTreeMap<String, (usize, usize)>,
     index_faults: Vec<IndexFault>,
     links: Vec<(PathBuf, PathBuf)>,
@@ -41,7 +41,7 @@ impl WeightFiles {
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in `dir`. Reads headers only.
     ///
     /// # Errors
-    /// [`LoadError`] if there are no weights, if a file is unsound, or if the index leaves open which tensors are meant.
+    /// [`LoadError`] if there are no weights, if a file is damaged, or if it is unclear which tensors the index means.
     pub fn open(dir: &Path, value_check: ValueCheck) -> Result<WeightFiles, LoadError> {
         let index::Shards { files: shards, index_faults, links } = index::open_shards(dir)?;
         let mut places = BTreeMap::new();
@@ -54,7 +54,7 @@ impl WeightFiles {
         Ok(WeightFiles { dir, shards, places, index_faults, links, value_check, all_zero })
     }
 
-    /// Whether `dir` holds a weight file, sound or not. A plan of a run needs none.
+    /// Whether `dir` holds a weight file, damaged or not. A plan of a run can do without.
     pub fn are_in(dir: &Path) -> bool {
         index::has_weights(dir)
     }
@@ -69,7 +69,7 @@ impl WeightFiles {
         &self.shards
     }
 
-    /// Returns the path of the index of its shards. It does not exist for a single file.
+    /// Returns the path of the index of its shards. A single file has no index.
     pub fn index_path(&self) -> PathBuf {
         self.dir.join(index::INDEX)
     }
@@ -115,7 +115,7 @@ impl WeightFiles {
         self.tensors().map(|(tensor, _)| tensor.bytes.len() as u64).sum()
     }
 
-    /// The matrix `name`, which config.json implies to be `[out_features, in_features]`.
+    /// Returns the matrix `name`, which must be `[out_features, in_features]` according to config.json.
     ///
     /// # Errors
     /// [`LoadError::Missing`], [`LoadError::Shape`], [`LoadError::Dtype`], [`LoadError::NonFinite`], and
@@ -130,13 +130,13 @@ impl WeightFiles {
         Ok(Frozen::new(name, shape, weights))
     }
 
-    /// The place of the tensor `name`; `None` if there is no such tensor.
+    /// Returns the place of the tensor `name`. `None` if there is no such tensor.
     pub fn pages(&self, name: &str) -> Option<Pages> {
         let (tensor, file) = self.get(name)?;
         Some(Pages { map: file.map().clone(), bytes: tensor.bytes.clone() })
     }
 
-    /// The vector `name` with `len` elements, widened to f32.
+    /// Returns the vector `name` with `len` elements, widened to f32.
     ///
     /// # Errors
     /// As [`Self::frozen`].
@@ -146,12 +146,12 @@ impl WeightFiles {
         Ok(FrozenVector::new(device, name, &file.to_f32(tensor)?)?)
     }
 
-    /// Matrices that were handed out and hold nothing but zeros: an interrupted download can leave such.
+    /// Returns the names of matrices that were handed out and hold only zeros. An interrupted download can leave such matrices.
     pub fn all_zero(&self) -> Vec<String> {
         self.zeros().iter().cloned().collect()
     }
 
-    /// Returns the first sign of quantised weights, `None` if there is none.
+    /// Returns the first sign of quantised weights. `None` if the weights are not quantised.
     pub fn quantised(&self) -> Option<Quantised> {
         quantised::recognise(self.tensors().map(|(tensor, _)| tensor), |name| self.contains(name))
     }
@@ -175,7 +175,7 @@ impl WeightFiles {
         Ok((tensor, file))
     }
 
-    /// Whether all values are zero.
+    /// Checks the values of a tensor. Returns whether all of them are zero.
     fn check_values(&self, device: &Device, tensor: &TensorInfo, file: &SafetensorsFile) -> Result<bool, LoadError> {
         if self.value_check == ValueCheck::Skip {
             return Ok(false);

@@ -1,11 +1,12 @@
-//! One pass over a tensor's bytes: is every number finite, and is any number not zero? It touches every page.
+//! Checks in one pass over a tensor's bytes whether every number is finite, and whether all are zero. The pass touches every
+//! page.
 
 use super::tensor::widen;
 use align_kernels::Device;
 use align_kernels::device::WeightDtype;
 use rayon::prelude::*;
 
-/// Bytes that one task looks at: a few times the cost of handing it over.
+/// Bytes that one task looks at. That takes a few times as long as handing the task over.
 const TASK: usize = 1 << 18;
 
 /// What the pass found.
@@ -17,7 +18,7 @@ pub(super) struct Values {
     pub all_zero: bool,
 }
 
-/// Looks at `data`, a whole number of elements of `dtype`, which need not be aligned.
+/// Looks at `data`, which holds a whole number of elements of `dtype`. It need not be aligned.
 pub(super) fn look(device: &Device, dtype: WeightDtype, data: &[u8]) -> Values {
     device.install(|| {
         let tasks = data.par_chunks(TASK).enumerate();
@@ -36,8 +37,8 @@ pub(super) fn look(device: &Device, dtype: WeightDtype, data: &[u8]) -> Values {
     })
 }
 
-/// Whether an element has the exponent of infinities and NaN, and whether all are zero. No early exit: the compiler makes it
-/// SIMD, and sound files have nothing to find.
+/// Whether any element has the exponent of infinities and NaN, and whether all are zero. There is no early exit, so that the
+/// compiler can use SIMD; a sound file would never exit early.
 fn look_2(bytes: &[u8], exponent: u16) -> (bool, bool) {
     let mut found = false;
     let mut any = 0;
@@ -61,7 +62,7 @@ fn look_4(bytes: &[u8]) -> (bool, bool) {
     (found, any == 0)
 }
 
-/// The first element at or after byte `from` that is not finite. There must be one.
+/// Returns the first element at or after byte `from` that is not finite. There must be one.
 fn first(dtype: WeightDtype, data: &[u8], from: usize) -> (usize, f32) {
     let size = dtype.bytes();
     data[from..]

@@ -1,4 +1,4 @@
-//! Weights of the base model: read by everything, written and differentiated by nothing.
+//! Weights of the base model. They are only read: nothing writes them or differentiates by them.
 
 use align_kernels::device::{Buffer, WeightBuffer, WeightDtype, WeightSlice};
 use align_kernels::{Device, KernelError, Slice};
@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 /// The name of copied matrices in the memory report.
 pub(crate) const BASE_WEIGHTS: &str = "base weights";
-/// The name of vectors there.
+/// The name of vectors in the memory report.
 const BASE_VECTORS: &str = "base vectors";
 
-/// A frozen matrix `[out_features, in_features]`, row-major, in the number format of its file. Cheap to clone: all clones
-/// share the bytes. There is no way from here to a mutable slice or to a gradient.
+/// A frozen matrix `[out_features, in_features]`, row-major, in the number format of its file. Cheap to clone: all clones share
+/// the bytes. It gives no mutable slice and no gradient.
 #[derive(Clone)]
 pub struct Frozen(Arc<Matrix>);
 
@@ -25,7 +25,7 @@ impl Frozen {
     /// Wraps `weights`, which is `[out_features, in_features]`.
     ///
     /// # Panics
-    /// If the lengths differ: the loader checks what comes from files.
+    /// If the lengths differ. The loader checks weights from files before this call.
     pub fn new(name: impl Into<String>, [out_features, in_features]: [usize; 2], weights: WeightBuffer) -> Frozen {
         assert_eq!(
             Some(weights.view().len()),
@@ -45,7 +45,7 @@ impl Frozen {
         self.0.shape
     }
 
-    /// Rows: the width of its output.
+    /// The number of rows, which is the width of the output.
     pub fn out_features(&self) -> usize {
         self.0.shape[0]
     }
@@ -87,7 +87,7 @@ struct Vector {
 }
 
 impl FrozenVector {
-    /// Puts `values` on `device`.
+    /// Copies `values` to `device`.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].
@@ -96,7 +96,7 @@ impl FrozenVector {
         Ok(FrozenVector(Arc::new(Vector { name: name.into(), values })))
     }
 
-    /// `len` zeros on `device`.
+    /// Makes a vector of `len` zeros on `device`.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].

@@ -1,13 +1,13 @@
 //! The header of a safetensors file, checked against the file.
 //!
-//! Layout: 8 bytes header length (little endian), the header (JSON), the tensors' bytes. The header maps a name to dtype,
-//! shape and begin and end within the bytes after the header; `__metadata__` maps strings to strings.
+//! Layout: 8 bytes for the header's length (little endian), the header (JSON), the tensors' bytes. The header maps each name to
+//! a dtype, a shape, and the tensor's begin and end within the bytes after the header. `__metadata__` maps strings to strings.
 //! Source: the format's page, <https://huggingface.co/docs/safetensors>.
 //!
 //! The `safetensors` crate (0.8) checks lengths, UTF-8, nesting, that the tensors lie back to back up to the file's end, and
-//! that shapes fit their spans. It does not see a name listed twice with the same span, its sum of spans wraps round at 2^64
-//! without a check, its parser holds up to sixteen times the header's size, and its messages do not name the tensor. So only
-//! its list of dtypes is used. A test compares this parser with the crate's on damaged files.
+//! that shapes fit their spans. But it does not notice a name that is listed twice with the same span, its sum of spans wraps
+//! at 2^64 without a check, its parser needs up to sixteen times the header's size in memory, and its messages do not name the
+//! tensor. So only its list of dtypes is used here. A test compares this parser with the crate's on damaged files.
 
 use super::error::HeaderFault;
 use super::tensor::TensorInfo;
@@ -19,13 +19,13 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-/// Bytes of the header's length.
+/// Bytes of the number that holds the header's length.
 const LENGTH: usize = 8;
 /// Largest header of the format.
 const MAX_HEADER: usize = 100_000_000;
-/// Longest tensor name: real ones are below 200.
+/// Longest tensor name, in bytes. Real ones are below 200.
 const MAX_NAME: usize = 1024;
-/// Most dimensions of a tensor: real ones have up to 5.
+/// Most dimensions of a tensor. Real ones have up to 5.
 const MAX_DIMENSIONS: usize = 32;
 /// Characters of the header's own text that a message shows.
 const SHOWN: usize = 200;
@@ -35,7 +35,7 @@ const SHOWN: usize = 200;
 pub(crate) struct Header {
     /// `__metadata__`
     pub metadata: BTreeMap<String, String>,
-    /// In the order of their bytes.
+    /// The tensors, in the order of their bytes.
     pub tensors: Vec<TensorInfo>,
 }
 
@@ -88,7 +88,8 @@ pub(crate) fn parse(file: &[u8]) -> Result<Header, HeaderFault> {
     Ok(Header { metadata: raw.metadata, tensors })
 }
 
-/// Dtype and shape of a tensor that lies right after byte `before` and inside the `available` bytes of data.
+/// Returns the dtype and shape of a tensor. Checks that it lies right after byte `before` and inside the `available` bytes of
+/// data.
 fn check_tensor(
     name: &str,
     tensor: &RawTensor,
@@ -128,12 +129,12 @@ fn check_tensor(
             got: end - begin,
         });
     }
-    // A size beyond usize can stand in a shape that also holds a 0.
+    // A shape that holds a 0 passes the checks above even if another size is beyond usize.
     let shape = tensor.shape.iter().map(|&size| usize::try_from(size)).collect::<Result<Vec<usize>, _>>();
     Ok((dtype, shape.map_err(|_| overflow())?))
 }
 
-/// The header as written: nothing in it is checked, duplicates are kept.
+/// The header as it stands in the file: unchecked, with duplicates.
 struct RawHeader {
     metadata: BTreeMap<String, String>,
     tensors: Vec<(String, RawTensor)>,

@@ -26,14 +26,14 @@ pub(super) struct Shards {
     pub links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Opens the weight files in `dir`. A single file wins over an index, as in transformers. In the result, a tensor
-/// that is in two files is the same in both.
+/// Opens the weight files in `dir`. A single file wins over an index, as in transformers. If a tensor is in two files of the
+/// result, it is the same in both.
 ///
-/// A shard for which the index lists no tensor is not opened. The shards say where a tensor is, not the index. So an index that
-/// lists tensors that do not exist, or lists them in the wrong shard, only leads to a note.
+/// If the index lists no tensor of a shard, that shard is not opened. The shards themselves decide where a tensor is, not the
+/// index. So if the index lists a tensor that does not exist, or gives the wrong shard, that only leads to a note.
 ///
 /// # Errors
-/// Every variant of [`LoadError`] that speaks of files, headers and the index.
+/// Every variant of [`LoadError`] about files, headers and the index.
 pub(super) fn open_shards(dir: &Path) -> Result<Shards, LoadError> {
     if exists(&dir.join(SINGLE)) {
         let (file, link) = open_followed(dir, SINGLE)?;
@@ -116,12 +116,12 @@ pub(super) fn open_shards(dir: &Path) -> Result<Shards, LoadError> {
     Ok(Shards { files, index_faults: tolerated, links })
 }
 
-/// Whether `dir` holds a weight file. An index alone is none.
+/// Whether `dir` holds a weight file. An index alone does not count.
 pub(super) fn has_weights(dir: &Path) -> bool {
     exists(&dir.join(SINGLE)) || !shards_in(dir).is_empty()
 }
 
-/// Whether two files have the same bytes under a name.
+/// Whether two files hold the same tensor under a name.
 fn same_tensor(one: &SafetensorsFile, other: &SafetensorsFile, name: &str) -> bool {
     let (Some(a), Some(b)) = (one.tensor(name), other.tensor(name)) else { return false };
     a.dtype == b.dtype && a.shape == b.shape && one.data(a) == other.data(b)
@@ -130,8 +130,8 @@ fn same_tensor(one: &SafetensorsFile, other: &SafetensorsFile, name: &str) -> bo
 /// Opens `dir/name`, and returns the target if it is a link out of the directory. Links from a snapshot of the Hugging Face
 /// cache into the cache's own stores are not reported.
 ///
-/// Links are followed to any place. The file is mapped for reading and must be a sound safetensors file of the model's tensors, so
-/// a stranger's link can reveal nothing else.
+/// A link may lead to any place. The file is only mapped for reading, and it must be a valid safetensors file with the model's
+/// tensors. So a link that a stranger made cannot reveal any other file.
 fn open_followed(dir: &Path, name: &str) -> Result<(SafetensorsFile, Option<(PathBuf, PathBuf)>), LoadError> {
     let path = dir.join(name);
     let io = |source| LoadError::Io { path: path.clone(), action: "resolve it", source };
@@ -142,9 +142,9 @@ fn open_followed(dir: &Path, name: &str) -> Result<(SafetensorsFile, Option<(Pat
     Ok((file, (!inside).then_some((path, target))))
 }
 
-/// Whether `target` is where a file of the snapshot `home` may be: with `home` at `CACHE/models--ORG--NAME/snapshots/REVISION`,
-/// that is `CACHE/models--ORG--NAME/blobs/HASH`, or since huggingface_hub 2 the store that all models share,
-/// `CACHE/blobs/HA/HASH`. Both paths are free of links.
+/// Whether the cache may keep a file of the snapshot `home` at `target`. If `home` is
+/// `CACHE/models--ORG--NAME/snapshots/REVISION`, that is `CACHE/models--ORG--NAME/blobs/HASH`, or since huggingface_hub 2
+/// `CACHE/blobs/HA/HASH` in the store that all models share. Neither argument may contain links.
 fn is_blob_of(home: &Path, target: &Path) -> bool {
     let snapshots = home.parent().filter(|parent| parent.ends_with("snapshots"));
     let (Some(repository), Some(folder)) = (snapshots.and_then(Path::parent), target.parent()) else { return false };
@@ -154,7 +154,7 @@ fn is_blob_of(home: &Path, target: &Path) -> bool {
     !hash.is_empty() && folder == repository.join("blobs") || repository.parent().is_some_and(is_shared)
 }
 
-/// One component, no separators, no `..`, no NUL, no longer than file systems allow.
+/// Whether a name is a single path component: no separators, no `..`, no control characters, at most 255 bytes.
 fn is_plain_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name)
@@ -163,7 +163,7 @@ fn is_plain_file_name(name: &str) -> bool {
         && name.len() <= 255
 }
 
-/// Files called `model-00001-of-00003.safetensors` and the like.
+/// Returns the files called `model-00001-of-00003.safetensors` and the like.
 fn shards_in(dir: &Path) -> Vec<String> {
     let is_shard = |name: &String| {
         let number = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
@@ -190,7 +190,7 @@ fn other_format(dir: &Path) -> Option<String> {
         })
 }
 
-/// The index as written.
+/// The index as it stands in the file.
 #[derive(Deserialize)]
 struct RawIndex {
     weight_map: Option<WeightMap>,

@@ -1,7 +1,7 @@
 //! Frozen weights on disk: safetensors files, mapped and used in place, and a writer for new ones.
 //!
-//! A file from outside can cause neither a panic nor an allocation larger than the file justifies: headers and indices are
-//! checked against the file before they are used.
+//! A file from outside can cause neither a panic nor an allocation larger than the file justifies, because headers and indices
+//! are checked against the file before use.
 
 mod error;
 mod files;

@@ -4,7 +4,7 @@ use super::tensor::TensorInfo;
 use safetensors::Dtype;
 use std::fmt;
 
-/// Weights that are stored in fewer bits, with a tensor that shows it.
+/// Quantised weights, with a tensor that shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantised {
     pub(super) format: QuantisedFormat,
@@ -27,7 +27,7 @@ pub(super) enum QuantisedFormat {
     Mxfp4,
     Hqq,
     Aqlm,
-    /// None of these names, but a matrix in a number format that plain weights never have.
+    /// No name of these formats, but a matrix in a number format that plain weights never have.
     Unknown,
 }
 
@@ -68,8 +68,8 @@ const ENDINGS: [(&str, QuantisedFormat); 17] = [
     ("_blocks", QuantisedFormat::Mxfp4),
 ];
 
-/// Returns the first sign of quantised weights among `tensors`: one that only such files have, or a matrix of integers or of
-/// floats below 16 bits. `None` if there is none. `contains` tells whether there is a tensor of a name.
+/// Returns the first sign of quantised weights among `tensors`: a name that only such files have, or a matrix of integers or of
+/// floats below 16 bits. `None` if the weights are not quantised. `contains` tells whether a tensor with a given name exists.
 pub(super) fn recognise<'a>(
     tensors: impl Iterator<Item = &'a TensorInfo> + Clone,
     contains: impl Fn(&str) -> bool,

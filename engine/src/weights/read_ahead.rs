@@ -1,9 +1,9 @@
-//! Pages of the mapped weights, asked for one layer ahead of the computation.
+//! Asks for the pages of the mapped weights one layer ahead of the computation.
 //!
-//! A pass reads the layers in order, the backward pass in the opposite one. If the files do not fit in memory beside everything
-//! else, each layer's pages come from the disk, and a page fault brings a few of them at a time while all threads wait. So a
-//! thread asks for the pages of the next layer while one is computed. If the files fit with ease, their pages are in memory since
-//! the weights were checked, and there is no such thread.
+//! The forward pass reads the layers in order, the backward pass in reverse. If the files do not fit in memory beside
+//! everything else, each layer's pages come from the disk. A page fault brings a few of them at a time while all threads wait.
+//! So a thread asks for the pages of the next layer while this one is computed. If the files fit with ease, there is no such
+//! thread: their pages have been in memory since the weights were checked.
 
 use align_kernels::cpu::unpin_this_thread;
 #[cfg(unix)]
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 
-/// Files of at most this share of the free memory fit with ease.
+/// Files fit with ease if they take at most this share of the free memory.
 const EASE: f64 = 0.25;
 
 /// Where a tensor lies.
@@ -25,14 +25,14 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Asks the system to page these bytes in. It may refuse: only the time depends on it.
+    /// Asks the system to page these bytes in. The system may refuse, which only costs time.
     fn populate(&self) {
         let (first, len) = (self.bytes.start, self.bytes.len());
         #[cfg(target_os = "linux")]
         if self.map.advise_range(Advice::PopulateRead, first, len).is_ok() {
             return;
         }
-        // before Linux 5.14, and on other systems
+        // for Linux before 5.14, and for other systems
         #[cfg(unix)]
         let _ = self.map.advise_range(Advice::WillNeed, first, len);
     }
@@ -47,12 +47,12 @@ pub struct ReadAhead {
     next: Sender<usize>,
 }
 
-/// What follows the head.
+/// What the computation does after the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// The layers in the opposite order.
+    /// Runs the layers in reverse.
     BackwardPass,
-    /// The first layer.
+    /// Runs the first layer of another pass.
     NextPass,
 }
 
@@ -65,7 +65,7 @@ impl ReadAhead {
         }
         let (next, wanted) = mpsc::channel();
         let count = stages.len();
-        // without the thread the pages come by themselves, one fault after the other
+        // if the thread cannot start, the pages still come, one fault after the other
         std::thread::Builder::new().name("align-read-ahead".into()).spawn(move || follow(&stages, &wanted)).ok()?;
         Some(Arc::new(ReadAhead { stages: count, at: AtomicUsize::new(0), next }))
     }
@@ -74,7 +74,7 @@ impl ReadAhead {
     pub fn reached(&self, stage: usize) {
         let before = self.at.swap(stage, Ordering::Relaxed);
         if let Some(next) = next(before, stage, self.stages) {
-            // the thread ends with this value
+            // the thread lives as long as this value, so the send succeeds
             let _ = self.next.send(next);
         }
     }
@@ -91,8 +91,8 @@ impl ReadAhead {
     }
 }
 
-/// Returns the stage to ask for at `stage`. `None` if the pass has not moved. A pass that begins comes to the first stage from
-/// wherever the one before ended.
+/// Returns the stage to ask for at `stage`. `None` if the pass has not moved. A new pass arrives at the first stage from any
+/// stage where the previous pass ended.
 fn next(before: usize, stage: usize, stages: usize) -> Option<usize> {
     match stage {
         0 => Some(1).filter(|next| *next < stages),
@@ -105,7 +105,7 @@ fn next(before: usize, stage: usize, stages: usize) -> Option<usize> {
 fn follow(stages: &[Vec<Pages>], wanted: &Receiver<usize>) {
     unpin_this_thread();
     while let Ok(stage) = wanted.recv() {
-        // the latest alone: the computation may have overtaken the disk
+        // only the latest stage: the computation may have overtaken the disk
         let stage = wanted.try_iter().last().unwrap_or(stage);
         stages[stage].iter().for_each(Pages::populate);
     }

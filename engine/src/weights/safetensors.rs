@@ -12,8 +12,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A mapped file with the handle that it was mapped through. What the handle says about the file holds for the mapped bytes,
-/// even if the path now leads to another file. Clones share both.
+/// A mapped file with the handle that it was mapped through. The handle's metadata is about the mapped bytes, even if the path
+/// now leads to another file. Clones share both.
 #[derive(Debug, Clone)]
 pub struct MappedFile {
     path: PathBuf,
@@ -27,7 +27,7 @@ impl MappedFile {
         &self.path
     }
 
-    /// All its bytes.
+    /// All bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.map
     }
@@ -52,14 +52,14 @@ pub struct SafetensorsFile {
 impl SafetensorsFile {
     /// Maps `path` and checks its header.
     ///
-    /// The file must not change while it is open: a mapping follows the file, and if it is truncated the system ends the
-    /// process (SIGBUS). Programs that replace a file by renaming, as this one does, leave the mapping intact.
+    /// The file must not change while it is open: a mapping shows every change, and if the file is truncated, the system ends
+    /// the process (SIGBUS). Programs that replace a file by renaming, as this one does, leave the mapping intact.
     ///
     /// # Errors
     /// [`LoadError::Io`], [`LoadError::NotAFile`], [`LoadError::Header`].
     pub fn open(path: &Path) -> Result<SafetensorsFile, LoadError> {
         let io = |action, source| LoadError::Io { path: path.to_owned(), action, source };
-        // Before it is opened: opening a pipe would wait for a writer.
+        // Checked before opening, since opening a pipe would wait for a writer.
         if !std::fs::metadata(path).map_err(|error| io("read it", error))?.is_file() {
             return Err(LoadError::NotAFile { path: path.to_owned() });
         }
@@ -69,9 +69,9 @@ impl SafetensorsFile {
             // The system refuses an empty mapping.
             return Err(header_error(super::error::HeaderFault::TooShort { bytes: 0 }));
         }
-        // SAFETY: the mapping is private to reads and lives in an Arc that every buffer over it holds. That nobody writes to
-        // the file meanwhile cannot be enforced; the documentation above says so, and every value read from it is plain
-        // numbers, for which all bit patterns are valid.
+        // SAFETY: the mapping is read-only, and it lives in an Arc that every buffer over it holds. Nothing here can stop
+        // another program from changing the file meanwhile, so the documentation of `open` forbids that. Values are read from
+        // the mapping as plain numbers, for which all bit patterns are valid.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| io("map it", error))?;
         let header = header::parse(&map).map_err(header_error)?;
         let by_name = header.tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
@@ -99,15 +99,15 @@ impl SafetensorsFile {
         self.by_name.get(name).map(|&at| &self.header.tensors[at])
     }
 
-    /// The bytes of one of its tensors, little endian, row-major.
+    /// Returns the bytes of one of its tensors, little endian, row-major.
     ///
     /// # Panics
-    /// If `tensor` is from a larger file: pass what [`Self::tensors`] gave.
+    /// If `tensor` is from a larger file. Pass only what [`Self::tensors`] gave.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         &self.mapped.map[tensor.bytes.clone()]
     }
 
-    /// A copy of a tensor, widened to f32: for small things such as biases and adapters.
+    /// Copies a tensor, widened to f32. For small tensors such as biases and adapters.
     ///
     /// # Errors
     /// [`LoadError::Dtype`] unless it is F32, F16 or BF16.
@@ -117,7 +117,7 @@ impl SafetensorsFile {
         Ok(self.data(tensor).chunks_exact(dtype.bytes()).map(|number| widen(dtype, number)).collect())
     }
 
-    /// The number format of a tensor, if weights can have it.
+    /// Returns the number format of a tensor, if weights can have it.
     ///
     /// # Errors
     /// [`LoadError::Dtype`] unless it is F32, F16 or BF16.
@@ -134,12 +134,12 @@ impl SafetensorsFile {
         }
     }
 
-    /// The mapping, to be held by buffers over it.
+    /// Returns the mapping, for buffers over it to hold.
     pub(super) fn map(&self) -> &Arc<Mmap> {
         &self.mapped.map
     }
 
-    /// The file itself, to watch it for changes.
+    /// Returns the mapped file, to watch it for changes.
     pub fn mapped(&self) -> &MappedFile {
         &self.mapped
     }

@@ -8,11 +8,11 @@ use std::ops::Range;
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorInfo {
-    /// As in the file, e.g. `model.norm.weight`.
+    /// The name in the file, e.g. `model.norm.weight`.
     pub name: String,
     /// Format of an element.
     pub dtype: Dtype,
-    /// Row-major.
+    /// The shape, row-major.
     pub shape: Vec<usize>,
     /// Where its bytes are in the file.
     pub bytes: Range<usize>,

@@ -1,4 +1,4 @@
-//! Writes a safetensors file tensor by tensor, so that a file of any size needs the memory of one tensor.
+//! Writes a safetensors file tensor by tensor, so that a file of any size needs memory for only one tensor.
 
 use super::error::WriteError;
 use super::tensor::TensorInfo;
@@ -11,28 +11,28 @@ use std::path::{Path, PathBuf};
 /// A tensor that will be written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorSpec {
-    /// As in the file, e.g. `model.norm.weight`.
+    /// The name in the file, e.g. `model.norm.weight`.
     pub name: String,
     /// Format of an element.
     pub dtype: Dtype,
-    /// Row-major.
+    /// The shape, row-major.
     pub shape: Vec<usize>,
 }
 
 impl TensorSpec {
-    /// A tensor like one of a file.
+    /// Describes a tensor with the name, dtype and shape of one in a file.
     pub fn of(tensor: &TensorInfo) -> TensorSpec {
         TensorSpec { name: tensor.name.clone(), dtype: tensor.dtype, shape: tensor.shape.clone() }
     }
 }
 
 /// Writes a safetensors file. The file gets its name when [`Self::finish`] has put every byte on the disk. Until then, and
-/// after any error, an older file under that name is unchanged.
+/// after any error, an older file under that name stays unchanged.
 #[derive(Debug)]
 pub struct SafetensorsWriter {
     path: PathBuf,
     file: NewFile,
-    /// Name and bytes of the tensors still to come.
+    /// Names of the tensors still to come, each with the bytes it still needs.
     pending: VecDeque<(String, usize)>,
 }
 
@@ -68,7 +68,7 @@ impl SafetensorsWriter {
 
         let header = serde_json::to_vec(&header);
         let mut header = header.map_err(|error| io("make its header", error.into()))?;
-        // Spaces up to a multiple of 8, so that the first tensor is aligned.
+        // Pads with spaces to a multiple of 8, so that the first tensor is aligned.
         header.resize(header.len().next_multiple_of(8), b' ');
 
         let new_file = new_file_error(path);
@@ -78,11 +78,11 @@ impl SafetensorsWriter {
         Ok(SafetensorsWriter { path: path.to_owned(), file, pending })
     }
 
-    /// Writes the next tensor: `bytes` little endian, row-major. Repeated calls with the same name add to the same tensor, so
-    /// that a tensor can come in pieces.
+    /// Writes the next tensor: `bytes` little endian, row-major. Repeated calls with the same name add to the same tensor, so a
+    /// tensor can come in pieces.
     ///
     /// # Errors
-    /// [`WriteError::Order`] if another tensor is next, [`WriteError::Length`] for more bytes than its shape has,
+    /// [`WriteError::Order`] if another tensor is next, [`WriteError::Length`] if there are more bytes than its shape has,
     /// [`WriteError::Io`].
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
         let Some((next, left)) = self.pending.front_mut().filter(|(next, _)| next == name) else {
