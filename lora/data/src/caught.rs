@@ -1,15 +1,15 @@
-//! Panics of libraries, turned into errors: some panic on a hostile file.
+//! Turns panics of libraries into errors: some panic on a hostile file.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 
 thread_local! {
-    /// Whether a panic of this thread is about to become an error, and so is nothing to print.
+    /// Whether a panic of this thread will become an error, so that its message is not printed.
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs library code that may panic on a hostile file, without the message on stderr. The error is the panic's words.
+/// Runs library code that may panic on a hostile file, without the message on stderr. The error is the panic's message.
 ///
 /// Nothing that `run` changes may be used after a panic.
 pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> Result<T, String> {

@@ -1,18 +1,19 @@
-//! Threads with large stacks, for code that recurses as deeply as a file from outside tells it to.
+//! Threads with large stacks, for code whose recursion is as deep as a file from outside makes it.
 //!
-//! A chat template can nest expressions, and values at run time, as deeply as its size and its instructions allow; the template
-//! engine follows by recursion, and a stack that overflows ends the process without a message. The depth is bounded, so a stack
-//! that is large enough turns such a template into an ordinary one. Stack pages that are never touched cost nothing.
+//! A chat template can nest expressions, and values at run time, as deeply as its size and its instructions allow. The template
+//! engine follows by recursion, and a stack overflow ends the process without a message. The depth is bounded, so a large
+//! enough stack makes such a template harmless. Stack pages that are never touched cost nothing.
 
 use align_kernels::cpu::unpin_this_thread;
 use std::sync::OnceLock;
 
-/// Bytes of stack a thread, the first that the system grants (`ulimit -v` may forbid the larger). The worst templates found
-/// within their limits (128 KiB of `-`, a list in a list for every instruction) need less than half of the first.
+/// Bytes of stack for each thread: the first of these that the system grants (`ulimit -v` may forbid the larger ones). The
+/// worst templates found within their limits (128 KiB of `-`, a list in a list for every instruction) need less than half of
+/// the first.
 const STACK_BYTES: [usize; 3] = [512 << 20, 64 << 20, 8 << 20];
 
-/// Runs `work` on the threads with large stacks, where rayon's parallel iterators then run too; direct on such a thread. There
-/// are as many as rayon's own pool has at the first call.
+/// Runs `work` on a thread with a large stack. Rayon's parallel iterators in it then run on such threads too. If this thread is
+/// one of them, `work` runs right here. There are as many of them as rayon's own pool has threads at the first call.
 pub(crate) fn with_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     static THREADS: OnceLock<rayon::ThreadPool> = OnceLock::new();
     let threads = THREADS.get_or_init(|| {

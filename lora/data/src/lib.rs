@@ -1,6 +1,6 @@
 //! Preference data: from files to token ids, a window of rows at a time.
 //!
-//! A row walks through the rooms from left to right; a room uses those before it.
+//! A row passes through the rooms from top to bottom; a room uses those before it.
 //!
 //! | room | from | to |
 //! |---|---|---|
@@ -12,14 +12,14 @@
 //!
 //! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). Each difference is counted or
 //! reported:
-//! - The prompt of two texts ends with a turn marker ([`TurnMarker`]; [`Decided`] has it). TRL takes all that they share.
+//! - The prompt of two texts ends with a turn marker ([`TurnMarker`], kept in [`Decided`]). TRL takes all that they share.
 //! - Turns of the prompt that the answers repeat are cut.
 //! - If one answer is a prefix of the other, all of it is the prompt. TRL moves the last shared character into the answers.
 //! - A prompt without a token or an answer without a token is never scored.
 //! - Equal answers are a bad row.
 //!
-//! Memory: 32 bytes a usable row and 4 an answer; 8 bytes a record, or a usable row if the tokens are cached; 21 more a record
-//! while duplicates are counted; text and ids of one window of rows at a time.
+//! Memory: 32 bytes for a usable row and 4 for an answer; 8 bytes for a record, or for a usable row if the tokens are cached;
+//! 21 more for a record while duplicates are counted; text and ids of one window of rows at a time.
 
 #![deny(unsafe_code)]
 

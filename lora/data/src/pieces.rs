@@ -5,7 +5,7 @@ use std::io::{Read, Result};
 /// Bytes of a piece.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
-/// Fills a piece anew, or as much of it as there is left to read. Returns how many bytes it has then.
+/// Fills `piece` with the next bytes, or with what is left to read. Returns how many bytes it then has.
 pub(crate) fn fill(from: &mut dyn Read, piece: &mut Vec<u8>) -> Result<usize> {
     piece.clear();
     from.take(PIECE_BYTES as u64).read_to_end(piece)

@@ -3,25 +3,25 @@
 /// What is being done to the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Comparing the files with those that cached tokens were made from. In bytes that are read of them.
+    /// Comparing the files with those that cached tokens were made from. Measured in the bytes read from them.
     Comparing,
-    /// Finding the rows of the files; compressed files and Parquet are written to a temporary file on the way. In bytes of the
-    /// files.
+    /// Finding the rows of the files; compressed files and Parquet are written to a temporary file on the way. Measured in
+    /// bytes of the files.
     Reading,
-    /// Tokenising the rows. In records.
+    /// Tokenising the rows. Measured in records.
     Tokenising,
-    /// Checking tokens of an earlier run. In bytes of the cache.
+    /// Checking tokens of an earlier run. Measured in bytes of the cache.
     Checking,
 }
 
-/// How far a stage is.
+/// How far a stage has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataProgress {
     /// What is being done.
     pub stage: Stage,
     /// How much of it is done, in the stage's unit.
     pub done: u64,
-    /// How much there is.
+    /// How much there is in all.
     pub total: u64,
 }
 
@@ -30,7 +30,7 @@ pub trait DataObserver {
     /// Receives progress. It is called often: do not print a line for each call.
     fn progress(&mut self, _progress: DataProgress) {}
 
-    /// Receives what every user should know, once.
+    /// Receives what every user should know. Called once for each such message.
     fn note(&mut self, _text: String) {}
 
     /// Receives what only some users want to know, for example that a cache was used.

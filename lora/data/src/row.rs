@@ -1,4 +1,4 @@
-//! Rows as everyone to the right of the data reads them.
+//! Rows as the data module hands them to its users.
 
 use std::fmt;
 use std::ops::Range;
@@ -25,7 +25,7 @@ pub struct EncodedRow {
 }
 
 impl EncodedRow {
-    /// Tokens of the row's tree: the prompt once, and what is kept of every answer.
+    /// Returns the tokens of the row's tree: the prompt once, and the kept tokens of every answer.
     pub fn tree_tokens(&self) -> usize {
         self.prompt.len() + self.answers.iter().map(|a| a.kept).sum::<usize>()
     }
@@ -34,11 +34,11 @@ impl EncodedRow {
 /// The tokens of one answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// All completion ids, at least one, also those that `max_length` cuts (KTO's mismatched answers start from them).
+    /// All completion ids, at least one, including those that `max_length` cuts (KTO's mismatched answers start from them).
     pub ids: Vec<u32>,
     /// How many of them, from the start, fit behind the prompt: at least one. The first and the last of these are scored.
     pub kept: usize,
-    /// Ranges of ids that are read and not scored: ascending, not empty, not touching. Only sequences of several turns have
+    /// Ranges of ids that are read but not scored: ascending, not empty, not touching. Only sequences of several turns have
     /// any.
     pub unscored: Vec<Range<usize>>,
 }
@@ -73,23 +73,22 @@ pub enum Target {
     Pair,
     /// One answer: desirable or not.
     Label(bool),
-    /// One finite number an answer, larger is better.
+    /// One finite number for each answer; larger is better.
     Rewards(Vec<f64>),
-    /// One answer, to be learned as it is.
+    /// One answer, to be learned as it stands.
     Sequence,
 }
 
-/// Numbers that a pair gives besides which answer is preferred. A null counts as no column.
+/// Numbers that a pair may have besides its preference. A null counts as no column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowNumbers {
-    /// What the pair's loss is multiplied by: finite, not negative. A row without one counts as 1,
-    /// [`RowNumbers::weight_or_one`].
+    /// Factor for the pair's loss: finite, not negative. A row without one counts as 1, [`RowNumbers::weight_or_one`].
     pub weight: Option<f64>,
     /// How much better the chosen answer is, in the unit of the loss that reads it: finite. A row without one has 0,
     /// [`RowNumbers::margin_or_zero`].
     pub margin: Option<f64>,
-    /// Probabilities in [0, 1] that the chosen answer wins, and that the rejected one does: both or neither. A loss that reads
-    /// them needs them in every row.
+    /// Probabilities in [0, 1] that the chosen answer wins and that the rejected one wins. Both are given, or neither. A loss
+    /// that reads them needs them in every row.
     pub win_probability: Option<[f64; 2]>,
     /// Probability in [0, 1] that the chosen answer beats the rejected one.
     pub beats_probability: Option<f64>,
@@ -107,21 +106,21 @@ impl RowNumbers {
     }
 }
 
-/// What a row is.
+/// What kind of row it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RowKind {
     /// A prompt with a chosen and a rejected answer.
     Pair,
-    /// A prompt with one answer and its label. Pairs can be taken apart into these.
+    /// A prompt with one answer and its label. A pair can be split into two of these.
     Labelled,
     /// A prompt with any number of answers and a number for each.
     Scored,
-    /// A text or a conversation of which some tokens are learned.
+    /// A text or a conversation, some of whose tokens are learned.
     Sequence,
 }
 
 impl RowKind {
-    /// The word for it in `losses --json`.
+    /// Returns the name that `losses --json` uses.
     pub fn name(self) -> &'static str {
         match self {
             RowKind::Pair => "pairs",
@@ -139,7 +138,7 @@ impl fmt::Display for RowKind {
 }
 
 impl Target {
-    /// The kind of row that has it.
+    /// Returns the kind of rows with this target.
     pub fn kind(&self) -> RowKind {
         match self {
             Target::Pair => RowKind::Pair,

@@ -1,7 +1,7 @@
-//! The name that somebody may have meant.
+//! Finds the name that somebody may have meant.
 
-/// Returns the name that `text` misspells or begins. A third of its letters may be wrong, or one of a short name; a start has
-/// three letters at least.
+/// Returns the name that `text` misspells or begins. A third of its letters may be wrong; in a short name, one may. The
+/// beginning of a name must have at least three letters.
 pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let most = (text.len() / 3).max(1);
     let rated = names.into_iter().map(|name| (strsim::osa_distance(name, text), name));

@@ -1,4 +1,4 @@
-//! Batches read and encoded while the one before is computed.
+//! Reads and encodes batches while the one before is computed.
 
 use align_kernels::cpu::unpin_this_thread;
 use std::ops::ControlFlow;
@@ -6,8 +6,8 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
 
-/// Calls `each` with what `next` reads, in order, until it breaks. A thread calls `next` once ahead; what goes wrong there comes
-/// when its turn has come, as without the thread. If the system has no thread left, `next` is called in its turn.
+/// Calls `each` with what `next` reads, in order, until `each` breaks. A thread calls `next` once ahead. If that call fails,
+/// the error comes in its turn, as it would without the thread. If the system has no thread left, `next` is called in its turn.
 ///
 /// # Errors
 /// Those of `next` and of `each`.
@@ -17,14 +17,14 @@ pub fn for_each_ahead<T: Send, E: Send>(
 ) -> Result<(), E> {
     let next = Mutex::new(next);
     let next = || next.lock().unwrap_or_else(PoisonError::into_inner)();
-    // no place in the channel: the batch that waits to be taken is the one ahead
+    // the channel holds nothing: the batch that waits to be taken is the one ahead
     let (give, take) = sync_channel(0);
     std::thread::scope(|scope| {
         let encoder = move || {
             unpin_this_thread();
             while let Some(rows) = next() {
                 let failed = rows.is_err();
-                // nobody takes any more once `each` has broken or failed
+                // nobody takes batches any more once `each` has broken or failed
                 if give.send(rows).is_err() || failed {
                     return;
                 }

@@ -12,8 +12,8 @@ pub enum Mismatch {
     OtherPrompt,
 }
 
-/// Returns for each of `n` rows, taken as a circle, the place of the row whose answer follows its prompt. `same_prompt(a, b)` is
-/// called for neighbours only.
+/// Returns for each of `n` rows the place of the row whose answer follows its prompt. The rows form a circle.
+/// `same_prompt(a, b)` is called for neighbours only.
 ///
 /// If all rows have one prompt, it is the row before, as with [`Mismatch::Previous`].
 pub fn donors(n: usize, mismatch: Mismatch, same_prompt: impl Fn(usize, usize) -> bool) -> Vec<usize> {
@@ -32,12 +32,12 @@ pub fn donors(n: usize, mismatch: Mismatch, same_prompt: impl Fn(usize, usize) -
     donors
 }
 
-/// Completion ids of the mismatched answer of each row of `batch`: the full answer of its donor, cut so that prompt + answer
-/// is at most `max_length` tokens.
+/// Returns the completion ids of the mismatched answer of each row of `batch`: the full answer of its donor, cut so that
+/// prompt + answer is at most `max_length` tokens.
 ///
-/// Full: before it was cut to fit behind its own prompt. Rows hold one answer each; rows of no answer or several have no
-/// mismatched one, as the losses that use it are unpaired. A batch of one row would meet its own answer, which is not
-/// mismatched: the trainer refuses that batch size.
+/// Full means: before it was cut to fit behind its own prompt. Rows hold one answer each. Rows with no answer or with several
+/// have no mismatched one, since the losses that use it are unpaired. In a batch of one row, the row would get its own answer,
+/// which is not mismatched: the trainer refuses that batch size.
 ///
 /// Source: TRL 1.16 `KTOTrainer`, `add_kl_completion_ids` and its collator.
 pub fn mismatched_answers<'a>(

@@ -1,4 +1,4 @@
-//! Orders of an epoch, and the rows of a batch: read ahead, packed under a budget, given a mismatched answer.
+//! The order of an epoch, and the rows of a batch: read ahead, packed under a budget, given a mismatched answer.
 
 pub(crate) mod ahead;
 pub(crate) mod mismatch;

@@ -19,10 +19,10 @@ pub(crate) fn keyed(seed: u64, number: u64) -> u64 {
     mix(mix(seed.wrapping_add(GOLDEN)).wrapping_add(number.wrapping_mul(GOLDEN)))
 }
 
-/// An even draw from `0..n`: multiply-shift with rejection (Lemire, arXiv 1805.10941). Every rejected value moves to another
-/// stream of the same counter, so that one draw never shifts the next.
+/// Draws evenly from `0..n`: multiply-shift with rejection (Lemire, arXiv 1805.10941). Every rejected value moves to another
+/// stream of the same counter, so one draw never shifts the next.
 fn below(key: u64, counter: u64, n: u64) -> u64 {
-    let threshold = n.wrapping_neg() % n; // 2^64 mod n: values whose low word is under it are one too many
+    let threshold = n.wrapping_neg() % n; // 2^64 mod n: values whose low word is below it would make the draw uneven
     let mut attempt = 0u64;
     loop {
         let bits = mix(mix(key.wrapping_add(attempt)).wrapping_add((counter + 1).wrapping_mul(GOLDEN)));
@@ -34,7 +34,8 @@ fn below(key: u64, counter: u64, n: u64) -> u64 {
     }
 }
 
-/// The rows `0..n` in the order of one epoch: a Fisher-Yates shuffle keyed by (seed, epoch), all `n!` orders alike.
+/// Returns the rows `0..n` in the order of one epoch: a Fisher-Yates shuffle keyed by (seed, epoch). All `n!` orders are
+/// equally likely.
 pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
     let n = u32::try_from(n).expect("a data set has at most 2^32 rows: Dataset::open checks it");
     let key = keyed(seed, epoch);
@@ -46,12 +47,12 @@ pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
     order
 }
 
-/// Rearranges `order` so that no row follows one of the same group, and returns how many still do (0 unless one group has more
-/// than half of the rows).
+/// Rearranges `order` so that no row follows one of the same group. Returns how many still do (0 unless one group has more than
+/// half of the rows).
 ///
-/// For unpaired data made from pairs: KTO's mismatched answer is that of the previous row, and must not answer the same
-/// prompt. Changes little: a row that follows its like is exchanged with the next row that fits; at the end of the order,
-/// where there is none, it moves back to the last place that separates two others.
+/// For unpaired data made from pairs: KTO's mismatched answer is that of the previous row, and must not answer the same prompt.
+/// This changes little. A row that follows one of its group is exchanged with the next row that fits. If no such row is left,
+/// at the end of the order, it moves back to the last place between two rows of other groups.
 pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
     let mut left = 0;
     let mut next = 0; // no row before this one fits; a hint, so that a long run of one group is not searched again and again
@@ -75,7 +76,7 @@ pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
             i += 1;
             continue;
         }
-        // Everything from `i` on is of group `before`: each goes back between two rows of other groups, the last such gap
+        // All rows from `i` on are of group `before`. Each moves back between two rows of other groups, the last such gap
         // first.
         let is_other = |at: usize| group(order[at]) != before;
         let is_gap = |&gap: &usize| is_other(gap) && (gap == 0 || is_other(gap - 1));
@@ -99,8 +100,8 @@ pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
 /// rows that were made from pairs. `chosen` and `rejected` are in the order of the pairs.
 ///
 /// Rejected answers come two pairs late, so those of the first two pairs stand at the end. If one list is longer, the shorter
-/// one is spread over it. A row that would follow one of its group waits for the next place of its class. A row that still waits
-/// at the end is exchanged with an earlier row of its class, if one fits in both places.
+/// one is spread over it. A row that would follow one of its group waits for the next place of its class. A row that still
+/// waits at the end is exchanged with an earlier row of its class, if one fits in both places.
 pub fn interleave(chosen: &[u32], rejected: &[u32], group: impl Fn(u32) -> u32) -> Vec<u32> {
     let behind = rejected.len().min(2);
     let mut classes = [Queue::new(chosen.to_vec()), Queue::new([&rejected[behind..], &rejected[..behind]].concat())];
@@ -155,7 +156,7 @@ impl Queue {
         None
     }
 
-    /// Takes the first row, whether it fits or not.
+    /// Takes the first row, even if it does not fit.
     fn first(&mut self) -> u32 {
         let waiting = self.waiting.pop_front();
         waiting.unwrap_or_else(|| {
@@ -171,7 +172,7 @@ fn exchange(order: &mut [u32], class_of: &[usize], left: &[usize], group: impl F
         let beside = |other: Option<&u32>| other.is_none_or(|&other| group(other) != group(row));
         beside(at.checked_sub(1).map(|before| &order[before])) && beside(order.get(at + 1))
     };
-    // for a class and group: all places from this one on were tried
+    // for each class and group: all places from this one on were tried
     let mut tried = std::collections::HashMap::new();
     for &at in left {
         let row = order[at];
@@ -182,7 +183,7 @@ fn exchange(order: &mut [u32], class_of: &[usize], left: &[usize], group: impl F
         while *upto > 0 {
             *upto -= 1;
             let earlier = *upto;
-            // the direct neighbour of `at` cannot be checked: it would move itself
+            // the direct neighbour of `at` cannot be checked, since the exchange would move it too
             if class_of[earlier] != class_of[at] || earlier + 1 == at {
                 continue;
             }

@@ -1,16 +1,18 @@
-//! Packing: the trees of one optimiser batch into micro-batches under a token budget.
+//! Packs the trees of one optimiser batch into micro-batches under a token budget.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Micro-batches of the trees of one optimiser batch, as indices into `tokens`: as few as first fit, longest first, makes of
-/// them, and as even as longest first into the emptiest makes those.
+/// Packs the trees of one optimiser batch into micro-batches. Returns them as indices into `tokens`. First fit, longest first,
+/// decides how many there are. Longest first into the emptiest then makes them even.
 ///
 /// `tokens` holds the length of each tree: prompt + every branch (for KTO the mismatched branch too). No micro-batch has more
 /// than `budget` tokens, except that a tree larger than the budget is a micro-batch of its own. The result depends on the
-/// lengths alone (ties go by index): micro-batches by their first tree in the order of lengths, indices inside one ascending.
+/// lengths alone (ties go by index). Micro-batches are ordered by their first tree in the order of lengths; the indices inside
+/// one ascend.
 ///
-/// Even ones need the least memory, which the largest decides, and none is so small that the weights pass for a few rows.
+/// Even micro-batches need the least memory, since the largest one decides that. None is so small that all weights are read for
+/// a few rows.
 pub fn pack(tokens: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut by_length: Vec<usize> = (0..tokens.len()).collect();
     by_length.sort_by_key(|&i| (Reverse(tokens[i]), i));
@@ -24,8 +26,8 @@ pub fn pack(tokens: &[usize], budget: usize) -> Vec<Vec<usize>> {
     bins
 }
 
-/// Each tree into the emptiest of `count` bins, if none becomes fuller than `most`. Source: Graham, "Bounds on multiprocessing
-/// timing anomalies", SIAM J. Appl. Math. 17 (1969): the fullest bin is at most 4/3 of the best one.
+/// Puts each tree into the emptiest of `count` bins. `None` if one becomes fuller than `most`. Source: Graham, "Bounds on
+/// multiprocessing timing anomalies", SIAM J. Appl. Math. 17 (1969): the fullest bin is at most 4/3 of the best one.
 fn evenly(tokens: &[usize], by_length: &[usize], count: usize, most: usize) -> Option<Vec<Vec<usize>>> {
     let mut bins: Vec<Vec<usize>> = vec![Vec::new(); count];
     let mut emptiest: BinaryHeap<Reverse<(usize, usize)>> = (0..count).map(|bin| Reverse((0, bin))).collect();
@@ -41,12 +43,12 @@ fn evenly(tokens: &[usize], by_length: &[usize], count: usize, most: usize) -> O
     Some(bins)
 }
 
-/// Each tree into the first bin that has room for it.
+/// Puts each tree into the first bin that has room for it.
 fn first_fit(tokens: &[usize], by_length: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut room = Room::new(tokens.len(), budget);
     let mut bins: Vec<Vec<usize>> = Vec::new();
     for &tree in by_length {
-        let bin = room.first_for(tokens[tree]).unwrap_or(bins.len()); // larger than the budget: one of its own
+        let bin = room.first_for(tokens[tree]).unwrap_or(bins.len()); // larger than the budget: a bin of its own
         if bin == bins.len() {
             bins.push(Vec::new());
         }
@@ -56,8 +58,8 @@ fn first_fit(tokens: &[usize], by_length: &[usize], budget: usize) -> Vec<Vec<us
     bins
 }
 
-/// Tokens left in each bin, those not yet opened included, under a tree of maxima: the first bin with enough room is found in
-/// log(n) steps, where a batch of small rows and a small budget would make a search bin by bin quadratic.
+/// Tokens left in each bin, unopened ones included, under a tree of maxima. It finds the first bin with enough room in log(n)
+/// steps. If a batch has small rows and a small budget, a search bin by bin would be quadratic.
 struct Room {
     /// Node i has the children 2 i and 2 i + 1; the bins are the last `leaves` nodes.
     most: Vec<usize>,

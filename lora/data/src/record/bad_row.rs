@@ -6,11 +6,11 @@ use super::turn::known_roles;
 use crate::source::bad_line::BadLine;
 use crate::source::limits::MAX_ROW_BYTES;
 
-/// What is wrong with one row. The file and the line stand in [`DataError::Row`](crate::set::error::DataError::Row).
+/// What is wrong with one row. [`DataError::Row`](crate::set::error::DataError::Row) holds the file and the line.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadRow {
-    /// No line of JSON.
+    /// The line cannot be read as JSON.
     #[error(transparent)]
     Line(#[from] BadLine),
     /// Bytes that are not UTF-8.
@@ -24,7 +24,7 @@ pub enum BadRow {
         "not valid JSON: {message} (column {column}); write rows with json.dumps, one a line: it escapes quotes and line ends"
     )]
     Json {
-        /// The parser's words.
+        /// The parser's message.
         message: String,
         /// 1-based byte within the line.
         column: usize,
@@ -56,7 +56,7 @@ pub enum BadRow {
         Shape::ALL.map(Shape::columns).join(", ")
     )]
     UnknownShape {
-        /// The row's columns, the first twelve.
+        /// The first twelve columns of the row.
         found: String,
     },
     /// The shape is clear, but one of its columns is missing.
@@ -64,7 +64,7 @@ pub enum BadRow {
         "`{missing}` is missing; the other columns are those of {shape}; if it has another name, give --columns {own}=NAME"
     )]
     Missing {
-        /// The column, as the file would call it.
+        /// The file's name of the column.
         missing: String,
         /// Our name of it.
         own: &'static str,
@@ -87,11 +87,11 @@ pub enum BadRow {
     MixedForms {
         /// The prompt's column, or the first answer's if there is no prompt column.
         other: String,
-        /// Its form.
+        /// The form of that column.
         prompt: &'static str,
         /// The column that differs.
         field: String,
-        /// Its form.
+        /// The form of `field`.
         found: &'static str,
     },
     /// Two columns whose names suggest the prompt.
@@ -104,7 +104,7 @@ pub enum BadRow {
         /// The other one.
         second: &'static str,
     },
-    /// A prompt alone, where a row with an answer is needed.
+    /// A prompt alone, but a row with an answer is needed.
     #[error("the row is a prompt alone: there is no answer in it")]
     NoAnswer,
     /// Texts that should become turns but have no prompt of their own.
@@ -115,7 +115,7 @@ pub enum BadRow {
         /// The shape's columns.
         shape: &'static str,
     },
-    /// An answer that is not the assistant's.
+    /// An answer without a turn of the assistant.
     #[error(
         "`{field}` has no turn of the assistant, only of the role `{roles}`; an answer needs a turn of the assistant, so \
          correct the role"
@@ -123,7 +123,7 @@ pub enum BadRow {
     NotTheAssistant {
         /// The answer's column.
         field: String,
-        /// The roles that are there.
+        /// The roles that the answer has.
         roles: String,
     },
     /// A system column that is neither a text nor a system turn.
@@ -154,29 +154,29 @@ pub enum BadRow {
     Label {
         /// The column.
         field: String,
-        /// What stands there.
+        /// The value.
         found: String,
     },
-    /// Null where a text is needed.
+    /// A null, but a text is needed.
     #[error("`{field}` is null")]
     Null {
-        /// Where.
+        /// The place of the null.
         field: String,
     },
-    /// A turn without what it says, or without who says it.
+    /// A turn without a content or without a role.
     #[error("`{field}` is null or missing: a turn has a `role` and a `content`")]
     IncompleteTurn {
-        /// Which part of it.
+        /// The place of the missing part.
         field: String,
     },
     /// A value of another kind than needed.
     #[error("`{field}` is {found}, expected {expected}")]
     Type {
-        /// Where.
+        /// The place of the value.
         field: String,
         /// Kind of the value.
         found: &'static str,
-        /// What is accepted there.
+        /// What is accepted at that place.
         expected: &'static str,
     },
     /// A number outside what its column may hold.
@@ -198,15 +198,15 @@ pub enum BadRow {
     /// A speaker that ShareGPT's data sets do not have.
     #[error("`{field}` is `{role}`, which is no role; known: {}", known_roles())]
     UnknownRole {
-        /// Where.
+        /// The place of the name.
         field: String,
-        /// What stands there.
+        /// The name.
         role: String,
     },
     /// An image or the like in a conversation.
     #[error("`{field}` is a part of type `{part}`; only text is read")]
     NotText {
-        /// Where.
+        /// The place of the part.
         field: String,
         /// The part's type.
         part: String,
@@ -216,7 +216,7 @@ pub enum BadRow {
     ToolsJson {
         /// The column.
         field: String,
-        /// The parser's words.
+        /// The parser's message.
         message: String,
     },
     /// A template variable that a row may not set.
@@ -233,15 +233,15 @@ pub enum BadRow {
         /// The shape's columns.
         shape: &'static str,
     },
-    /// A prompt of no tokens, for generation.
+    /// A prompt without tokens, which `generate` cannot continue.
     #[error("the prompt has no token: there is nothing to continue")]
     EmptyPrompt,
-    /// Only turns of the assistant are scored, and there is none.
+    /// Only turns of the assistant are scored, and the row has none.
     #[error(
         "no turn of the assistant has a token in what the chat template makes of the row, so --sft-on assistant scores nothing"
     )]
     NoAssistantTurn,
-    /// It cannot be told where a turn's tokens are.
+    /// The tokens of a turn cannot be found.
     #[error(
         "--sft-on assistant: the chat template renders turn {turn} differently once others follow it, so its tokens cannot be told; \
          give a template that marks them with {{% generation %}} (--chat-template FILE)"
@@ -250,7 +250,7 @@ pub enum BadRow {
         /// 0-based place among the row's turns.
         turn: usize,
     },
-    /// More turns than can be told apart by rendering the conversation again for each.
+    /// Too many turns: finding the tokens of each renders the conversation once more.
     #[error(
         "--sft-on assistant: {turns} turns in {bytes} bytes are too many to be told apart turn by turn; give a template that marks the \
          assistant's with {{% generation %}} (--chat-template FILE), or split the conversation"
@@ -258,16 +258,16 @@ pub enum BadRow {
     TooManyTurns {
         /// Turns of the row.
         turns: usize,
-        /// Bytes that the template makes of them.
+        /// Bytes that the template renders of them.
         bytes: usize,
     },
     /// A list of turns or of answers without an element.
     #[error("`{field}` is an empty list")]
     EmptyList {
-        /// Where.
+        /// The place of the list.
         field: String,
     },
-    /// Two conversations without a common first turn.
+    /// Two conversations that do not begin with the same turn.
     #[error(
         "`{chosen}` and `{rejected}` have no first turn in common, so there is no prompt; if another column is it, give --columns prompt=NAME"
     )]
@@ -290,7 +290,7 @@ pub enum BadRow {
         /// The mark, if nearly all rows have one.
         marker: Option<String>,
     },
-    /// A conversation that is the beginning of the other.
+    /// A conversation that is the beginning of the other one.
     #[error("`{field}` has no turn of its own: all its turns are those of the other answer")]
     NoOwnTurn {
         /// The column.
@@ -303,10 +303,10 @@ pub enum BadRow {
         completions: String,
         /// The column of the rewards.
         rewards: String,
-        /// How many there are of each.
+        /// The number of answers and of rewards.
         counts: (usize, usize),
     },
-    /// An answer with further facts about it, as UltraFeedback has them.
+    /// An answer that is an object with further keys, as UltraFeedback has them.
     #[error(
         "`{field}` is an object with the keys {keys}, and an answer is a text or a list of turns: write the texts as a list into \
          `completions`, and their scores into `rewards`"
@@ -314,7 +314,7 @@ pub enum BadRow {
     AnswerObject {
         /// Which answer.
         field: String,
-        /// The first of its keys.
+        /// The first keys of the object.
         keys: String,
     },
     /// Too many answers to make a pair of every two.
@@ -330,7 +330,7 @@ pub enum BadRow {
         /// Bytes of all of them.
         bytes: u64,
     },
-    /// Nothing to prefer.
+    /// Two equal answers: there is nothing to prefer.
     #[error("`{chosen}` and `{rejected}` are equal")]
     SameAnswers {
         /// The column of the chosen answer.
@@ -338,7 +338,7 @@ pub enum BadRow {
         /// The column of the rejected answer.
         rejected: String,
     },
-    /// Different texts, the same tokens.
+    /// Two answers that differ as texts and are the same tokens.
     #[error(
         "`{chosen}` and `{rejected}` differ, but are the same tokens (does the chat template drop the difference?)"
     )]
@@ -348,7 +348,7 @@ pub enum BadRow {
         /// The column of the rejected answer.
         rejected: String,
     },
-    /// The template or the tokenizer leaves nothing of an answer.
+    /// An answer without a token of its own after the template and the tokenizer.
     #[error("`{field}` has no token of its own after the prompt (does the chat template render it?)")]
     NoAnswerTokens {
         /// Which answer.
@@ -374,7 +374,7 @@ pub enum BadRow {
     /// The tokenizer failed on the text.
     #[error("tokenizer: {message}")]
     Tokenizer {
-        /// The tokenizer's words.
+        /// The tokenizer's message.
         message: String,
     },
 }
@@ -444,7 +444,7 @@ fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String 
 /// Says what to do about a template that refuses a turn of the system.
 fn without_system(message: &str) -> &'static str {
     let message = message.to_lowercase();
-    // the roles that have to alternate, "after the optional system message", are another matter
+    // a template that complains of alternation "after the optional system message" does not refuse the system turn
     let is_of_system = message.contains("system") && message.contains("support") && !message.contains("alternate");
     let advice =
         "; write what the system says into the user's first turn, or give another template (--chat-template FILE)";

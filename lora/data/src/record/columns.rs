@@ -16,7 +16,7 @@ use crate::source::strict_json::{Strict, words_of};
 const ANSWERS: [&[&str]; 5] =
     [&["chosen", "rejected"], &["completions", "rewards"], &["completion"], &["messages"], &["text"]];
 
-/// The columns of one row: values of those that we read by our names, names of the others.
+/// The columns of one row: values of those that we read, by our names; names of the others.
 pub(crate) struct Columns<'m> {
     map: &'m ColumnMap,
     known: Map<String, Value>,
@@ -40,7 +40,7 @@ impl<'m> Columns<'m> {
                 None => not_a_number(text, column).unwrap_or(BadRow::Json { message, column }),
             }
         })?;
-        // the parser has made a float of it, and ids are echoed: as another one than the file's
+        // the parser has turned the id into a float, and outputs would echo another id than the file's
         match columns.known.get("id").and_then(Value::as_number) {
             Some(id) if id.is_f64() && id.as_f64().is_some_and(|id| id.abs() >= 2f64.powi(63)) => Err(BadRow::Type {
                 field: columns.column("id"),
@@ -56,12 +56,12 @@ impl<'m> Columns<'m> {
         self.known.get_mut(name).map(Value::take)
     }
 
-    /// As [`Columns::take`], with the file's name of the column. Null if the row lacks it.
+    /// As [`Columns::take`], and returns the file's name of the column too. Null if the row lacks it.
     pub(crate) fn take_named(&mut self, name: &str) -> (String, Value) {
         (self.column(name), self.take(name).unwrap_or_default())
     }
 
-    /// The value of our column `name`, which stays.
+    /// Returns the value of our column `name` and leaves it in place.
     pub(crate) fn peek(&self, name: &str) -> Option<&Value> {
         self.known.get(name)
     }
@@ -70,18 +70,18 @@ impl<'m> Columns<'m> {
         self.known.contains_key(name)
     }
 
-    /// Sets the name by which messages call our column, which the row lacks.
+    /// Sets the name that messages use for our column, which the row lacks.
     pub(crate) fn call(&mut self, name: &'static str, column: &str) {
         self.by_name.push((name, column.to_owned()));
     }
 
-    /// Stores a value under our name. It stands in `column` of the file, or in a field of it.
+    /// Stores a value under our name. It comes from `column` of the file, or from a field of it.
     pub(crate) fn set(&mut self, name: &'static str, column: String, value: Value) {
         self.known.insert(name.to_owned(), value);
         self.by_name.push((name, column));
     }
 
-    /// Notes that one of our columns is read though few would expect it, unless the map names it.
+    /// Notes that one of our columns is read though few users would expect it, unless the map names it.
     pub(crate) fn note(&mut self, name: &'static str) {
         if !self.map.is_mapped(name) && !self.by_name.iter().any(|(own, _)| *own == name) {
             self.by_name.push((name, name.to_owned()));
@@ -104,7 +104,7 @@ impl<'m> Columns<'m> {
         self.set(name, column.to_owned(), value);
     }
 
-    /// Drops null columns if others hold the same thing: the answers in another shape, or the prompt.
+    /// Drops null columns if other columns hold the same thing: the answers in another shape, or the prompt.
     pub(crate) fn drop_nulls(&mut self) {
         let has_value = |own: &&str| self.known.get(*own).is_some_and(|value| !value.is_null());
         let (full, empty): (Vec<&[&str]>, Vec<&[&str]>) =
@@ -125,7 +125,8 @@ impl<'m> Columns<'m> {
         self.map.is_mapped(name)
     }
 
-    /// Returns our columns that are read from differently named ones without a map, or that were noted, with the file's names.
+    /// Returns our columns that have other names in the file and are read without a map, and those that were noted. Each comes
+    /// with the file's name.
     pub(crate) fn by_name(self) -> Vec<(&'static str, String)> {
         self.by_name
     }
@@ -141,7 +142,7 @@ impl<'m> Columns<'m> {
         bits.map(|(i, _)| 1 << i).sum()
     }
 
-    /// The file's names of the first twelve columns, in their alphabet's order.
+    /// The file's names of the first twelve columns, in alphabetical order.
     pub(crate) fn some_names(&self) -> String {
         let known = self.known.keys().map(|own| self.column(own));
         let mut found: Vec<String> = known.chain(self.others.iter().cloned()).take(12).collect();
@@ -149,7 +150,7 @@ impl<'m> Columns<'m> {
         found.join(", ")
     }
 
-    /// The file's names of the columns that are none of `used` (our names).
+    /// The file's names of all columns except `used` (our names).
     pub(crate) fn names_except(&self, used: &[&str]) -> Vec<String> {
         let unused = self.known.keys().filter(|own| !used.contains(&own.as_str()));
         unused.map(|own| self.column(own)).chain(self.others.iter().cloned()).collect()
@@ -162,9 +163,9 @@ fn is_python(text: &str) -> bool {
     inside.is_some_and(|inside| inside.starts_with('\'')) && python_literal::parse(text.trim()).is_some()
 }
 
-/// Returns the error for a number that only Python's JSON has, if the parser met one at byte `column` (from 1).
+/// Returns the error for a number that only Python's JSON has, if the parser met one at the 1-based byte `column`.
 fn not_a_number(text: &str, column: usize) -> Option<BadRow> {
-    // the parser stands on the first wrong byte, or just after it
+    // the parser is at the first wrong byte, or just after it
     let at = text.get(..column.min(text.len()))?.rfind(|c: char| !c.is_ascii_alphabetic()).map_or(0, |end| end + 1);
     let (before, rest) = text.split_at(at);
     let word = &rest[..rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len())];
@@ -214,7 +215,7 @@ fn other_kind(text: &str) -> Option<&'static str> {
     })
 }
 
-/// The error for a value of another kind than needed.
+/// Makes the error for a value of a kind that is not accepted.
 pub(crate) fn wrong_type(field: String, found: &Value, expected: &'static str) -> BadRow {
     match found {
         Value::Null => BadRow::Null { field },
@@ -222,7 +223,7 @@ pub(crate) fn wrong_type(field: String, found: &Value, expected: &'static str) -
     }
 }
 
-/// Reads the top level of a row: every key once, values of unknown columns checked as JSON and not kept.
+/// Reads the top level of a row. A key may occur once. Values of unknown columns are checked as JSON and not kept.
 struct ColumnsVisitor<'m> {
     map: &'m ColumnMap,
 }

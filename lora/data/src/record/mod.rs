@@ -1,4 +1,4 @@
-//! The bytes of a row to a [`Record`](records::Record): columns, shape, turns, numbers.
+//! From the bytes of a row to a [`Record`](records::Record): columns, shape, turns, numbers.
 
 pub(crate) mod bad_row;
 pub(crate) mod column_search;

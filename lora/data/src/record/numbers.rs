@@ -1,11 +1,11 @@
-//! Numbers that stand beside a pair, for the losses that read them.
+//! Numbers beside a pair, for the losses that read them.
 
 use super::bad_row::BadRow;
 use super::columns::{Columns, wrong_type};
 use crate::row::RowNumbers;
 
 impl RowNumbers {
-    /// Reads the columns of a pair.
+    /// Reads the number columns of a pair.
     ///
     /// # Errors
     /// [`BadRow::Type`], [`BadRow::OutOfRange`], and [`BadRow::HalfProbability`] for one of the two probabilities.

@@ -6,8 +6,8 @@ use serde_json::{Map, Number, Value};
 const DEPTH: usize = 64;
 
 /// Reads a value that Python printed: lists, tuples, dictionaries with strings for keys, strings, numbers, `True`, `False`,
-/// `None`, and NumPy's `array([...], dtype=object)`, whose elements may stand one a line without a comma. `None` if the text is
-/// anything else, or if a key occurs twice.
+/// `None`, and NumPy's `array([...], dtype=object)`, whose elements may stand on lines of their own without a comma. `None` if
+/// the text is anything else, or if a key occurs twice.
 pub(crate) fn parse(text: &str) -> Option<Value> {
     let mut parser = Parser { rest: text };
     let value = parser.value(DEPTH)?;
@@ -69,7 +69,7 @@ impl Parser<'_> {
                 return Some(Value::Array(items));
             }
             items.push(self.value(depth)?);
-            // NumPy writes one object a line
+            // NumPy writes each object on a line of its own
             let is_apart = self.eat(",") || self.rest.starts_with('{');
             if !is_apart && !self.rest.starts_with(close) {
                 return None;
@@ -118,7 +118,7 @@ impl Parser<'_> {
     }
 }
 
-/// Reads the character that Python's escape stands for. The backslash has been read.
+/// Reads the character that a Python escape stands for. The backslash has been read already.
 fn escaped(chars: &mut std::str::Chars<'_>) -> Option<char> {
     let digits = match chars.next()? {
         'n' => return Some('\n'),

@@ -15,7 +15,7 @@ pub struct Reading {
     pub columns: ColumnMap,
     /// Where the prompt ends in a pair of texts without a prompt column.
     pub implicit_prompt: ImplicitPrompt,
-    /// What was decided about how rows are read: for the rows of a run, or for these rows once they are opened.
+    /// What was decided about how rows are read: for all rows of a run, or for these rows once they are opened.
     pub decided: Decided,
     /// What happens to texts.
     pub texts: Texts,
@@ -50,9 +50,9 @@ pub enum Texts {
 /// Which pairs scored answers make. Answers with the same score make none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairs {
-    /// One pair: the best and the worst answer, and the first of equal ones.
+    /// One pair: the best and the worst answer. Of equal ones, the first.
     BestWorst,
-    /// A pair of every two answers.
+    /// A pair of every two answers with different scores.
     All,
 }
 
@@ -98,7 +98,7 @@ impl From<ColumnMap> for Reading {
 }
 
 impl Reading {
-    /// Returns what decides tokens, under the names of the user's flags.
+    /// Returns the settings that decide tokens, under the names of the user's flags.
     pub(crate) fn options(&self) -> Vec<(&'static str, String)> {
         vec![
             ("--columns", format!("{:?}", self.columns)),

@@ -1,4 +1,4 @@
-//! A row of data as it stands in the file, before any template or token: shapes, their columns, implicit prompts.
+//! A row of data as the file has it, before any template or token: shapes, their columns, implicit prompts.
 
 use serde_json::Value;
 
@@ -24,14 +24,14 @@ pub struct Record {
     pub id: Option<Value>,
     /// The columns that the row had.
     pub shape: Shape,
-    /// What the answers answer; nothing (no turn, no character) for a whole conversation and for a text.
+    /// What the answers reply to. Empty (no turn, no character) for a whole conversation and for a text.
     pub prompt: Text,
     /// Two answers for pairs (chosen, rejected), one for labelled rows and sequences (the whole of `messages` or `text`), one
     /// or more for scored rows, none for a prompt alone.
     pub answers: Vec<Text>,
-    /// What the file calls the column of the prompt, if it has one.
+    /// The file's name of the prompt's column. `None` if there is none.
     pub prompt_column: Option<String>,
-    /// What the file calls the column of each answer; for scored rows `completions[0]` and so on.
+    /// The file's name of each answer's column; for scored rows `completions[0]` and so on.
     pub answer_columns: Vec<String>,
     /// What the data says about the answers; `None` for a prompt alone.
     pub target: Option<Target>,
@@ -41,7 +41,7 @@ pub struct Record {
     pub numbers: RowNumbers,
 }
 
-/// A record, and what else its row had.
+/// A record, and what else was found in its row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed {
     /// The record.
@@ -56,7 +56,7 @@ pub struct Parsed {
     pub prompt_in_answers: bool,
     /// Whether the prompt of the row is empty. A system text does not count.
     pub is_prompt_blank: bool,
-    /// Columns that are read without a map and that a user may not expect to be read: our names, with the file's.
+    /// Columns that are read without a map, and that a user may not expect to be read: our names, each with the file's.
     pub by_name: Vec<(&'static str, String)>,
 }
 
@@ -111,7 +111,7 @@ impl Record {
             || reading.decided.repeated_prompts == Some(true)
                 && shape != Shape::PairImplicitPrompt
                 && cut_repeated_text(&mut prompt, &mut answers);
-        // before a system text is put before the prompt
+        // look for repetitions before a system text is put before the prompt
         let repetition = repetition(&prompt, &answers);
         let is_prompt_blank = is_blank(&prompt);
         if target == Some(Target::Pair) && answers[0] == answers[1] {
@@ -157,9 +157,9 @@ impl Record {
         RowLayout { shape: self.shape, form: self.prompt.form() }
     }
 
-    /// A number for the prompt: the same for the same text or turns, another one for others but once in 2^32. The prompt of a
-    /// whole conversation is what stands before the assistant's last turns; a row without one, as a text is, counts by its
-    /// first answer.
+    /// Returns a number for the prompt. The same text or turns give the same number; two different ones share a number once in
+    /// 2^32. The prompt of a whole conversation is the turns before the assistant's last ones. A row without a prompt, such as
+    /// a text, counts by its first answer.
     pub fn prompt_group(&self) -> u32 {
         let hash_turns =
             |turns: &[Value]| blake3::hash(serde_json::to_string(turns).expect("JSON values print").as_bytes());
@@ -189,12 +189,12 @@ impl Record {
         self.with_answers(&places, Target::Pair)
     }
 
-    /// Refuses a record if pairs of every two of its answers are more than one row may make.
+    /// Refuses a record if the pairs of every two of its answers exceed what one row may make.
     fn check_all_pairs(&self) -> Result<(), BadRow> {
         let answers = self.answers.len() as u64;
         let others = answers.saturating_sub(1);
         let pairs = answers * others / 2;
-        // every pair has the prompt; each answer is in a pair with every other one
+        // every pair has the prompt; each answer is in one pair with each other answer
         let of_prompt = pairs.saturating_mul(self.prompt.bytes());
         let of_answers: u64 = self.answers.iter().map(Text::bytes).sum();
         let bytes = of_prompt.saturating_add(of_answers.saturating_mul(others));
@@ -230,7 +230,8 @@ impl Record {
         self
     }
 
-    /// What a model is given to continue: the prompt, and of a whole conversation the turns before the assistant's last ones.
+    /// Returns what a model is given to continue: the prompt, and for a whole conversation the turns before the assistant's
+    /// last ones.
     ///
     /// # Errors
     /// [`BadRow::NothingToContinue`] for a text, and for a conversation without such a turn.
@@ -252,7 +253,7 @@ impl BadRow {
         BadRow::SameAnswers { chosen: columns[0].clone(), rejected: columns[1].clone() }
     }
 
-    /// Makes the error for two columns of one row, each with its text, that differ in form.
+    /// Makes the error for two columns of one row that differ in form. Each comes with its text.
     pub(crate) fn mixed_forms((other, first): (&str, &Text), (field, differs): (&str, &Text)) -> BadRow {
         let (prompt, found) = (first.form().describe(), differs.form().describe());
         BadRow::MixedForms { other: other.to_owned(), prompt, field: field.to_owned(), found }

@@ -6,7 +6,7 @@ use super::text::{FEW, Text};
 use super::turn::{content_of, is_assistant, is_system, role_of};
 use super::turn_marker::ends_with_mark;
 
-/// Most bytes before the prompt in an answer that may be a turn marker.
+/// Most bytes in front of the prompt in an answer that may be a turn marker.
 const OF_A_MARK: usize = 200;
 /// Most turns at the end of a prompt to look for in an answer that does not repeat the whole prompt.
 const LAST_TURNS: usize = 16;
@@ -67,8 +67,8 @@ pub(crate) fn cut_repeated_turns(prompt: &mut Text, answers: &mut [Text]) -> boo
     true
 }
 
-/// Counts the turns at the start of an answer that are the prompt's, if the answer goes on: the prompt's last ones, or all of
-/// them after a system turn of the answer.
+/// Counts the turns at the start of an answer that repeat the prompt: the prompt's last turns, or all of them after a system
+/// turn of the answer. 0 if the answer does not go on after them.
 pub(crate) fn repeated_turns(prompt: &[Value], answer: &[Value]) -> usize {
     let is_repeated = |asked: &[Value], said: &[Value]| {
         asked.len() < said.len()
@@ -94,8 +94,8 @@ fn is_same(one: &Value, other: &Value) -> bool {
         && content(one) == content(other)
 }
 
-/// Cuts the text of the prompt from the start of the answers if all begin with it. Blanks around it may differ. Returns whether
-/// anything was cut.
+/// Cuts the text of the prompt from the start of the answers if all begin with it. Blanks around the prompt may differ. Returns
+/// whether anything was cut.
 pub(crate) fn cut_repeated_text(prompt: &mut Text, answers: &mut [Text]) -> bool {
     let Text::Plain(text) = prompt else { return false };
     let ends = |start: &str| -> Option<Vec<usize>> { answers.iter().map(|answer| end_of(answer, start)).collect() };
@@ -118,7 +118,8 @@ pub(crate) fn cut_repeated_text(prompt: &mut Text, answers: &mut [Text]) -> bool
     true
 }
 
-/// Returns where a text goes on after `start`. `None` if it does not begin with `start`, blanks aside, or ends there.
+/// Returns where a text goes on after `start`. `None` if it does not begin with `start`, apart from blanks, or if it ends
+/// there.
 fn end_of(text: &Text, start: &str) -> Option<usize> {
     let Text::Plain(text) = text else { return None };
     let rest = text.trim_start().strip_prefix(start)?;

@@ -21,7 +21,7 @@ use super::turns::{joined, list, text, turns, turns_in_text, value_in_text};
 use crate::row::{RowNumbers, Target};
 use crate::source::column_map::{INSTRUCTION, NUMBER_COLUMNS, PREFERRED, PROMPT_NAMES, REJECTED_RESPONSE};
 
-/// Keys of an object that a message names, and characters of one.
+/// Most keys of an object that a message names, and most characters of each.
 const KEYS: usize = 12;
 const KEY_CHARACTERS: usize = 40;
 
@@ -35,7 +35,7 @@ pub(crate) struct RowContent {
     pub target: Option<Target>,
     /// Whether both texts of a pair contain the question of another column.
     pub prompt_in_answers: bool,
-    /// What the file calls the column of each answer.
+    /// The file's name of each answer's column.
     pub answer_columns: Vec<String>,
     pub numbers: RowNumbers,
     /// Our names of the columns that were read.
@@ -77,7 +77,7 @@ pub(crate) fn read(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowCo
     Ok(RowContent::new(Shape::Prompt, Some(prompt), (Vec::new(), Vec::new()), None, used))
 }
 
-/// Answers, and what the file calls the column of each.
+/// Answers, and the file's name of each answer's column.
 type Answers = (Vec<Text>, Vec<String>);
 
 impl RowContent {
@@ -230,7 +230,7 @@ fn scored(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     Ok(RowContent::new(Shape::Scored, Some(prompt), (answers, names), target, used))
 }
 
-/// `{prompt, completion}`, with a label or without.
+/// Reads `{prompt, completion}`, with a label or without.
 fn completion(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     prompt_name(columns)?;
     let is_labelled = columns.has("label");
@@ -337,7 +337,7 @@ fn texts(names: &[String], values: Vec<Value>) -> Result<Vec<Text>, BadRow> {
     names.iter().zip(values).map(read).collect()
 }
 
-/// Whether an answer begins with a turn of the user or the system. If so, it is a whole conversation.
+/// Whether an answer begins with a turn of the user or the system, and so is a whole conversation.
 fn begins_otherwise(answer: &Text) -> bool {
     answer.turns().first().is_some_and(|turn| matches!(role_of(turn), "user" | "system"))
 }
@@ -365,8 +365,9 @@ fn label(columns: &mut Columns<'_>) -> Result<bool, BadRow> {
     }
 }
 
-/// Brings prompt and answers of a row to one form. If one side has turns, a text of the other becomes a turn of the user or of the
-/// assistant. `None` if the answers are whole conversations that begin with the prompt, which is then not needed.
+/// Brings prompt and answers of a row to one form. If one side has turns, a text on the other side becomes a turn of the user
+/// or of the assistant. `None` if the answers are whole conversations that begin with the prompt: the prompt is then not
+/// needed.
 ///
 /// # Errors
 /// [`BadRow::MixedForms`] if the answers differ in form, or are whole conversations that ask something else.
@@ -395,8 +396,8 @@ pub(crate) fn one_form(
     }
 }
 
-/// Whether one of the turns with which all conversations begin says this text, as in UltraFeedback. Those turns are then the
-/// prompt, and the text is not needed. TRL 1.16 does the same in `maybe_extract_prompt`.
+/// Whether all conversations begin with the same turns, and one of these turns says this text, as in UltraFeedback. Those turns
+/// are then the prompt, and the text is not needed. TRL 1.16 does the same in `maybe_extract_prompt`.
 fn is_repeated(asked: &str, answers: &[Text]) -> bool {
     common_turns(answers).iter().any(|turn| content_of(turn).is_some_and(|content| content.trim() == asked.trim()))
 }
@@ -416,7 +417,7 @@ fn common_turns(answers: &[Text]) -> &[Value] {
     }
 }
 
-/// Removes the turns with which all conversations begin, and returns them as the prompt of a row that has no other.
+/// Removes the turns with which all conversations begin, and returns them as the prompt of a row that has no other prompt.
 ///
 /// # Errors
 /// [`BadRow::NoOwnTurn`] if nothing is left of an answer.

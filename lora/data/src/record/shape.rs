@@ -29,7 +29,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// All of them.
+    /// All shapes.
     pub const ALL: [Shape; 8] = [
         Shape::Pair,
         Shape::PairImplicitPrompt,
@@ -55,12 +55,12 @@ impl Shape {
         }
     }
 
-    /// Their names, without those that any shape may have.
+    /// The names of the columns, without those that any shape may have.
     pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
         self.columns().trim_matches(['{', '}']).split(", ")
     }
 
-    /// What its rows are; `None` for a prompt alone.
+    /// What its rows are. `None` for a prompt alone.
     pub fn kind(self) -> Option<RowKind> {
         match self {
             Shape::Pair | Shape::PairImplicitPrompt => Some(RowKind::Pair),
@@ -77,7 +77,8 @@ impl Shape {
     }
 }
 
-/// Shape and form of a row. All rows of a run have those of its first row, but pairs may have a prompt or share it implicitly.
+/// Shape and form of a row. All rows of a run have those of its first row, except that pairs may have a prompt or share it
+/// implicitly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RowLayout {
     /// The columns.
@@ -87,7 +88,7 @@ pub struct RowLayout {
 }
 
 impl RowLayout {
-    /// Whether rows of the two layouts may stand in one run.
+    /// Whether rows of the two layouts may be in one run.
     pub fn mixes_with(self, other: RowLayout) -> bool {
         self.form == other.form && (self.shape == other.shape || self.shape.is_pair() && other.shape.is_pair())
     }

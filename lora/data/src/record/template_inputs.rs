@@ -11,13 +11,13 @@ use crate::source::strict_json::json_fault;
 /// What a row gives to the chat template beside its turns.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TemplateInputs {
-    /// JSON schemas of the tools that the conversation may call; `None` is None to the template, as transformers has it.
+    /// JSON schemas of the tools that the conversation may call. The template sees `None` as None, as in transformers.
     pub tools: Option<Vec<Value>>,
     /// Further variables (`enable_thinking`), which win over special tokens of the same name.
     pub kwargs: Map<String, Value>,
 }
 
-/// What `chat_template_kwargs` may not set: what the rows, the command line or the library decide.
+/// Names that `chat_template_kwargs` may not set, since the rows, the command line or the library decide them.
 const NO_KWARGS: [&str; 13] = [
     "messages",
     "conversation",
@@ -34,8 +34,8 @@ const NO_KWARGS: [&str; 13] = [
     "return_dict",
 ];
 
-/// Reads `tools` (a list) and `chat_template_kwargs` (an object), or texts of them as JSON or as Python prints them, for the chat
-/// template, as TRL 1.16 does. A null counts as no column.
+/// Reads `tools` (a list) and `chat_template_kwargs` (an object) for the chat template, as TRL 1.16 does. Each may also be a
+/// text, as JSON or as Python prints it. A null counts as no column.
 pub(crate) fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
     let (field, mut value) = columns.take_named("tools");
     if let Value::String(text) = value {

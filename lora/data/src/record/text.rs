@@ -10,7 +10,7 @@ use super::turn::{content_of, is_assistant, is_system, said_by};
 pub enum Text {
     /// A string, tokenised as it is.
     Plain(String),
-    /// Turns: objects with `role` and `content` (a string) and whatever else the template reads, keys in the file's order.
+    /// Turns: objects with `role` and `content` (a string) and whatever else the template reads. Keys keep the file's order.
     Turns(Vec<Value>),
 }
 
@@ -54,7 +54,7 @@ impl Text {
         }
     }
 
-    /// Bytes of a text, or the number of turns: it grows if something is put before the text.
+    /// Returns the bytes of a text, or the number of turns. It grows if something is put before the text.
     pub(crate) fn extent(&self) -> usize {
         match self {
             Text::Plain(text) => text.len(),
@@ -69,8 +69,8 @@ impl Text {
         }
     }
 
-    /// Puts the system text before the prompt: as a turn if no system turn exists, or as a text and a blank line. Changes nothing
-    /// if the prompt has that text already: a text anywhere, turns at the start of the first one.
+    /// Puts the system text before the prompt: as a turn if there is no system turn yet, or as a text and a blank line. Changes
+    /// nothing if the prompt has that text already: anywhere in a text, or at the start of the first turn.
     #[must_use]
     pub fn with_system(self, system: &str) -> Text {
         let asked = system.trim();
@@ -95,7 +95,7 @@ pub(crate) fn common_start<'t>(text: &'t str, other: &str) -> &'t str {
     &text[..end]
 }
 
-/// Whether a text begins with another, or contains it and the other is too long for a coincidence.
+/// Whether a text begins with another one, or contains it and the other one is too long for a coincidence.
 fn holds(text: &str, other: &str) -> bool {
     text.trim_start().starts_with(other) || other.chars().count() >= FEW && text.contains(other)
 }
@@ -119,7 +119,7 @@ impl Form {
     }
 }
 
-/// Whether nobody but the system says anything.
+/// Whether nobody except the system says anything.
 pub(crate) fn is_blank(prompt: &Text) -> bool {
     let is_empty = |turn: &Value| content_of(turn).is_some_and(|content| content.trim().is_empty());
     match prompt {

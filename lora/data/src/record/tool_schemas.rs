@@ -1,14 +1,14 @@
-//! Removes nulls that a table has written into the schemas of tools. A column of a table has one type for all rows, so every tool
-//! gets the parameters of all others, as nulls. The reader of Parquet leaves such nulls out. JSONL that a library made from a
-//! table still has them, among nulls that are meant.
+//! Removes nulls that a table has added to the schemas of tools. A column of a table has one type for all rows, so every tool
+//! gets the parameters of all other tools, as nulls. The reader of Parquet leaves such nulls out. If a library made JSONL from
+//! a table, the nulls are still there, among nulls that are intended.
 //!
-//! A null under `properties` is no schema and is removed. All others stay: `"default": null` is a value.
+//! A null under `properties` is not a schema and is removed. All others stay: `"default": null` is a value.
 
 use serde_json::Value;
 
 use super::turn::function_mut;
 
-/// Keys of a JSON schema whose values are schemas by name.
+/// Keys of a JSON schema whose values are objects of named schemas.
 const BY_NAME: [&str; 5] = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
 /// Keys whose value is a schema, or a list of schemas.
 const INNER: [&str; 13] = [

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// The roles that templates know, each with its names in data sets.
+/// The roles that templates know, each with the names that data sets use for it.
 const SPEAKERS: [(&str, &[&str]); 4] = [
     ("user", &["human", "user", "prompter"]),
     (ASSISTANT, &["assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "chatbot", "ai"]),
@@ -10,7 +10,7 @@ const SPEAKERS: [(&str, &[&str]); 4] = [
     ("tool", &["tool", "observation", "function"]),
 ];
 
-/// Those that are not translated under `role`, since some templates treat them specially.
+/// Names that are not translated under `role`, since some templates treat them specially.
 pub(crate) const OF_TEMPLATES: [&str; 2] = ["observation", "function"];
 
 /// Further roles that templates know.
@@ -41,7 +41,7 @@ pub(crate) fn function(call: &Value) -> &Value {
     call.get("function").unwrap_or(call)
 }
 
-/// As [`function`], to change it.
+/// As [`function`], but mutable.
 pub(crate) fn function_mut(call: &mut Value) -> &mut Value {
     if call.get("function").is_some_and(Value::is_object) { &mut call["function"] } else { call }
 }
@@ -58,28 +58,28 @@ pub(crate) fn role_of(turn: &Value) -> &str {
     turn.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Whether a role is one that turns have once they are read.
+/// Whether turns may have this role once they are read.
 pub(crate) fn is_known_role(role: &str) -> bool {
     let is_own = SPEAKERS.iter().any(|(own, _)| *own == role);
     is_own || OF_TEMPLATES.contains(&role) || TEMPLATE_ROLES.contains(&role)
 }
 
-/// Whether a value has a role, so that it is a turn and not a part of one.
+/// Whether a value has a role, and so is a turn and not a part of one.
 pub(crate) fn has_role(value: &Value) -> bool {
     value.get("role").is_some() || value.get("from").is_some()
 }
 
-/// Whether it is a turn of the system.
+/// Whether the turn is one of the system.
 pub(crate) fn is_system(turn: &Value) -> bool {
     matches!(role_of(turn), "system" | "developer")
 }
 
-/// Whether the model is the one who speaks.
+/// Whether the turn is one of the assistant.
 pub(crate) fn is_assistant(turn: &Value) -> bool {
     role_of(turn) == ASSISTANT
 }
 
-/// The roles that ShareGPT's `from` may name, for messages.
+/// Returns the roles that ShareGPT's `from` may name, for messages.
 pub(crate) fn known_roles() -> String {
     SPEAKERS.map(|(_, names)| names.join(", ")).join(", ")
 }

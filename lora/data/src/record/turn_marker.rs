@@ -2,9 +2,9 @@
 //!
 //! Such texts share their beginning: the prompt, and any letters that both answers happen to begin with. If the data marks
 //! turns, as HH does with `\n\nAssistant:`, the prompt ends with the last such mark. A sample of the rows shows which mark that
-//! is. Candidates stand in the common prefix of at least 95 % of the rows, after the last mark of a user. A mark with the name of
-//! a role goes first, then one with another known name, then the latest. This order matters because answers have labels of their
-//! own: `Step 1:`, `Answer:`.
+//! is. Candidates stand in the common prefix of at least 95 % of the rows, after the last mark of a user. A mark with the name
+//! of a role goes first, then one with another known name, then the latest. The order matters because answers have labels of
+//! their own: `Step 1:`, `Answer:`.
 //!
 //! | a mark is | for example |
 //! |---|---|
@@ -27,7 +27,7 @@ pub(crate) const SHARE: usize = 95;
 const LONGEST: usize = 80;
 /// How many bytes at the end of a common prefix are searched.
 const SEARCHED: usize = 4096;
-/// Most characters after a mark with an unknown name, in the median row: letters that answers happen to share.
+/// Most characters after a mark with an unknown name, in the median row: letters that the answers happen to share.
 const BY_CHANCE: usize = 16;
 /// The same for a known name. It is larger because answers of one model may begin alike.
 const ALIKE: usize = 64;
@@ -57,11 +57,11 @@ const OTHERS: [&str; 13] = [
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TurnMarker {
     mark: String,
-    /// The newlines that follow it.
+    /// The newlines that follow the mark.
     newlines: String,
 }
 
-/// Writes it as it stands in the rows.
+/// Writes it as it is in the rows.
 impl std::fmt::Display for TurnMarker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}{}", self.mark, self.newlines)
@@ -85,7 +85,7 @@ impl TurnMarker {
         rows.retain(|_, rows| *rows >= wanted);
         let of_mark = |mark| Shared { mark, side: side(mark), rest: middle_rest(prefixes, mark) };
         let mut shared: Vec<Shared> = rows.into_keys().map(of_mark).collect();
-        // the latest first; of those that end in one place, the longest first
+        // the latest first; if several end at the same place, the longest first
         shared.sort_by_key(|shared| (shared.rest, std::cmp::Reverse(shared.mark.len()), shared.mark));
         let after_others = shared.iter().position(|shared| shared.side == Side::Other).unwrap_or(shared.len());
         let mark = open_mark(&shared[..after_others], prefixes)?;
@@ -169,7 +169,7 @@ pub(crate) fn turn_of_others<'a>(prompt: &str, answer: &'a str) -> Option<&'a st
     marks.find(|mark| opens_line(prompt, mark)).filter(|_| holds_turns(prompt))
 }
 
-/// Whether a mark opens what others say. Names in tags of XML are no turns, and neither are ends of turns.
+/// Whether a mark opens what others say. Names in XML tags do not open turns, and neither do ends of turns.
 fn opens_turn_of_others(mark: &str) -> bool {
     let lower = mark.to_lowercase();
     let is_of_turns = ["<|", "<start_of_turn>", "[inst]"].iter().any(|start| lower.starts_with(start));
@@ -228,7 +228,7 @@ fn side(mark: &str) -> Side {
     }
     let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
     let is_tldr = words.windows(2).any(|two| two == ["tl", "dr"]);
-    // the mark may begin with the end of the turn before, so a role decides first
+    // the mark may begin with the end of the previous turn, so a role decides first
     match (has(&ROLES) || has(&ANSWER_WORDS) || is_tldr, has(&SPEAKERS) || has(&OTHERS)) {
         (true, _) => Side::Answer,
         (false, true) => Side::Other,
@@ -236,7 +236,7 @@ fn side(mark: &str) -> Side {
     }
 }
 
-/// Returns the marks in the last part of a text once each, in the order of their letters.
+/// Returns the marks in the last part of a text once each, in alphabetical order.
 fn distinct_marks(text: &str) -> BTreeSet<&str> {
     marks(text).into_iter().collect()
 }

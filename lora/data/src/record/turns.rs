@@ -1,4 +1,4 @@
-//! The forms in which a text or a conversation stands in a row, brought to one: a string, or turns of `{role, content}`.
+//! Brings the forms of a text or a conversation in a row to one form: a string, or turns of `{role, content}`.
 //!
 //! | in the row | becomes |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | `"content": [{"type": "text", "text": "a"}, ...]` | `"content": "a..."`, the texts one after another |
 //! | `"role": "human"`, `"gpt"`, `"User"` and the like | the name that templates know: `"user"`, `"assistant"` |
 //! | a list of turns, or one, as JSON text or as Python prints it | the turns |
-//! | a field that is null | no field, as transformers 5.23 `apply_chat_template` has it |
+//! | a field that is null | no field, as in transformers 5.23 `apply_chat_template` |
 
 use serde_json::{Map, Value};
 
@@ -17,8 +17,8 @@ use super::text::Text;
 use super::turn::{OF_TEMPLATES, TEMPLATE_ROLES, speaker};
 use crate::source::strict_json;
 
-/// Reads the turns in a text: a list of them, or one, as JSON or as Python prints it. `None` for any other text, whatever it begins
-/// with.
+/// Reads the turns in a text: a list of turns, or one turn, as JSON or as Python prints it. `None` for any other text, no
+/// matter how it begins.
 pub(crate) fn turns_in_text(text: &str) -> Option<Value> {
     let trimmed = text.trim_start();
     if !(trimmed.starts_with(['[', '{', '(']) || trimmed.starts_with("array(")) {
@@ -48,7 +48,7 @@ fn looks_like_turn(value: &Value) -> bool {
     }
 }
 
-/// A string, a non-empty list of turns, or a turn alone.
+/// Reads a string, a non-empty list of turns, or a turn alone.
 pub(crate) fn text(field: &str, value: Value) -> Result<Text, BadRow> {
     match value {
         Value::String(text) => Ok(Text::Plain(text)),
@@ -57,7 +57,7 @@ pub(crate) fn text(field: &str, value: Value) -> Result<Text, BadRow> {
     }
 }
 
-/// A non-empty list of turns, or a turn alone.
+/// Reads a non-empty list of turns, or a turn alone.
 pub(crate) fn turns(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     match value {
         turn @ Value::Object(_) => Ok(vec![one(field, turn)?]),
@@ -72,7 +72,7 @@ pub(crate) fn turns(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     }
 }
 
-/// Reads a non-empty list, or a text of one.
+/// Reads a non-empty list, or a text that holds one.
 pub(crate) fn list(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     let in_text = value.as_str().and_then(value_in_text).filter(Value::is_array);
     match in_text.unwrap_or(value) {
@@ -82,7 +82,8 @@ pub(crate) fn list(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     }
 }
 
-/// A turn has a role and a content: a string, or a list of parts that are text, or, where it calls tools, nothing.
+/// Reads a turn: a role and a content. The content is a string, or a list of parts that are text. A turn that calls tools may
+/// have none.
 fn one(field: &str, turn: Value) -> Result<Value, BadRow> {
     let Value::Object(mut fields) = turn else {
         return Err(wrong_type(field.to_owned(), &turn, "an object with `role` and `content`"));
@@ -115,7 +116,7 @@ fn one(field: &str, turn: Value) -> Result<Value, BadRow> {
     Ok(Value::Object(fields))
 }
 
-/// `from` and `value` under the names that templates read, in their place.
+/// Gives `from` and `value` the names that templates read, and keeps their places.
 fn from_sharegpt(field: &str, fields: Map<String, Value>) -> Result<Map<String, Value>, BadRow> {
     let mut renamed = Map::with_capacity(fields.len());
     for (name, value) in fields {
@@ -129,7 +130,7 @@ fn from_sharegpt(field: &str, fields: Map<String, Value>) -> Result<Map<String, 
                 renamed.insert("role".to_owned(), role.into());
             }
             "value" => drop(renamed.insert("content".to_owned(), value)),
-            // null, or it would be the role already
+            // the value is null: a role would already be known
             "role" => {}
             _ => drop(renamed.insert(name, value)),
         }
@@ -137,7 +138,7 @@ fn from_sharegpt(field: &str, fields: Map<String, Value>) -> Result<Map<String, 
     Ok(renamed)
 }
 
-/// Content given as a list of parts: the texts one after another.
+/// Reads content that is a list of parts: the texts one after another.
 pub(crate) fn joined(field: &str, parts: Value) -> Result<String, BadRow> {
     let mut all = String::new();
     for (i, part) in list(field, parts)?.into_iter().enumerate() {
@@ -152,7 +153,7 @@ pub(crate) fn joined(field: &str, parts: Value) -> Result<String, BadRow> {
                 (Some(Value::String(kind)), _) if kind != "text" => {
                     return Err(BadRow::NotText { field, part: kind.clone() });
                 }
-                // older files leave the type of a text out
+                // older files omit the type of a text
                 (Some(Value::String(_)) | None, Some(Value::String(text))) => all += text,
                 (Some(Value::String(_)), _) | (None, Some(_)) => return not_a_string("text"),
                 _ => return not_a_string("type"),

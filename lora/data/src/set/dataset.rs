@@ -27,31 +27,31 @@ use crate::source::reader::Rows;
 use crate::store::stamp::Stamp;
 use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 
-/// How many records are encoded together if each makes all pairs of its answers.
+/// How many records to encode together if each makes all pairs of its answers.
 const RECORDS_OF_ALL_PAIRS: usize = 16;
 
-/// The usable rows of some files: 32 bytes a row and 4 an answer here, and 8 bytes a record for its place in the files, or 8
-/// bytes a row if the tokens are cached.
+/// The usable rows of some files. A row takes 32 bytes here and 4 for each answer. A record takes 8 bytes for its place in the
+/// files; if the tokens are cached, a row takes 8 bytes instead.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     pub(crate) sources: Arc<Sources>,
     pub(crate) encoder: Arc<Encoder>,
-    /// The kind of rows that are made; `None` takes every row with an answer as it is.
+    /// The kind of rows to make. `None` takes every row with an answer as it is.
     pub(crate) kind: Option<RowKind>,
     pub(crate) index: Index,
     pub(crate) survey: Survey,
-    /// The encoded rows, by `Entry::cached`.
+    /// The encoded rows, numbered by `Entry::cached`.
     pub(crate) cached: Option<Arc<CachedRows>>,
     pub(crate) unpaired_order: UnpairedOrder,
 }
 
-/// The files, read when a row of them is needed: where all tokens are cached that may be never.
+/// The files. They are read when a row of them is needed, which may be never if all tokens are cached.
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub paths: Vec<PathBuf>,
     columns: ColumnMap,
     rows: OnceLock<Rows>,
-    /// Of the files that the cached tokens are of.
+    /// Stamps of the files that the cached tokens were made from.
     stamps: Vec<Stamp>,
     records: usize,
 }
@@ -62,20 +62,21 @@ impl Sources {
         Sources { paths, columns, stamps: Vec::new(), records, rows: OnceLock::from(rows) }
     }
 
-    /// Takes files with this many records. They are opened when a row of them is read.
+    /// Takes files that hold `records` records. They are opened when a row of them is read.
     pub(crate) fn later(paths: &[PathBuf], columns: &ColumnMap, slot: &Slot, records: usize) -> Sources {
         let (paths, columns) = (paths.to_vec(), columns.clone());
         Sources { paths, columns, stamps: slot.stamps().to_vec(), records, rows: OnceLock::new() }
     }
 
-    /// Whether something was read of them.
+    /// Whether any file has been opened.
     #[cfg(test)]
     pub(crate) fn are_open(&self) -> bool {
         self.rows.get().is_some()
     }
 
     /// # Errors
-    /// [`SourceError::Changed`] if they are not the files from which the cached tokens were made; as [`Rows::open`].
+    /// [`SourceError::Changed`] if they are not the files from which the cached tokens were made; otherwise those of
+    /// [`Rows::open`].
     pub(crate) fn rows(&self) -> Result<&Rows, SourceError> {
         if let Some(rows) = self.rows.get() {
             return Ok(rows);
@@ -85,7 +86,7 @@ impl Sources {
         if rows.len() != self.records {
             return Err(SourceError::Changed { path: self.paths[0].clone() });
         }
-        // if another thread was faster, its rows are taken
+        // if another thread was faster, its rows are used
         Ok(self.rows.get_or_init(|| rows))
     }
 }
@@ -93,9 +94,9 @@ impl Sources {
 /// The two sides of a data set.
 #[derive(Debug)]
 pub struct Split {
-    /// What is trained on.
+    /// The rows to train on.
     pub train: Dataset,
-    /// What is held out.
+    /// The held-out rows.
     pub held_out: Dataset,
     /// Different prompts among the held-out rows.
     pub held_out_prompts: usize,
@@ -115,25 +116,25 @@ pub struct RowLengths<'a> {
 }
 
 impl RowLengths<'_> {
-    /// Tokens that are kept of an answer of `tokens` tokens behind the prompt.
+    /// Returns how many tokens are kept of an answer with `tokens` tokens behind the prompt.
     pub fn kept_of(&self, tokens: u32) -> usize {
         (tokens as usize).min(self.room)
     }
 
-    /// Tokens that are kept of all answers.
+    /// Returns how many tokens are kept of all answers.
     pub fn answer_tokens(&self) -> usize {
         self.answers.iter().map(|&tokens| self.kept_of(tokens)).sum()
     }
 
-    /// Tokens of the row's tree: the prompt once, and what is kept of every answer.
+    /// Returns the tokens of the row's tree: the prompt once, and the kept tokens of every answer.
     pub fn tree(&self) -> usize {
         self.prompt + self.answer_tokens()
     }
 }
 
 impl Dataset {
-    /// Holds out about `fraction` of the rows, by seed and prompt: no prompt stands on both sides, at least one row on each.
-    /// Both sides keep the order of the files, and both surveys are that of the whole.
+    /// Holds out about `fraction` of the rows, by seed and prompt. No prompt is on both sides, and each side has at least one
+    /// row. Both sides keep the order of the files, and both have the survey of the whole.
     ///
     /// # Errors
     /// [`DataError::OnePrompt`].
@@ -179,8 +180,8 @@ impl Dataset {
         &self.encoder
     }
 
-    /// File and 1-based line of a record, [`EncodedRow::row`]; in Parquet, the 1-based row. Counts the lines before it, so it
-    /// is for messages only.
+    /// Returns the file and the 1-based line of a record, [`EncodedRow::row`]; in Parquet, the 1-based row. This counts the
+    /// lines before it, so use it for messages only.
     ///
     /// # Errors
     /// [`SourceError::Io`] if the files cannot be read any more.
@@ -193,7 +194,7 @@ impl Dataset {
         if self.encoder.reading().pairs == Some(Pairs::All) { most.min(RECORDS_OF_ALL_PAIRS) } else { most }
     }
 
-    /// Whether the rows are labelled ones made from pairs.
+    /// Whether the rows are labelled rows made from pairs.
     pub fn is_unpaired(&self) -> bool {
         self.kind == Some(RowKind::Labelled) && self.survey.layout.is_some_and(|layout| layout.shape.is_pair())
     }
@@ -206,12 +207,12 @@ impl Dataset {
         RowLengths { row, prompt, answers: self.index.answer_tokens(i), room }
     }
 
-    /// The order of an epoch, as numbers below [`Dataset::len`]: a pure function of the data, the seed and the epoch.
+    /// Returns the order of an epoch, as numbers below [`Dataset::len`]: a pure function of the data, the seed and the epoch.
     ///
-    /// In shuffled rows that were made from pairs no row follows one of the same prompt, unless one prompt has more than half
-    /// of the rows: KTO's mismatched answer is that of the row before. Unshuffled they stand as [`UnpairedOrder`] says.
+    /// In shuffled rows that were made from pairs, no row follows one with the same prompt, unless one prompt has more than
+    /// half of the rows: KTO's mismatched answer is that of the previous row. Without a shuffle, [`UnpairedOrder`] decides.
     pub fn order(&self, shuffle: Shuffle, epoch: u64) -> Vec<u32> {
-        let rows = self.index.len() as u32; // MAX_RECORDS, twice, fits
+        let rows = self.index.len() as u32; // fits: there are at most 2 * MAX_RECORDS rows
         let group = |row: u32| self.index[row as usize].group;
         match shuffle {
             Shuffle::Off if self.is_unpaired() && self.unpaired_order == UnpairedOrder::Interleaved => {
@@ -238,22 +239,22 @@ impl Dataset {
         }
     }
 
-    /// Returns for each of `rows` the row whose answer follows its prompt, by [`Dataset::mismatch`]. `rows` are a circle.
+    /// Returns for each of `rows` the row whose answer follows its prompt, by [`Dataset::mismatch`]. The rows form a circle.
     pub fn donors(&self, rows: &[u32]) -> Vec<u32> {
         let group = |place: usize| self.index[rows[place] as usize].group;
         let donors = mismatch::donors(rows.len(), self.mismatch(), |a, b| group(a) == group(b));
         donors.into_iter().map(|place| rows[place]).collect()
     }
 
-    /// Whether all rows have the same prompt, as far as that is known without reading them.
+    /// Whether all rows have the same prompt, as far as the index tells without reading them.
     pub fn has_one_prompt(&self) -> bool {
         self.index.iter().all(|entry| entry.group == self.index[0].group)
     }
 
-    /// Reads and encodes usable rows, in the order given.
+    /// Reads and encodes usable rows, in the order of `numbers`.
     ///
     /// # Errors
-    /// [`SourceError::Changed`] if a file is not as it was surveyed; [`SourceError::Io`].
+    /// [`SourceError::Changed`] if a file differs from what was surveyed; [`SourceError::Io`].
     pub fn rows(&self, numbers: &[u32]) -> Result<Vec<EncodedRow>, DataError> {
         if let Some(cached) = &self.cached {
             cached.check_unchanged()?;
@@ -268,7 +269,7 @@ impl Dataset {
         let rows = self.sources.rows()?;
         let error = |reason| DataError::of_row(rows, number, reason);
         let record = self.parse(number)?.map_err(error)?.record;
-        // the survey kept it: if it is no longer as it was, neither is the file
+        // the survey kept this row, so if it cannot be kept now, the file has changed
         let changed = || DataError::from(SourceError::Changed { path: rows.place(number).0 });
         let part = self.part(record, entry.part as usize).ok_or_else(changed)?;
         match self.encoder.encode(&part).map_err(error)?.0 {
@@ -277,11 +278,11 @@ impl Dataset {
         }
     }
 
-    /// What became of the records of a range, dropped ones included, in the order of the files: for commands that report every
-    /// record.
+    /// Returns what became of the records of a range, dropped ones included, in the order of the files. For commands that
+    /// report every record.
     ///
     /// # Errors
-    /// As [`Dataset::rows`]. Bad rows come as dropped ones ([`Dataset::open`] has refused them where they are an error).
+    /// As [`Dataset::rows`]. Bad rows come as dropped ones. (If they are an error, [`Dataset::open`] has refused them.)
     pub fn outcomes(&self, records: Range<usize>) -> Result<Vec<Encoded>, DataError> {
         let cached = self.cached.as_deref();
         if let Some(cached) = cached {
@@ -300,13 +301,13 @@ impl Dataset {
         Ok(outcomes?.into_iter().flatten().collect())
     }
 
-    /// Number in the token cache of the one row that a record makes, if it is there.
+    /// Returns the number in the token cache of the one row that a record makes. `None` if it is not cached.
     fn cached_number(&self, record: usize) -> Option<u32> {
         let makes_several = self.is_unpaired() || self.survey.layout.is_some_and(|layout| self.makes_pairs(layout));
         if self.cached.is_none() || makes_several {
             return None;
         }
-        // in the order of the files
+        // the index is in the order of the files
         let at = self.index.binary_search_by_key(&record, |entry| entry.record as usize).ok()?;
         Some(self.index[at].cached)
     }
@@ -328,7 +329,7 @@ impl Dataset {
         Ok(self.encode_parts(record).into_iter().map(encoded).collect())
     }
 
-    /// Encodes the rows that a record makes in this run. If its scored answers make no pair, that is a dropped one.
+    /// Encodes the rows that a record makes in this run. If its scored answers make no pair, the result is one dropped row.
     pub(crate) fn encode_parts(&self, record: Record) -> Vec<Result<(Encoded, Notes), BadRow>> {
         let (row, id, makes_pairs) = (record.row, record.id.clone(), self.makes_pairs(record.layout()));
         let mut parts: Vec<_> = self.parts(record).map(|part| self.encode(&part)).collect();
@@ -350,7 +351,7 @@ impl Dataset {
         self.encoder.encode(row)
     }
 
-    /// Returns the rows that a record makes in this run, one at a time since all pairs of its answers may be many.
+    /// Returns the rows that a record makes in this run, one at a time: all pairs of its answers may be many.
     fn parts(&self, record: Record) -> Box<dyn Iterator<Item = Record>> {
         match self.places_of_pairs(&record) {
             Some(pairs) => Box::new(pairs.into_iter().map(move |places| record.pair_of(places))),
@@ -358,7 +359,7 @@ impl Dataset {
         }
     }
 
-    /// Returns one of them.
+    /// Returns one of these rows.
     fn part(&self, record: Record, number: usize) -> Option<Record> {
         match self.places_of_pairs(&record) {
             Some(pairs) => pairs.get(number).map(|&places| record.pair_of(places)),

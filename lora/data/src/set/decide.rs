@@ -1,6 +1,7 @@
 //! Decides from a sample of a data set how all its rows are read, before any row is encoded.
 //!
-//! A run keeps the decisions. Its held-out rows, its evaluations and its scores are read by them: nothing is decided twice.
+//! A run keeps the decisions. Its held-out rows, its evaluations and its scores are read by the same ones: nothing is decided
+//! twice.
 
 use rayon::prelude::*;
 
@@ -26,22 +27,22 @@ const DRAWN: usize = 1024;
 /// Most bytes of the sample, unless it is a single record.
 const SAMPLE_BYTES: u64 = 32 << 20;
 
-/// What one record says.
+/// What one record shows.
 enum Evidence {
     /// The common prefix of the texts of a pair, and whether the row also has the prompt in a column.
     Shared { text: String, is_in_column: bool },
-    /// A prompt of text.
+    /// A prompt that is a text.
     Prompt {
-        /// Whether the answers begin with it.
+        /// Whether the answers begin with the prompt.
         is_repeated: bool,
         /// Whether that may be a coincidence.
         is_short: bool,
-        /// Whether it was found by the name of its column.
+        /// Whether the prompt was found by the name of its column.
         is_by_name: bool,
     },
 }
 
-/// What the records of a sample say together.
+/// What the records of a sample show together.
 #[derive(Default)]
 struct Tally {
     /// Records of pairs that have no prompt elsewhere, with the common prefix of their texts.
@@ -49,7 +50,7 @@ struct Tally {
     /// The same for pairs that also have the prompt in a column.
     held: Vec<(usize, String)>,
     prompts: usize,
-    /// How many of the long prompts, and of the short ones, stand at the start of the answers.
+    /// How many of the long prompts, and of the short ones, the answers begin with.
     long: Repeated,
     short: Repeated,
     by_name: usize,
@@ -76,7 +77,7 @@ impl Tally {
         }
     }
 
-    /// Whether any row that has its prompt only in its answers has this marker. True if there is no such row.
+    /// Whether any row whose prompt is only in its answers has this marker. True if there is no such row.
     fn may_have(&self, marker: &TurnMarker) -> bool {
         self.shared.is_empty() || self.shared.iter().any(|(_, shared)| marker.end_in(shared).is_some())
     }
@@ -97,15 +98,15 @@ fn nearly_all(some: usize, all: usize) -> Option<bool> {
 }
 
 impl Decided {
-    /// Looks at a sample of the files and decides what is still open. A turn marker that was decided for other rows is decided
-    /// again if none of these rows has it.
+    /// Looks at a sample of the files and decides what is still undecided. A turn marker that was decided for other rows is
+    /// decided again if none of these rows has it.
     ///
     /// # Errors
     /// [`DataError::NoTurnMarker`] if pairs of texts share no turn marker and the user has not asked for the longest common
     /// prefix; [`DataError`] for a file that cannot be read.
     pub(crate) fn by(rows: &Rows, encoder: &Encoder) -> Result<Decided, DataError> {
         let asked = encoder.reading();
-        // the rows' own texts, without the system text of the user
+        // read the rows' own texts, without the user's system text
         let (columns, pairs) = (asked.columns.clone(), asked.pairs);
         let reading = Reading { columns, pairs, implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
         let chosen = chosen(rows);

@@ -1,7 +1,7 @@
-//! Rows that stand in the data more than once: as they are, or with other ids, spaces and columns around the same tokens.
+//! Finds rows that occur in the data more than once: unchanged, or with other ids, spaces and columns around the same tokens.
 //!
-//! Rows are compared by 64 bits of their BLAKE3 hash, 16 bytes a record while the data is surveyed: among a hundred million
-//! rows two that differ are taken for the same once in four thousand data sets, in a count that decides nothing.
+//! Rows are compared by 64 bits of their BLAKE3 hash. This takes 16 bytes for each record while the data is surveyed. Among a
+//! hundred million rows, two different ones count as the same in one of four thousand data sets. The count decides nothing.
 
 use std::path::PathBuf;
 
@@ -18,28 +18,28 @@ pub struct Repeats {
     pub first: Option<Repeat>,
 }
 
-/// A record and the one that it repeats.
+/// A record and the earlier one that it repeats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Repeat {
-    /// File and 1-based line (in Parquet: row) of the earlier one.
+    /// File and 1-based line of the earlier one; in Parquet, its 1-based row.
     pub original: (PathBuf, u64),
     /// File and line of the one that repeats it.
     pub copy: (PathBuf, u64),
 }
 
-/// 64 bits for the bytes of a record.
+/// Returns 64 bits of hash for the bytes of a record.
 pub(crate) fn hash_of_bytes(row: &[u8]) -> u64 {
     first_64(&blake3::hash(row))
 }
 
-/// 64 bits for the tokens of all rows made from a record, whatever its id; `None` if none is usable.
+/// Returns 64 bits of hash for the tokens of all rows made from a record, whatever its id. `None` if no row is usable.
 pub(crate) fn hash_of_tokens<'r>(rows: impl Iterator<Item = &'r EncodedRow>) -> Option<u64> {
     let mut rows = rows.peekable();
     rows.peek()?;
     let mut hasher = blake3::Hasher::new();
     for row in rows {
         for ids in std::iter::once(&row.prompt).chain(row.answers.iter().map(|answer| &answer.ids)) {
-            // the length first: where one text ends and the next begins is part of it
+            // the length comes first, so that the hash covers where one text ends and the next begins
             hasher.update(&(ids.len() as u64).to_le_bytes());
             hasher.update(&ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
         }
@@ -59,7 +59,7 @@ pub(crate) struct Hashes {
     tokens: Vec<u64>,
 }
 
-/// Stands for a record without tokens, which repeats none; a hash of that value is taken for one.
+/// Stands for a record without tokens, which repeats nothing. A hash with this value counts as none.
 const NO_TOKENS: u64 = 0;
 
 impl Hashes {
@@ -87,7 +87,7 @@ impl Hashes {
     }
 }
 
-/// Calls `on` with the first record of each hash and every later one of the same.
+/// Calls `on` with the first record of each hash and every later record with the same hash.
 fn each_repeat(hashes: &[u64], mut on: impl FnMut(usize, usize)) {
     let mut records: Vec<u32> = (0..hashes.len() as u32).collect(); // the caller numbers records in 32 bits
     records.sort_unstable_by_key(|&record| (hashes[record as usize], record));

@@ -1,4 +1,4 @@
-//! The index of a data set: one entry a usable row, as it is in memory and in the token cache.
+//! The index of a data set: one entry for each usable row, both in memory and in the token cache.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
     entries: Vec<Entry>,
-    /// Tokens of every answer before it is cut; those of a row stand together.
+    /// Tokens of every answer before it is cut. The answers of a row are adjacent.
     answers: Arc<Vec<u32>>,
 }
 
@@ -15,25 +15,25 @@ pub(crate) struct Index {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
     pub record: u32,
-    /// Which of the rows made from the record: 0, or 1 for the rejected answer of an unpaired pair.
+    /// Which of the rows that the record makes: 0, or 1 for the rejected answer of an unpaired pair.
     pub part: u32,
     /// [`crate::record::records::Record::prompt_group`].
     pub group: u32,
     pub prompt_tokens: u32,
-    /// Number of the row in the token cache, if there is one.
+    /// Number of the row in the token cache, if a cache is used.
     pub cached: u32,
-    /// How many answers it has, and which of all lengths is that of the first.
+    /// How many answers the row has, and the place of the first one's length among all lengths.
     pub n_answers: u32,
     pub first_answer: u64,
 }
 
 impl Index {
-    /// Adds a row, whose answers have these lengths. The entry need not say how many and where they are.
+    /// Adds a row whose answers have these lengths. Sets the number and the place of the answers in the entry.
     pub(crate) fn push(&mut self, entry: Entry, answers: impl Iterator<Item = u32>) {
         let all = Arc::make_mut(&mut self.answers);
         let first = all.len();
         all.extend(answers);
-        let n_answers = (all.len() - first) as u32; // a record is a few MiB
+        let n_answers = (all.len() - first) as u32; // a record has a few MiB at most
         self.entries.push(Entry { n_answers, first_answer: first as u64, ..entry });
     }
 
@@ -43,13 +43,13 @@ impl Index {
         &self.answers[first_answer as usize..][..n_answers as usize]
     }
 
-    /// The rows for which `is_wanted` is true at their place.
+    /// Returns the rows for whose place `is_wanted` is true.
     pub(crate) fn filtered(&self, is_wanted: impl Fn(usize) -> bool) -> Index {
         let entries = self.entries.iter().enumerate().filter(|(i, _)| is_wanted(*i)).map(|(_, entry)| *entry);
         Index { entries: entries.collect(), answers: self.answers.clone() }
     }
 
-    /// Orders the rows by a key; rows of equal keys stay in their order.
+    /// Sorts the rows by a key. Rows with equal keys keep their order.
     pub(crate) fn sort_by_key<K: Ord>(&mut self, key: impl FnMut(&Entry) -> K) {
         self.entries.sort_by_key(key);
     }
@@ -59,7 +59,7 @@ impl Index {
         Arc::make_mut(&mut self.answers).shrink_to_fit();
     }
 
-    /// The number of rows, their entries, the lengths.
+    /// Writes the number of rows, their entries, and the lengths.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let words = |entry: &Entry| {
             let Entry { record, part, group, prompt_tokens, cached, n_answers, first_answer } = *entry;
@@ -71,7 +71,7 @@ impl Index {
         rows.into_iter().chain(words.flat_map(u32::to_le_bytes)).collect()
     }
 
-    /// Reads what [`Index::to_bytes`] wrote. `None` if it did not, or if there is no row.
+    /// Reads what [`Index::to_bytes`] wrote. `None` if the bytes are anything else, or if there is no row.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Index> {
         let (rows, bytes) = bytes.split_first_chunk::<8>()?;
         let (words, rest) = bytes.as_chunks::<4>();

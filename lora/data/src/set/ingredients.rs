@@ -1,4 +1,4 @@
-//! What decides the tokens of a data set: if all of it is as it was, so are the tokens.
+//! What decides the tokens of a data set. If none of it has changed, the tokens are the same.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,9 @@ use crate::tokens::encode::Encoder;
 use crate::tokens::jinja::strftime;
 use crate::tokens::template::ChatTemplate;
 
-/// Version of what is written, and of how rows become tokens: to be raised when either changes. A test has the hash of an
-/// entry.
+/// Version of the format, and of how rows become tokens. Raise it when either changes. A test has the hash of an entry.
 pub(crate) const VERSION: u32 = 9;
-/// The libraries that turn rows into tokens, by which an update makes entries stale. A test compares them with Cargo.lock.
+/// The libraries that turn rows into tokens: updating one makes entries stale. A test compares this list with Cargo.lock.
 const LIBRARIES: [(&str, &str); 6] = [
     ("csv", "1.4.0"),
     ("tokenizers", "0.23.2"),
@@ -25,15 +24,16 @@ const LIBRARIES: [(&str, &str); 6] = [
     ("minijinja-contrib", "3.0.5"),
     ("parquet", "60.1.0"),
 ];
-/// Everything that decides the tokens, as names and values. A new flag that changes what a row's tokens are is a new line in
-/// [`Asked::options`], or in [`Reading::options`](crate::record::reading::Reading::options) if it is about how rows are read.
+/// Everything that decides the tokens, as names and values. If a new flag changes the tokens of a row, add a line to
+/// [`Asked::options`], or to [`Reading::options`](crate::record::reading::Reading::options) if the flag is about how rows are
+/// read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Ingredients(Vec<(String, String)>);
 
-/// Checks that the files are those of the stamps.
+/// Checks that the files still have these stamps.
 ///
 /// # Errors
-/// [`SourceError::Changed`]; [`SourceError::Io`] for one that is gone.
+/// [`SourceError::Changed`]; [`SourceError::Io`] for a file that is gone.
 pub(crate) fn check_stamps(stamps: &[Stamp], paths: &[PathBuf]) -> Result<(), SourceError> {
     for (stamp, path) in stamps.iter().zip(paths) {
         let meta = path.metadata().map_err(|source| SourceError::Io { path: path.clone(), source })?;
@@ -50,13 +50,13 @@ pub(crate) struct Asked<'a> {
     /// The data files.
     pub paths: &'a [PathBuf],
     pub encoder: &'a Encoder,
-    /// The kind of rows that are made.
+    /// The kind of rows to make.
     pub kind: Option<RowKind>,
     pub on_bad_row: OnBadRow,
 }
 
 impl Asked<'_> {
-    /// The options that decide which rows there are and what their tokens are, by the names that a user knows.
+    /// Returns the options that decide which rows there are and what their tokens are, by the names that a user knows.
     fn options(self) -> Vec<(&'static str, String)> {
         let Asked { encoder, kind, on_bad_row, .. } = self;
         let mut options = vec![
@@ -72,8 +72,8 @@ impl Asked<'_> {
 }
 
 impl Ingredients {
-    /// Looks at the data files and at the options; of tokenizer and template it takes what the encoder was made from. The stamps
-    /// are of the data files as they were hashed.
+    /// Looks at the data files and the options. For tokenizer and template it takes what the encoder was made from. The stamps
+    /// are those of the data files when they were hashed.
     ///
     /// # Errors
     /// [`SourceError::Io`] for a data file that cannot be read.
@@ -112,7 +112,7 @@ impl Ingredients {
         Ok((Ingredients(all), stamps))
     }
 
-    /// What an entry is for, whatever the contents: a new one replaces an older one of the same name.
+    /// Returns what an entry is for, whatever the contents: a new entry replaces an older one with the same name.
     pub(crate) fn entry_name(asked: Asked<'_>) -> String {
         let Asked { paths, encoder, .. } = asked;
         let mut hasher = blake3::Hasher::new();
@@ -127,7 +127,7 @@ impl Ingredients {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// The first thing that differs from another list, in a user's words.
+    /// Returns the first thing that differs from another list, in a user's words.
     pub(crate) fn difference(&self, other: &Ingredients) -> Option<&str> {
         match differences(&self.0, &other.0).next() {
             Some(name) => Some(name.as_str()),
@@ -141,7 +141,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The template's text, and the time, if the text asks for it.
+/// Returns the template's text, and the time if the text asks for it.
 fn template(template: &ChatTemplate) -> String {
     let source = template.source();
     let hash = blake3::hash(source.as_bytes()).to_hex();
@@ -153,13 +153,13 @@ fn template(template: &ChatTemplate) -> String {
     format!("{hash} {time}")
 }
 
-/// How much of the time a template can print.
+/// The finest part of the time that a template can print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Clock {
     None,
     /// The date.
     Day,
-    /// Or more, or it cannot be told.
+    /// More than the date, or it cannot be told.
     Second,
 }
 

@@ -1,4 +1,4 @@
-//! How long the rows are: counts of tokens in classes that double.
+//! How long the rows are: counts of tokens in classes, each twice as wide as the one before.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,7 @@ impl Histogram {
         self.sum as f64 / self.count.max(1) as f64
     }
 
-    /// The classes from the first to the last that holds something.
+    /// Returns the classes from the first to the last that is not empty.
     pub fn classes(&self) -> Vec<Class> {
         let class = |(k, &count): (usize, &u64)| match k {
             0 => Class { from: 0, to: 0, count },
@@ -52,7 +52,7 @@ impl Histogram {
     }
 }
 
-/// Lengths before `max_length` cuts, of the usable rows and of those whose prompt leaves no room.
+/// Lengths before `max_length` cuts. They cover the usable rows and those whose prompt leaves no room.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lengths {
     /// Of the prompts.
@@ -61,12 +61,12 @@ pub struct Lengths {
     pub answer: Histogram,
     /// Of each prompt with one of its answers.
     pub total: Histogram,
-    /// Among `total`, those beyond `max_length`.
+    /// How many of `total` are beyond `max_length`.
     pub beyond: u64,
 }
 
 impl Lengths {
-    /// Share of prompt + answer beyond `max_length`, from 0 to 1.
+    /// Returns the share of prompt + answer lengths beyond `max_length`, from 0 to 1.
     pub fn share_beyond(&self) -> f64 {
         self.beyond as f64 / self.total.count.max(1) as f64
     }

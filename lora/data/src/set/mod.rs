@@ -1,4 +1,4 @@
-//! Rows to a [`Dataset`](dataset::Dataset): one walk that counts, then rows on demand.
+//! From rows to a [`Dataset`](dataset::Dataset): one walk that counts, then rows on demand.
 
 pub(crate) mod dataset;
 pub(crate) mod decide;

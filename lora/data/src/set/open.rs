@@ -1,4 +1,5 @@
-//! The walk over all records that makes a [`Dataset`]: every one is read, encoded and counted, in parallel, a window at a time.
+//! The walk over all records that makes a [`Dataset`]: it reads, encodes and counts every record, in parallel, a window at a
+//! time.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -40,9 +41,9 @@ use crate::tokens::spans::SpanSource;
 
 /// Records that the survey holds at a time.
 const WINDOW: usize = 1024;
-/// Bytes of records that the survey holds at a time, or one record.
+/// Most bytes of records that the survey holds at a time, unless it is a single record.
 const WINDOW_BYTES: u64 = 32 << 20;
-/// Most rows that the records may make, since the numbers of rows have 32 bits.
+/// Most rows that the records may make, since row numbers have 32 bits.
 const MAX_ROWS: usize = 2 * MAX_RECORDS;
 /// Names that data sets give to the column of an answer.
 const LIKE_AN_ANSWER: [&str; 5] = ["output", "response", "answer", "completion", "target"];
@@ -51,13 +52,13 @@ const UNPAIR_BLOCK: usize = 1000;
 
 /// How a data set is opened.
 pub struct Opening<'a> {
-    /// The kind of rows that are made; `None` takes every row with an answer as it is.
+    /// The kind of rows to make. `None` takes every row with an answer as it is.
     pub kind: Option<RowKind>,
     /// What happens to a bad row.
     pub on_bad_row: OnBadRow,
-    /// Where its tokens are kept for the next start, and taken from.
+    /// Takes the tokens from here if they are cached, and keeps them here for the next start.
     pub cache: Option<&'a TokenCache>,
-    /// Takes a JSON line for each record that is left out: `{"file", "line", "reason", "row"}`, `row` as it stands in the data.
+    /// Receives a JSON line for each record that is left out: `{"file", "line", "reason", "row"}`, with `row` as in the data.
     pub rejects: Option<&'a mut dyn Write>,
     /// Receives progress.
     pub observer: &'a mut dyn DataObserver,
@@ -120,7 +121,7 @@ fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
     }
 }
 
-/// The entry in a slot of the cache. `None` if it has to be made, with a note why if there was one.
+/// Returns the entry in a slot of the cache. `None` if it has to be made; a note says why if an entry was there.
 fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<Box<token_cache::Entry>> {
     let path = slot.path().display();
     let why = match slot.look_up(observer) {
@@ -136,7 +137,7 @@ fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<Box<token_cac
     None
 }
 
-/// Refuses a column map with a column that no row has.
+/// Refuses a column map that names a column which no row has.
 pub(crate) fn refuse_unseen(encoder: &Encoder, seen: Seen, paths: &[PathBuf]) -> Result<(), DataError> {
     match encoder.reading().columns.unseen(seen) {
         None => Ok(()),
@@ -148,10 +149,10 @@ impl Dataset {
     /// Surveys all rows: reads, encodes and counts every one, in parallel, a window at a time.
     ///
     /// The first record that can be parsed sets shape and form of the run; records of another kind are bad rows. Labelled rows
-    /// made from pairs have TRL's numbers: of each thousand pairs all chosen answers come before all rejected ones.
+    /// made from pairs are numbered as in TRL: of each thousand pairs, all chosen answers come before all rejected ones.
     ///
     /// # Errors
-    /// [`DataError`]; with [`OnBadRow::Error`] that of the first bad row in the order of the files.
+    /// [`DataError`]; with [`OnBadRow::Error`], the error of the first bad row in the order of the files.
     pub fn open(
         paths: &[PathBuf],
         encoder: Encoder,
@@ -162,12 +163,12 @@ impl Dataset {
         Dataset::open_with(paths, encoder, opening)
     }
 
-    /// As [`Dataset::open`], with the tokens of an earlier run if the cache has them. Reports progress and writes down what is left
-    /// out.
+    /// As [`Dataset::open`], with the tokens of an earlier run if the cache has them. Reports progress and writes down what is
+    /// left out.
     ///
     /// # Errors
-    /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is no error: it is said, and the run goes on without
-    /// it.
+    /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is not an error: a note reports it, and the run goes on
+    /// without the cache.
     pub fn open_with(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
         let Opening { kind, on_bad_row, cache, rejects, observer } = opening;
         let asked = Asked { paths, encoder: &encoder, kind, on_bad_row };
@@ -189,13 +190,13 @@ impl Dataset {
         }
         let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
         if let Some(slot) = &slot {
-            // the tokens that will be kept are of these files
+            // the tokens to keep must be of these files
             check_stamps(slot.stamps(), paths)?;
         }
         survey(paths, rows, encoder, Opening { kind, on_bad_row, cache, rejects, observer }, slot.as_ref())
     }
 
-    /// As [`Dataset::open_with`], with rows from memory. They are read, checked and counted as those of a file are. Their tokens
+    /// As [`Dataset::open_with`], with rows from memory. They are read, checked and counted like those of a file. Their tokens
     /// are not cached: [`Opening::cache`] has no effect.
     ///
     /// # Errors
@@ -205,8 +206,9 @@ impl Dataset {
         survey(&paths, Rows::in_memory(rows)?, encoder, opening, None)
     }
 
-    /// The work on one record that needs no other, so that it runs in parallel. What cannot be encoded at all (a prompt alone,
-    /// a form that the model has no means for) is left to [`Dataset::admit`], which knows whether it is the first.
+    /// Does the work on one record that needs no other record, so that it runs in parallel. A record that cannot be encoded at
+    /// all (a prompt alone, a form that the model does not support) is left to [`Dataset::admit`], which knows whether it is
+    /// the first.
     fn examine(&self, record: usize, is_looked_at: bool, keep_tokens: bool) -> Result<Examined, DataError> {
         let line = self.sources.rows()?.read(record)?;
         let bytes = line.as_ref().map_or(0, |line| hash_of_bytes(line));
@@ -251,7 +253,7 @@ impl Dataset {
         Ok(Examined { record, bytes, seen, outcome })
     }
 
-    /// What is scored of the rows, if they are learned as sequences in this run.
+    /// Returns what is scored of the rows if they are learned as sequences in this run.
     fn sequences(&self, layout: RowLayout) -> Option<Sequences> {
         let scored = self.kind.or(layout.shape.kind()) == Some(RowKind::Sequence);
         let part = self.encoder.sft_part(layout.shape);
@@ -337,31 +339,31 @@ fn answer_hint(unread: &[String], kind: Option<RowKind>) -> Option<String> {
     Some(format!("; if its answer is the column `{answer}`, which is not read, give --columns {own}={answer}"))
 }
 
-/// One walk over all records.
+/// The walk over all records.
 struct Walk<'a> {
     dataset: Dataset,
     on_bad_row: OnBadRow,
     first_dropped: Option<(usize, DropReason)>,
-    /// Which records to look at.
+    /// The records to look at.
     sample: Sample,
     /// The current file, and what was found in it.
     file: usize,
     of_file: OfFile,
     hashes: Hashes,
-    /// Takes the records that are left out.
+    /// Receives the records that are left out.
     wanted: Option<&'a mut dyn Write>,
-    /// The record that was written last. If a record makes several rows, its first reason is enough.
+    /// The last record that was written. If a record makes several rows, its first reason is enough.
     last_reject: Option<usize>,
-    /// The place of the reject before.
+    /// The place of the last reject.
     place: PlaceCursor,
-    /// Takes the tokens on their way to the cache, until that fails.
+    /// Receives the tokens for the cache. An error if that failed: nothing more is written then.
     cache: Option<Result<Entrance, NewFileError>>,
 }
 
-/// What the cache is given during the walk.
+/// What the walk writes to the cache.
 struct Entrance {
     tokens: Writer,
-    /// With the numbers of the files.
+    /// The rejects, with the numbers of the files.
     rejects: Rejects,
     numbers: HashMap<PathBuf, usize>,
 }
@@ -396,7 +398,7 @@ impl Walk<'_> {
         let Walk { mut dataset, first_dropped, hashes, cache, .. } = self;
         let sources = dataset.sources.clone();
         let rows = sources.rows()?;
-        // where no row is an object, that is what is wrong
+        // if no row is an object, that is the fault, and not the column map
         if let Some(seen) = seen {
             refuse_unseen(&dataset.encoder, seen, &sources.paths)?;
         }
@@ -407,12 +409,12 @@ impl Walk<'_> {
         }
         (dataset.survey.copies, dataset.survey.same_tokens) = hashes.repeats(|record| rows.place(record));
         if dataset.is_unpaired() {
-            // stable: within a block the chosen answers in file order, then the rejected ones
+            // the sort is stable: within a block the chosen answers in file order, then the rejected ones
             dataset.index.sort_by_key(|entry| (entry.record as usize / UNPAIR_BLOCK, entry.part));
         }
         dataset.index.shrink_to_fit();
         let (Some(slot), Some(cache)) = (slot, cache) else { return Ok(dataset) };
-        // what is kept is of the files that were looked at before
+        // the tokens to keep must be of the files that were stamped before
         rows.check_unchanged()?;
         let finish = |mut entrance: Entrance| {
             entrance.tokens.finish(slot, &dataset.index, &dataset.survey, &mut entrance.rejects)
@@ -423,8 +425,8 @@ impl Walk<'_> {
                 observer.detail(format!("token cache: the tokens of {} rows are kept in {path}", dataset.index.len()));
                 dataset.cached = Some(Arc::new(rows));
                 if dataset.kind.is_some() {
-                    // rows come from the cache from now on: unpacked data need not lie on the disk for as long as the run
-                    // takes. Where every answer is wanted, the reasons of what is left out are read again
+                    // rows come from the cache from now on, so unpacked data need not stay on the disk for the whole run. If
+                    // every answer is wanted, records that are left out are read again for their reasons
                     dataset.sources =
                         Arc::new(Sources::later(&sources.paths, &dataset.encoder.reading().columns, slot, records));
                 }
@@ -445,7 +447,7 @@ impl Walk<'_> {
         matches!(self.cache, Some(Ok(_)))
     }
 
-    /// The records from `start` that are examined together.
+    /// Returns the records from `start` that are examined together.
     fn window(&self, start: usize) -> Result<Range<usize>, DataError> {
         let rows = self.dataset.sources.rows()?;
         let (mut end, mut bytes) = (start, 0);
@@ -506,7 +508,7 @@ impl Walk<'_> {
                         return Err(SourceError::TooManyRows { rows: MAX_ROWS + 1, limit: MAX_ROWS }.into());
                     }
                     survey.count_kept(&counts, &notes, encoder.tokenizer(), encoder.max_length());
-                    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX); // of 64 MiB a template makes a GiB at most
+                    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX); // a template makes at most a GiB of 64 MiB
                     let entry = Entry {
                         record: count(number),
                         part: count(part_number),
@@ -558,10 +560,10 @@ impl Walk<'_> {
     }
 }
 
-/// What one record gave.
+/// What was learned from one record.
 struct Examined {
     record: usize,
-    /// Of its bytes.
+    /// Hash of its bytes.
     bytes: u64,
     /// Which entries of the column map it has a column for, if it is an object.
     seen: Option<Seen>,
@@ -572,7 +574,7 @@ struct ExaminedRecord {
     layout: RowLayout,
     group: u32,
     ignored_columns: Vec<String>,
-    /// What a user may not have meant, if it was looked at.
+    /// What a user may not have intended, if the record was looked at.
     found: Option<Vec<Sighting>>,
     /// Notes that the prompt was cut from the answers.
     cut_prompt: Option<Sighting>,
@@ -587,7 +589,7 @@ enum Made {
     Kept {
         counts: RowCounts,
         notes: Notes,
-        /// For the cache, if there is one.
+        /// The encoded row, if there is a cache to write.
         tokens: Option<Vec<u8>>,
     },
     Dropped(DropReason),

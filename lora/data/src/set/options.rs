@@ -12,7 +12,7 @@ pub enum OnBadRow {
 /// The order of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shuffle {
-    /// By this seed and the epoch.
+    /// Shuffled by this seed and the epoch.
     Seeded(u64),
     /// As in the files.
     Off,

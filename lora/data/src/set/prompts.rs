@@ -39,7 +39,7 @@ pub struct EncodedPrompt {
 /// The prompts of records of any shape, encoded when they are asked for.
 pub struct Prompts<'a> {
     encoder: &'a Encoder,
-    /// How rows are read, including what the rows themselves decide.
+    /// How rows are read, including what was decided from the rows themselves.
     reading: Reading,
     rows: Rows,
     records: usize,
@@ -47,7 +47,7 @@ pub struct Prompts<'a> {
 }
 
 impl<'a> Prompts<'a> {
-    /// Opens as many of the files as the first `limit` records (all, without one) stand in, and checks that each of these
+    /// Opens only as many files as hold the first `limit` records (all files if there is no limit). Checks that each of these
     /// records has a prompt.
     ///
     /// # Errors
@@ -60,15 +60,15 @@ impl<'a> Prompts<'a> {
         let mut prompts = Prompts { encoder, reading, rows, records, survey: Survey::new(records, 0) };
         let seen;
         (prompts.survey, seen) = prompts.look()?;
-        // a column that the first rows lack may stand in others
+        // if not all rows were read, others may have a column that these lack
         if is_all {
             refuse_unseen(encoder, seen, paths)?;
         }
         Ok(prompts)
     }
 
-    /// Reads all prompts once and looks at some of them. Returns what was found, and which entries of the column map a row has a
-    /// column for.
+    /// Reads all prompts once and looks at some of them. Returns what was found, and the entries of the column map for which
+    /// some row has a column.
     fn look(&self) -> Result<(Survey, Seen), DataError> {
         let files: Vec<usize> = self.rows.files().collect();
         let files_read = if files.len() == 1 { Files::One } else { Files::Several };
@@ -95,7 +95,8 @@ impl<'a> Prompts<'a> {
         Ok((survey, seen))
     }
 
-    /// Returns what was found in the rows: columns that are read by their names, and what the user may not have meant.
+    /// Returns what was found in the rows: columns that were recognised by their names, and what the user may not have
+    /// intended.
     pub fn survey(&self) -> &Survey {
         &self.survey
     }
@@ -106,10 +107,10 @@ impl<'a> Prompts<'a> {
         self.records
     }
 
-    /// The prompts of some records. A number at or above [`Prompts::len`] panics.
+    /// Returns the prompts of some records. Panics if a number is at or above [`Prompts::len`].
     ///
     /// # Errors
-    /// [`SourceError::Changed`](crate::SourceError::Changed) if a file is not as it was; [`DataError`] of the first row that cannot
+    /// [`SourceError::Changed`](crate::SourceError::Changed) if a file has changed; [`DataError`] of the first row that cannot
     /// be used.
     pub fn get(&self, records: Range<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
         self.rows.check_unchanged()?;
@@ -124,7 +125,7 @@ impl<'a> Prompts<'a> {
     ) -> Result<Vec<ReadPrompt>, DataError> {
         let read = |record| self.read(record, is_looked_at(record));
         let outcomes: Vec<Result<_, DataError>> = with_deep_stack(|| records.into_par_iter().map(read).collect());
-        // in their order: which row is the first that fails does not depend on the threads
+        // collected in order, so which row fails first does not depend on the threads
         outcomes.into_iter().collect()
     }
 
@@ -155,12 +156,12 @@ struct ReadPrompt {
     prompt: EncodedPrompt,
     layout: RowLayout,
     seen: Seen,
-    /// What a user may not have meant, if it was looked at.
+    /// What a user may not have intended, if the record was looked at.
     found: Option<Vec<Sighting>>,
     by_name: Vec<(&'static str, String)>,
 }
 
-/// All prompts of the first `limit` records (all, without one) at once.
+/// Returns all prompts of the first `limit` records (of all records if there is no limit) at once.
 ///
 /// # Errors
 /// As [`Prompts::open`].

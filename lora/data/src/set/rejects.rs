@@ -1,4 +1,5 @@
-//! Rows that are left out, written down as they stand in the data: so that they can be looked at, mended and given again.
+//! Writes down the rows that are left out as they are in the data, so that a user can look at them, mend them and use them
+//! again.
 
 use std::io::{Read, Seek, Write};
 
@@ -9,8 +10,8 @@ use crate::source::spool::spool_folder;
 /// Bytes that are kept in memory before a temporary file takes them.
 const IN_MEMORY: usize = 1 << 20;
 
-/// JSON lines of rejected records on their way to a file: `{"file", "line", "reason", "row"}`. What does not fit into a
-/// megabyte is in a temporary file, where unpacked data is too.
+/// JSON lines of rejected records on their way to a file: `{"file", "line", "reason", "row"}`. What exceeds a megabyte goes to
+/// a temporary file, in the folder for unpacked data.
 #[derive(Debug)]
 pub struct Rejects {
     lines: tempfile::SpooledTempFile,
@@ -58,13 +59,14 @@ impl Write for Rejects {
     }
 }
 
-/// The line of a record that is left out. `row` is its bytes, if they could be read; what is not UTF-8 is replaced.
+/// Returns the line of a record that is left out. `row` is its bytes, if they could be read. Bytes that are not UTF-8 are
+/// replaced.
 pub(crate) fn line(file: Value, line: u64, reason: &str, row: Option<&[u8]>) -> String {
     let row = row.map(String::from_utf8_lossy);
     format!("{}\n", json!({"file": file, "line": line, "reason": reason, "row": row}))
 }
 
-/// A line with what `name` makes of its `file`; `None` for one that [`line`] did not make.
+/// Returns a line with its `file` replaced by what `name` makes of it. `None` for a line that [`line`] did not make.
 pub(crate) fn with_file(line: &[u8], name: impl FnOnce(&Value) -> Option<Value>) -> Option<String> {
     let mut reject: Value = serde_json::from_slice(line).ok()?;
     let file = reject.get_mut("file")?;

@@ -1,8 +1,8 @@
-//! Chooses which records of a data set are looked at, if looking at all would take too long.
+//! Chooses which records of a data set to look at, if looking at all would take too long.
 //!
-//! A fault may be in the second file, in the middle of one, or in every third row. So a sample has the first records of the data,
-//! the first ones of each file, and some from everywhere, drawn by a hash of their number. No order of the rows hides from that,
-//! and the sample is the same in every run.
+//! A fault may be in the second file, in the middle of one, or in every third row. So a sample has the first records of the
+//! data, the first ones of each file, and some from everywhere, drawn by a hash of their number. No order of the rows can hide
+//! a fault from it, and the sample is the same in every run.
 
 use crate::batch::order::mix;
 
@@ -17,7 +17,7 @@ pub(crate) struct Sample {
     /// Records at the start of the data.
     first: usize,
     of_each_file: usize,
-    /// One record in this many is drawn.
+    /// One record of this many is drawn.
     one_in: u64,
 }
 
@@ -39,7 +39,7 @@ impl Sample {
         self.starts.partition_point(|start| *start <= record).saturating_sub(1)
     }
 
-    /// Whether the sample has a record.
+    /// Whether a record is in the sample.
     pub(crate) fn has(&self, record: usize) -> bool {
         let in_file = record - self.starts.get(self.file_of(record)).copied().unwrap_or(0);
         record < self.first || in_file < self.of_each_file || mix(record as u64).is_multiple_of(self.one_in)

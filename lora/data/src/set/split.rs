@@ -1,16 +1,16 @@
-//! Rows held out for evaluation: chosen by seed and prompt, so that no prompt stands on both sides.
+//! Holds out rows for evaluation, by seed and prompt: no prompt is on both sides.
 
 use std::collections::{HashMap, HashSet};
 
 use super::error::DataError;
 use crate::batch::order::keyed;
 
-/// Whether each row is held out: about `fraction` of them, whole groups of the same prompt, a pure function of groups, fraction
-/// and seed. At least one row is held out, at least one is not.
+/// Returns for each row whether it is held out: about `fraction` of them, in whole groups of the same prompt. A pure function
+/// of groups, fraction and seed. At least one row is held out, and at least one is not.
 ///
-/// Groups are taken in the order of a hash of (seed, group) and passed over where they are larger than what is still wanted:
-/// never more than `fraction` of the rows is held out, unless the smallest group alone is more. A group keeps its place in that
-/// order whatever else the data holds, so most rows stay on their side when data is added.
+/// Groups are taken in the order of a hash of (seed, group). A group larger than what is still wanted is skipped. So at most
+/// `fraction` of the rows is held out, unless the smallest group alone is more. The other data do not change the place of a
+/// group in that order, so most rows stay on their side when data is added.
 ///
 /// # Errors
 /// [`DataError::OnePrompt`] if all rows have the same prompt.
@@ -35,7 +35,7 @@ pub(crate) fn held_out(groups: &[u32], fraction: f64, seed: u64) -> Result<Vec<b
         }
     }
     if taken.is_empty() {
-        // no group is small enough: the first of the smallest
+        // no group is small enough: take the first of the smallest
         let smallest = order.iter().min_by_key(|(_, group)| sizes[group]).expect("there are two");
         taken.insert(smallest.1);
     }

@@ -19,20 +19,20 @@ use crate::tokens::sft_part::SftPart;
 use crate::tokens::spans::SpanSource;
 use crate::tokens::tokenizer::Tokenizer;
 
-/// Changed prompt ends that are kept as examples.
+/// Most examples of changed prompt ends to keep.
 const BOUNDARY_EXAMPLES: usize = 3;
-/// Names of unread columns that are counted apart; a hostile file has a million.
+/// Names of unread columns that are counted separately; a hostile file can have a million.
 const COLUMN_NAMES: usize = 32;
 
-/// Counts over all rows of a data set. A row here is what a loss eats: a pair, a labelled row, a prompt with scored answers; a
+/// Counts over all rows of a data set. A row here is what a loss reads: a pair, a labelled row, a prompt with scored answers. A
 /// pair that is unpaired counts as two.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Survey {
     /// Records in the files, usable or not.
     pub records: usize,
-    /// Blank lines that were passed over.
+    /// Blank lines that were skipped.
     pub blank_lines: usize,
-    /// Shape and form of the rows; `None` while no row could be read.
+    /// Shape and form of the rows. `None` until a row could be read.
     #[serde(rename = "kind")]
     pub layout: Option<RowLayout>,
     /// What is scored of the rows if they are learned as sequences.
@@ -45,43 +45,43 @@ pub struct Survey {
     pub answers: usize,
     /// Answers that `max_length` cuts.
     pub cut_answers: usize,
-    /// Pairs whose answers are the same tokens once they are cut: they teach nothing.
+    /// Pairs whose answers are the same tokens after the cut: they teach nothing.
     pub same_after_cut: usize,
-    /// Answers that are the empty string, and so EOS alone.
+    /// Answers that are the empty string, and so have only EOS.
     pub empty_answers: usize,
-    /// Answers that end with a stop token, before cuts. Where few do, the model does not learn to stop.
+    /// Answers that end with a stop token, before cuts. If only few do, the model does not learn to stop.
     pub stopping_answers: usize,
-    /// Rows whose prompt tokens change at their end when an answer follows; the completion starts there.
+    /// Rows whose last prompt tokens change when an answer follows; the completion starts at the first changed one.
     pub moved_boundaries: usize,
-    /// The first of them.
+    /// The first such rows.
     pub boundary_examples: Vec<BoundaryExample>,
     /// Names of columns that nothing reads, with the number of records that have them; the first 32 names.
     pub ignored_columns: BTreeMap<String, usize>,
-    /// Columns that are read without a flag that names them, and that a user may not expect to be read in this way.
+    /// Columns that are read though no flag names them, and that a user may not expect to be read in this way.
     pub by_name: Vec<ByName>,
-    /// Tokens of all prompts, counted once a row.
+    /// Tokens of all prompts. The prompt of a row counts once.
     pub prompt_tokens: u64,
     /// Tokens of all answers after cuts.
     pub answer_tokens: u64,
-    /// Those of them that are scored; fewer where sequences have turns that are not.
+    /// How many of those are scored. Fewer if sequences have turns that are not scored.
     pub scored_tokens: u64,
     /// Usable rows with numbers beside the answers.
     pub numbers: NumberCounts,
     /// Usable rows with a label.
     pub labels: LabelCounts,
-    /// Tokens of the largest tree: a prompt and what is kept of its answers.
+    /// Tokens of the largest tree: a prompt and the kept tokens of its answers.
     pub longest_tree: usize,
     /// How long the rows are before cuts.
     pub lengths: Lengths,
-    /// Records whose bytes are those of an earlier one.
+    /// Records with the same bytes as an earlier one.
     pub copies: Repeats,
-    /// Further records whose prompt and answers are the tokens of an earlier one.
+    /// Other records with the same prompt and answer tokens as an earlier one.
     pub same_tokens: Repeats,
     /// What was decided about how all rows are read.
     pub decided: Decided,
-    /// Number of records that were looked at for such faults: a sample of the readable ones.
+    /// Number of records that were looked at for faults: a sample of the readable ones.
     pub looked_at: usize,
-    /// What was found in them, ordered by the first row of each finding.
+    /// What was found in them, in the order of each finding's first row.
     pub warnings: Vec<Warning>,
 }
 
@@ -90,7 +90,7 @@ pub struct Survey {
 pub struct ByName {
     /// Our name.
     pub own: String,
-    /// The file's.
+    /// The file's name.
     pub column: String,
     /// Records that have it.
     pub records: usize,
@@ -101,18 +101,18 @@ pub struct ByName {
 pub struct Sequences {
     /// Which tokens are scored.
     pub part: SftPart,
-    /// How the assistant's tokens are found, where those are scored.
+    /// How the assistant's tokens are found, if only those are scored.
     pub spans: Option<SpanSource>,
-    /// Whether the rows are pairs, whose rejected answers are not read.
+    /// Whether the rows are pairs of which only the chosen answers are read.
     pub chosen_alone: bool,
 }
 
 /// Rows that have a label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelCounts {
-    /// Those with the label true.
+    /// Rows with the label true.
     pub desirable: usize,
-    /// Those with the label false.
+    /// Rows with the label false.
     pub undesirable: usize,
 }
 
@@ -134,9 +134,9 @@ pub struct NumberCounts {
 pub struct BoundaryExample {
     /// 0-based record.
     pub row: usize,
-    /// The end of the prompt's tokens, alone, in the vocabulary's spelling.
+    /// The last tokens of the prompt alone, in the vocabulary's spelling.
     pub alone: Vec<String>,
-    /// What stands there when the answer follows.
+    /// The tokens in their place when the answer follows.
     pub followed: Vec<String>,
 }
 
@@ -145,20 +145,21 @@ impl Survey {
         Survey { records, blank_lines, ..Survey::default() }
     }
 
-    /// Whether the rows are texts or turns; `None` if none was kept.
+    /// Whether the rows are texts or turns. `None` if no row could be read.
     pub fn form(&self) -> Option<Form> {
         self.layout.map(|layout| layout.form)
     }
 
-    /// Rows left out, for whatever reason.
+    /// Number of rows left out, for whatever reason.
     pub fn dropped_rows(&self) -> usize {
         self.dropped.iter().map(|d| d.rows).sum()
     }
 
-    /// Checks that few rows are left out. Bad rows that the user asked to skip do not count, nor do answers that make no pair.
+    /// Checks that only few rows are left out. Bad rows that the user asked to skip do not count, nor do answers that make no
+    /// pair.
     ///
     /// # Errors
-    /// [`DataError::ManyDropped`] if more than a tenth are.
+    /// [`DataError::ManyDropped`] if more than a tenth are left out.
     pub fn check_drops(&self) -> Result<(), DataError> {
         let dropped =
             || self.dropped.iter().filter(|dropped| !matches!(dropped.kind, DropKind::Bad | DropKind::NoPair));
@@ -171,7 +172,7 @@ impl Survey {
         }
     }
 
-    /// Every file name in it.
+    /// Returns every file name in the survey.
     pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let repeats =
             [&mut self.copies, &mut self.same_tokens].into_iter().filter_map(|repeats| repeats.first.as_mut());
@@ -243,11 +244,11 @@ impl Survey {
     }
 }
 
-/// What is counted of a kept row.
+/// What is counted for a kept row.
 #[derive(Clone, Debug)]
 pub(crate) struct RowCounts {
     pub row: usize,
-    /// Of each answer, before cuts.
+    /// Tokens of each answer, before cuts.
     pub answer_tokens: Vec<usize>,
     pub prompt_tokens: usize,
     pub tree_tokens: usize,

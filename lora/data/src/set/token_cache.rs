@@ -1,18 +1,18 @@
 //! Tokens of a data set on the disk: a second start over the same files, tokenizer and options reads them instead of making
 //! them.
 //!
-//! An entry is one file. It is written beside its name and renamed when it is whole; its end names what it was made from
-//! (`ingredients`) and has a checksum of everything, and each row has one of its own. Entries are read with positioned
-//! reads and not mapped, as data files are: a file that is cut while it is mapped would end the process. The pages that are
-//! read often are in the system's cache either way.
+//! An entry is one file. It is written beside its final name and renamed once it is complete. Its end names what it was made
+//! from (`ingredients`) and has a checksum of everything. Each row also has a checksum of its own. Entries are read with
+//! positioned reads and not mapped, for the same reason as data files: a file that is cut while it is mapped would end the
+//! process. The system caches the pages that are read often in either case.
 //!
 //! ```text
 //! MAGIC | rows | where each row starts, and where the last ends: u64 | index | ingredients | survey | rejects
 //!       | bytes of each of these parts: 6 u64 | BLAKE3 of all before: 32 bytes | MAGIC
 //! ```
 //!
-//! Numbers are little-endian. A row is four bytes of its hash and then itself, by postcard. Survey and rejects have the numbers
-//! of files, whose names are those of the run that reads them.
+//! Numbers are little-endian. A row is four bytes of its hash and then the row itself, in postcard's format. Survey and rejects
+//! hold the numbers of files; the run that reads them supplies the names.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -40,11 +40,11 @@ const MAGIC: &[u8; 8] = b"ALIGNTOK";
 /// Parts between the two magics.
 const PARTS: usize = 6;
 const TAIL_BYTES: u64 = (8 * PARTS + blake3::OUT_LEN + MAGIC.len()) as u64;
-/// Bytes of a row's hash that stand in front of it.
+/// Bytes of a row's hash in front of the row.
 const ROW_CHECK: usize = 4;
-/// Entries that were not used for the longest time go once all have more bytes than this.
+/// Once all entries together have more bytes than this, those not used for the longest time are removed.
 pub const CACHE_BYTES: u64 = 16 << 30;
-/// What an entry's name ends with.
+/// The ending of an entry's name.
 const ENDING: &str = "tokens";
 
 /// A folder of entries.
@@ -70,7 +70,7 @@ impl TokenCache {
         user_cache::folder("tokens").map(TokenCache::new)
     }
 
-    /// The place of a data set.
+    /// Finds the place of a data set in the cache.
     ///
     /// # Errors
     /// [`SourceError::Io`] for a data file that cannot be read.
@@ -90,11 +90,11 @@ pub(crate) struct Slot {
     ingredients: Ingredients,
     /// The data files.
     data: Vec<PathBuf>,
-    /// Of the data files as they were when the ingredients were taken.
+    /// Stamps of the data files at the time when the ingredients were taken.
     stamps: Vec<Stamp>,
 }
 
-/// What was found in a slot.
+/// The result of a look into a slot.
 #[derive(Debug)]
 pub(crate) enum Lookup {
     /// An entry that may be used.
@@ -103,7 +103,7 @@ pub(crate) enum Lookup {
     Nothing,
     /// It was made from something else.
     Stale { what: String },
-    /// It is not as it was written.
+    /// It differs from what was written.
     Damaged { why: String },
 }
 
@@ -122,7 +122,7 @@ impl Slot {
         &self.path
     }
 
-    /// Which files of data it is for.
+    /// Stamps of the data files that it is for.
     pub(crate) fn stamps(&self) -> &[Stamp] {
         &self.stamps
     }
@@ -160,7 +160,7 @@ impl Slot {
         }
         let part = |i: usize| read_range(&file, parts[i].clone());
 
-        // cheap, and what is stale need not be sound
+        // checked first: this is cheap, and a stale entry need not be sound
         let made_from: Ingredients =
             serde_json::from_slice(&part(3)?).map_err(|error| format!("its ingredients: {error}"))?;
         if let Some(what) = self.ingredients.difference(&made_from) {
@@ -206,8 +206,8 @@ impl Slot {
         Ok(writer)
     }
 
-    /// Removes what a crash left, and the entries that were not used for the longest time, if all together are too large. Best
-    /// effort: a folder that cannot be listed only stays as it is.
+    /// Removes what a crash left, and the entries not used for the longest time if all together are too large. Best effort: if
+    /// the folder cannot be listed, it stays unchanged.
     pub(crate) fn make_room(&self) -> u64 {
         let folder = self.path.parent().expect("a slot is in a folder");
         keep_within(folder, ENDING, self.limit, &self.path).files
@@ -215,7 +215,7 @@ impl Slot {
 }
 
 impl Entry {
-    /// Writes the lines of all rejects, with the names of the files.
+    /// Writes the lines of all rejects, with the files' names.
     ///
     /// # Errors
     /// [`DataError::Cache`]; [`DataError::Rejects`] for those of `to`.
@@ -236,7 +236,7 @@ impl Entry {
     }
 }
 
-/// Reads a part of a file. The caller has checked that it is inside the file.
+/// Reads a part of a file. The caller has checked that the range is inside the file.
 fn read_range(file: &File, range: Range<u64>) -> Result<Vec<u8>, String> {
     let length = usize::try_from(range.end - range.start).map_err(|error| error.to_string())?;
     let mut bytes = vec![0; length];
@@ -257,7 +257,7 @@ fn offsets(bytes: &[u8], rows: &Range<u64>) -> Result<Vec<u64>, String> {
     }
 }
 
-/// The rows of an entry, by their number in the order of writing.
+/// The rows of an entry, numbered in the order of writing.
 #[derive(Debug)]
 pub(crate) struct CachedRows {
     path: PathBuf,
@@ -279,7 +279,7 @@ impl CachedRows {
         }
     }
 
-    /// A row. A number that the entry's index does not have panics.
+    /// Reads a row. Panics if the entry's index does not have this number.
     ///
     /// # Errors
     /// [`DataError::Cache`].
@@ -294,7 +294,7 @@ impl CachedRows {
     }
 }
 
-/// The bytes of a row in an entry.
+/// Returns the bytes of a row in an entry.
 pub(crate) fn encode(row: &EncodedRow) -> Vec<u8> {
     let mut bytes = vec![0; ROW_CHECK];
     bytes = postcard::to_extend(row, bytes).expect("memory takes every row, and it has nothing that cannot be written");
@@ -303,7 +303,7 @@ pub(crate) fn encode(row: &EncodedRow) -> Vec<u8> {
     bytes
 }
 
-/// The row, if the bytes are one that [`encode`] made and that keeps the promises of its type.
+/// Returns the row if [`encode`] made these bytes and the row keeps the promises of its type.
 fn decode(bytes: &[u8]) -> Option<EncodedRow> {
     let (check, rest) = bytes.split_at_checked(ROW_CHECK)?;
     if check != &blake3::hash(rest).as_bytes()[..ROW_CHECK] {
@@ -326,16 +326,16 @@ pub(crate) struct Writer {
     file: NewFile,
     hasher: blake3::Hasher,
     pending: Vec<u8>,
-    /// Bytes so far, those that are pending included.
+    /// Bytes so far, including those that are pending.
     at: u64,
     offsets: Vec<u64>,
 }
 
 impl Writer {
-    /// Adds a row as [`encode`] makes it, and gives its number.
+    /// Adds a row as [`encode`] makes it, and returns its number.
     ///
     /// # Errors
-    /// [`NewFileError`], for example of a full disk.
+    /// [`NewFileError`], for example for a full disk.
     pub(crate) fn row(&mut self, bytes: &[u8]) -> Result<u32, NewFileError> {
         self.put(bytes)?;
         self.offsets.push(self.at);

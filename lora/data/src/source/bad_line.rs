@@ -1,4 +1,4 @@
-//! Rows that cannot even become JSON. In the spool, each one is a special line that says what is wrong.
+//! Rows that cannot even become JSON. In the spool, each such row is a special line that says what is wrong.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,28 +9,28 @@ const BAD: u8 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadLine {
-    /// Longer than a row may be.
+    /// The line is longer than a row may be.
     #[error("the line has {bytes} bytes, the limit is {limit}")]
     TooLong {
         /// Bytes of the line.
         bytes: u64,
-        /// Largest accepted number.
+        /// Most bytes that a line may have.
         limit: u64,
     },
-    /// A row of CSV with another number of cells than the header.
+    /// A row of CSV whose number of cells differs from the header's.
     #[error("the row has {}, the header {header}; is a delimiter or a line end in a cell without quotes?", cells(*found))]
     Cells {
         /// Cells of the row.
         found: usize,
-        /// Columns.
+        /// Columns of the header.
         header: usize,
     },
-    /// A value of a Parquet or CSV file that no JSON could hold, or that makes the row too long.
+    /// A value of a Parquet or CSV file that JSON cannot hold, or that makes the row too long.
     #[error("column `{column}`: {message}")]
     Value {
         /// Path of the column.
         column: String,
-        /// What is wrong with it.
+        /// What is wrong with the value.
         message: String,
     },
 }

@@ -1,9 +1,9 @@
-//! Under which names a file has the columns that are read.
+//! The names that a file gives to the columns that are read.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Columns that some shape, the chat template or a loss reads, by our names.
+/// Columns that a shape, the chat template or a loss reads, by our names.
 pub(crate) const OWN_COLUMNS: [&str; 19] = [
     "prompt",
     "system",
@@ -26,50 +26,50 @@ pub(crate) const OWN_COLUMNS: [&str; 19] = [
     "id",
 ];
 
-/// What ShareGPT's data sets call `messages`.
+/// ShareGPT's name for `messages`.
 pub(crate) const CONVERSATIONS: &str = "conversations";
 
-/// What files without a column `prompt` call the prompt.
+/// Names of the prompt in files without a column `prompt`.
 pub(crate) const PROMPT_NAMES: [&str; 3] = [INSTRUCTION, "question", "query"];
 
-/// The prompt's name that a column `input` may continue.
+/// The name of a prompt that a column `input` may continue.
 pub(crate) const INSTRUCTION: &str = "instruction";
 
-/// What the rejected answer is called if the last turn of the conversation is the chosen one.
+/// The name of the rejected answer if the last turn of the conversation is the chosen one.
 pub(crate) const REJECTED_RESPONSE: &str = "rejected_response";
 
-/// What OpenAI's rows call the two answers.
+/// OpenAI's names for the two answers.
 pub(crate) const PREFERRED: [&str; 2] = ["preferred_output", "non_preferred_output"];
 
-/// Columns that are read by these names if a row lacks ours.
+/// Whether a column has one of the names that are read if a row lacks ours.
 pub(crate) fn is_other_name(column: &str) -> bool {
     PROMPT_NAMES.contains(&column) || PREFERRED.contains(&column) || column == REJECTED_RESPONSE
 }
 
-/// Under which names a file has our columns: `prompt=question,chosen=a`. Columns that are not named keep our names.
+/// The names that a file gives to our columns: `prompt=question,chosen=a`. Columns that are not named keep our names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ColumnMap {
-    /// Our name, the file's; each of either at most once.
+    /// Our name and the file's. Each name occurs at most once.
     entries: Vec<(&'static str, String)>,
 }
 
-/// What is wrong with a column map. A mistake of the command line.
+/// What is wrong with a column map. This is a mistake on the command line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ColumnMapError {
-    /// A part without `=`.
+    /// A part of the map has no `=`.
     #[error("`{part}`: expected OURS=THEIRS, as in prompt=question,chosen=a")]
     NoEquals {
         /// The part.
         part: String,
     },
-    /// Nothing reads a column of that name.
+    /// No column of ours has that name.
     #[error("no column is called `{name}` here; a map may name: {}", OWN_COLUMNS.join(", "))]
     Unknown {
         /// The name before `=`.
         name: String,
     },
-    /// No name after `=`.
+    /// There is no name after `=`.
     #[error("`{name}=`: the file's column is missing")]
     NoColumn {
         /// The name before `=`.
@@ -100,7 +100,7 @@ pub enum ColumnMapError {
 impl FromStr for ColumnMap {
     type Err = ColumnMapError;
 
-    /// `OURS=THEIRS`, separated by commas; spaces around names do not count. The empty text is the empty map.
+    /// Parses `OURS=THEIRS`, separated by commas. Spaces around names do not count. The empty text is the empty map.
     fn from_str(text: &str) -> Result<ColumnMap, ColumnMapError> {
         let mut map = ColumnMap::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -124,7 +124,7 @@ impl FromStr for ColumnMap {
     }
 }
 
-/// As it is typed.
+/// Writes the map as a user types it.
 impl fmt::Display for ColumnMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries: Vec<String> = self.iter().map(|(name, column)| format!("{name}={column}")).collect();
@@ -138,17 +138,17 @@ impl ColumnMap {
         self.entries.is_empty()
     }
 
-    /// Our name and the file's, in the order in which they were given.
+    /// Returns our name and the file's, in the order in which they were given.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.entries.iter().map(|(name, column)| (*name, column.as_str()))
     }
 
-    /// The first entry without a column in rows that have seen `seen`.
+    /// Returns the first entry without a column, if `seen` are the entries that the rows have columns for.
     pub(crate) fn unseen(&self, seen: Seen) -> Option<(&'static str, &str)> {
         self.iter().enumerate().find(|(i, _)| seen & 1 << i == 0).map(|(_, entry)| entry)
     }
 
-    /// The file's name of our column.
+    /// Returns the file's name of our column.
     pub fn column<'a>(&'a self, name: &'a str) -> &'a str {
         self.entries.iter().find(|(own, _)| *own == name).map_or(name, |(_, column)| column)
     }
@@ -157,27 +157,27 @@ impl ColumnMap {
         self.entries.iter().any(|(own, _)| *own == name)
     }
 
-    /// Whether the values of a column of the file are looked at.
+    /// Whether the values of a column of the file are kept.
     pub(crate) fn reads(&self, column: &str) -> bool {
-        // each row decides whether those with other names are
+        // each row decides whether a column with another name for ours is read
         self.own(column).is_some() || column == CONVERSATIONS || is_other_name(column)
     }
 
-    /// What we call a column of the file, if we read it.
+    /// Returns our name for a column of the file. `None` if we do not read it.
     pub(crate) fn own(&self, column: &str) -> Option<&'static str> {
         if let Some((own, _)) = self.entries.iter().find(|(_, theirs)| theirs == column) {
             return Some(own);
         }
         let own = OWN_COLUMNS.into_iter().find(|own| *own == column)?;
-        // read from another column: this one only has the same name
+        // if ours is read from another column, this one only has the same name
         (!self.entries.iter().any(|(mapped, _)| *mapped == own)).then_some(own)
     }
 }
 
-/// Which entries of a [`ColumnMap`] a row has a column for: bit `i` for the `i`-th.
+/// The entries of a [`ColumnMap`] for which a row has a column: bit `i` stands for the `i`-th.
 pub(crate) type Seen = u32;
 
-/// The columns, by our names.
+/// The columns of numbers beside a pair, by our names.
 pub(crate) const NUMBER_COLUMNS: [&str; 5] =
     ["weight", "margin", "prob_win_chosen", "prob_win_rejected", "prob_chosen_beats_rejected"];
 

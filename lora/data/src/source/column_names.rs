@@ -3,7 +3,7 @@
 /// Words in the names of columns that hold prompts, in the singular.
 const PROMPTS: [&str; 9] =
     ["prompt", "instruction", "question", "query", "input", "system", "conversation", "message", "dialogue"];
-/// Words in the names of columns that may hold one: if the value is a list, or a text of some length.
+/// Words in the names of columns that may hold a prompt, if the value is a list or a text of some length.
 const PERHAPS: [&str; 6] = ["context", "history", "problem", "user", "human", "post"];
 /// Fewest characters of such a text.
 pub(crate) const SOME_LENGTH: usize = 20;
@@ -20,14 +20,14 @@ const ABOUT: [&str; 54] = [
 const VERDICTS: [&str; 8] = ["better", "winner", "preference", "preferred", "best", "choice", "verdict", "label"];
 /// Words in the names of columns that say how good an answer is.
 const SCORES: [&str; 6] = ["score", "rating", "reward", "grade", "quality", "helpfulness"];
-/// Words in the names of scores of which the smaller is the better.
+/// Words in the names of scores that are better when smaller.
 const FAULTS: [&str; 10] =
     ["toxicity", "toxic", "harm", "risk", "perplexity", "length", "verbosity", "loss", "error", "rank"];
-/// Words of a prompt's column that holds another version of one that is read.
+/// Words in the name of a column that holds another version of a prompt that is read.
 const VERSIONS: [&str; 9] =
     ["original", "orig", "raw", "translated", "translation", "english", "en", "clean", "cleaned"];
 
-/// How likely a column holds a prompt, by its name.
+/// How likely it is, by its name, that a column holds a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Likeness {
     Perhaps,
@@ -41,13 +41,13 @@ pub(crate) fn is_like_a_prompt(name: &str) -> bool {
 
 /// Returns the column that most likely is the prompt. `None` if no name suggests one.
 pub(crate) fn candidate(unread: &[String]) -> Option<&str> {
-    // a `system` column is only a part of a prompt, so any other one goes first
+    // a `system` column is only a part of a prompt, so any other column goes first
     let rank = |name: &&String| likeness(name).map(|likeness| (!is_system(name), likeness));
-    // from the back, since the last of equal ones is taken
+    // reversed, since `max_by_key` takes the last of equal ones
     unread.iter().rev().filter(|name| is_like_a_prompt(name)).max_by_key(rank).map(String::as_str)
 }
 
-/// Whether the look at the rows reads a column that nothing else does.
+/// Whether the look at the rows reads a column even if nothing else does.
 pub(crate) fn is_looked_at(name: &str) -> bool {
     is_like_a_prompt(name) || is_verdict(name) || is_score(name)
 }
@@ -62,7 +62,7 @@ pub(crate) fn is_score(name: &str) -> bool {
     has_any(name, &SCORES) && !has_any(name, &FAULTS)
 }
 
-/// Whether a column is called like one that is read, but for words of another version.
+/// Whether a column has the name of one that is read, apart from words for another version.
 pub(crate) fn is_other_version(name: &str, read: &str) -> bool {
     let (all, read) = (words(name), words(read));
     let rest: Vec<&String> = all.iter().filter(|word| !VERSIONS.contains(&word.as_str())).collect();

@@ -1,8 +1,8 @@
 //! Turns CSV and TSV into lines of JSON: a row is an object, a cell a value.
 //!
 //! The first line names the columns. A cell is text, and turns and lists in it are found as in any text of a row. An empty cell
-//! is null. Cells of the columns that hold a number are numbers. A row keeps its line number: blank lines stand where the file
-//! has more lines than rows. As with Parquet, only the names are kept of columns that nothing reads or looks at.
+//! is null. Cells of number columns are numbers. A row keeps its line number: blank lines stand where the file has more lines
+//! than rows. As with Parquet, a column that nothing reads or looks at keeps only its name.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -16,12 +16,12 @@ use super::column_names::is_looked_at;
 use super::limits::MAX_ROW_BYTES;
 use crate::json_text::key;
 
-/// Follows the text as a row of its own. If a quote is still open, it becomes part of the last cell instead. The parser does
-/// not report that by itself.
+/// Comes after the text, as a row of its own. If a quote is still open, it becomes part of the last cell instead. This shows
+/// the fault, which the parser does not report.
 const END: &[u8] = b"\n\0\n";
 /// Most columns of a file. A sheet in Excel or LibreOffice can have no more.
 const MAX_COLUMNS: usize = 16_384;
-/// Bytes that the parser reads at once.
+/// Bytes that the parser reads at a time.
 const PIECE_BYTES: usize = 1 << 16;
 
 /// Why a file is not read.
@@ -29,9 +29,9 @@ const PIECE_BYTES: usize = 1 << 16;
 pub(crate) enum CsvStop<E> {
     /// The text cannot be read.
     Read(std::io::Error),
-    /// It stops being CSV at this 1-based line.
+    /// At this 1-based line, the text is no longer CSV.
     Fault { line: u64, message: String },
-    /// The receiver of the lines failed.
+    /// Writing the lines failed.
     Out(E),
 }
 
@@ -137,7 +137,7 @@ fn cells(record: &ByteRecord) -> impl Iterator<Item = &[u8]> {
         .map(move |(i, cell)| if i == last { cell.strip_suffix(b"\r").unwrap_or(cell) } else { cell })
 }
 
-/// A text of which the parser may read at most `left` bytes for one row.
+/// A text that lets the parser read at most `left` bytes for one row.
 struct Bounded<R> {
     inner: R,
     left: u64,
@@ -156,8 +156,8 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// Follows the quotes of a text. The parser takes text behind a closing quote for a part of the cell without a word, and a quote
-/// that was meant as a letter has made one row of two by then.
+/// Follows the quotes of a text. If text follows a closing quote, the parser silently makes it part of the cell. A quote that
+/// was meant as a letter has by then merged two rows into one.
 struct Quotes {
     delimiter: u8,
     place: InCell,
@@ -172,7 +172,7 @@ enum InCell {
     Start,
     Plain,
     Quoted,
-    /// Behind a quote within a quoted cell: it closes the cell, or is the first of two.
+    /// After a quote within a quoted cell: it closes the cell, or is the first of two.
     Closed,
 }
 
@@ -193,7 +193,7 @@ impl Quotes {
                 self.text_behind.get_or_insert(self.line);
                 InCell::Plain
             }
-            // the mark at the start of a file stands before its first cell
+            // a byte-order mark at the start of a file comes before its first cell
             (InCell::Start, 0xEF | 0xBB | 0xBF) if self.line == 1 => InCell::Start,
             (InCell::Start | InCell::Plain, _) => InCell::Plain,
         };
@@ -210,7 +210,7 @@ enum Cell {
     Number,
 }
 
-/// The columns: their names, their keys as JSON has them before a value, and how their cells are written.
+/// The columns: their names, their keys in front of a JSON value, and how their cells are written.
 struct Header(Vec<(String, Vec<u8>, Cell)>);
 
 impl Header {
@@ -227,7 +227,7 @@ impl Header {
             if name.contains('\r') {
                 return Err("its lines end with a CR alone, as on old Macs; save the file with LF line ends".to_owned());
             }
-            // pandas writes its index without a name
+            // pandas writes its index column without a name
             let name = if name.trim().is_empty() { format!("Unnamed: {i}") } else { name.trim().to_owned() };
             if !seen.insert(name.clone()) {
                 return Err(format!("the header names the column `{name}` twice"));
@@ -244,7 +244,7 @@ impl Header {
         Ok(Header(columns))
     }
 
-    /// Appends the object of a row.
+    /// Appends a row as a JSON object.
     fn put(&self, record: &ByteRecord, line: &mut Vec<u8>) -> Result<(), BadLine> {
         if record.len() != self.0.len() {
             return Err(BadLine::Cells { found: record.len(), header: self.0.len() });

@@ -1,4 +1,4 @@
-//! What can be wrong with data files. All but a full disk is bad input.
+//! What can be wrong with data files. Everything except a full disk is bad input.
 
 use std::path::PathBuf;
 
@@ -16,21 +16,21 @@ pub enum SourceError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// No such file, but one of almost the same name.
+    /// The file does not exist, but one of almost the same name does.
     #[error("{path}: no such file; did you mean {similar}?")]
     Misspelt {
         /// The path.
         path: PathBuf,
-        /// The file of its folder.
+        /// The existing file.
         similar: PathBuf,
     },
-    /// Rows are read again in another order, so a pipe or a folder will not do.
+    /// A pipe or the like, but rows are read more than once and in any order.
     #[error("{path}: not a regular file; rows are read more than once, so write the data to a file first")]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
-    /// A folder where a file is needed.
+    /// A folder, but a file is needed.
     #[error("{path}: is a folder; name its files, with a pattern in quotes: \"{pattern}\"")]
     Folder {
         /// The folder.
@@ -38,7 +38,7 @@ pub enum SourceError {
         /// The pattern of the data files in it.
         pattern: String,
     },
-    /// A pattern for which there is no file.
+    /// A pattern that no file matches.
     #[error(
         "the pattern {pattern} matches no file (`*` ends at a `/`, and no pattern matches a name with a dot in front)"
     )]
@@ -46,15 +46,15 @@ pub enum SourceError {
         /// The pattern.
         pattern: String,
     },
-    /// A name that is not text, which no pattern is compared with.
+    /// A file name that is not UTF-8. No pattern is compared with it.
     #[error("{path:?}: its name is not UTF-8, so the pattern {pattern} would skip it; rename it")]
     NotText {
         /// The file.
         path: PathBuf,
-        /// The pattern that it would match.
+        /// The pattern that it might match.
         pattern: String,
     },
-    /// Text that is no valid pattern.
+    /// A text that is not a valid pattern.
     #[error("the pattern {pattern} is not one: {message}")]
     Pattern {
         /// The pattern.
@@ -77,10 +77,10 @@ pub enum SourceError {
     Format {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The format that it has.
         found: &'static str,
     },
-    /// A JSON array of all rows or a CSV file that is broken.
+    /// A broken JSON array of all rows, or a broken CSV file.
     #[error("{path}:{line}: {message}")]
     Broken {
         /// The file.
@@ -90,7 +90,7 @@ pub enum SourceError {
         /// What is wrong with it.
         message: String,
     },
-    /// JSON objects over several lines.
+    /// JSON objects that extend over several lines.
     #[error(
         "{path}: is a JSON object over several lines; rows are read one object a line (JSONL), so convert it first: \
          jq -c . {path} > rows.jsonl"
@@ -116,7 +116,7 @@ pub enum SourceError {
     AroundRows {
         /// The file.
         path: PathBuf,
-        /// Where the rows are.
+        /// The key that holds the rows.
         key: String,
     },
     /// One object of columns.
@@ -135,9 +135,9 @@ pub enum SourceError {
     Nested {
         /// The file.
         path: PathBuf,
-        /// Its own format.
+        /// Format of the file.
         outer: &'static str,
-        /// What is inside.
+        /// Format of its content.
         found: &'static str,
     },
     /// A compressed file that is broken.
@@ -158,22 +158,22 @@ pub enum SourceError {
         /// What is wrong.
         fault: ParquetFault,
     },
-    /// A file that unpacks to far more than text does.
+    /// A file that unpacks to far more than any text does.
     #[error(
         "{path}: unpacks to more than {limit} bytes, which no text of its size does; unpack it yourself if it is meant so"
     )]
     Expansion {
         /// The file.
         path: PathBuf,
-        /// What is allowed, in bytes.
+        /// Most bytes allowed.
         limit: u64,
     },
-    /// A file with so many lines that they cannot be rows.
+    /// A file with more lines than the rows of a file of its size could have.
     #[error("{path}: more than {limit} lines, which no rows of a file of its size make; is it one object a line?")]
     ManyLines {
         /// The file.
         path: PathBuf,
-        /// What is allowed.
+        /// Most lines allowed.
         limit: u64,
     },
     /// More files than the system lets a process open.
@@ -184,10 +184,10 @@ pub enum SourceError {
     TooManyFiles {
         /// How many files there are.
         files: usize,
-        /// What the system allows, all files of the process counted.
+        /// The system's limit for all files of the process.
         limit: u64,
     },
-    /// The temporary file for unpacked rows.
+    /// The temporary file for unpacked rows failed.
     #[error(
         "unpacked rows are kept in a temporary file in {folder}, which fails: {source}; set TMPDIR to a folder with more room"
     )]
@@ -197,7 +197,7 @@ pub enum SourceError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// No row in any file.
+    /// No file has a row.
     #[error("no row in {}", list(paths))]
     Empty {
         /// The files.
@@ -206,7 +206,7 @@ pub enum SourceError {
     /// More rows than the index can number.
     #[error("{rows} rows; at most {limit} are possible in one run, split the data")]
     TooManyRows {
-        /// Rows that there are.
+        /// Rows of the files.
         rows: usize,
         /// Most rows of a run.
         limit: usize,
@@ -219,7 +219,7 @@ pub enum SourceError {
     },
 }
 
-/// Names of files, for messages.
+/// Lists the names of files, for messages.
 pub(crate) fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,6 @@
-//! What a data file is, by its first bytes: names end as they like.
+//! Tells what a data file is by its first bytes: names may end in anything.
 
-/// How the rows stand in a file.
+/// How a file holds its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Text: JSONL, a JSON array, CSV.
@@ -13,7 +13,7 @@ pub(crate) enum Format {
     Parquet,
 }
 
-/// First bytes, how far into the file, and what they are, of formats that hold no rows for us.
+/// Formats that hold no rows for us: their first bytes, the place of these bytes in the file, and the format's name.
 const REFUSED: [(&[u8], usize, &str); 15] = [
     (b"PK\x03\x04", 0, "a zip archive (or an Excel sheet)"),
     (b"BZh", 0, "compressed by bzip2"),
@@ -33,7 +33,7 @@ const REFUSED: [(&[u8], usize, &str); 15] = [
 ];
 
 impl Format {
-    /// The format of a file that begins like this.
+    /// Returns the format of a file that begins with `head`.
     ///
     /// # Errors
     /// The name of a format that is not read.

@@ -1,4 +1,5 @@
-//! Turns one JSON array into lines, one element each, while the text comes in pieces. The elements themselves are not parsed.
+//! Turns one JSON array into lines, one for each element, while the text comes in pieces. The elements themselves are not
+//! parsed.
 //!
 //! Line ends within an element become blanks. An element keeps its line number: blank lines stand where the array has more lines
 //! than elements. If several elements begin on one line, each later one counts as one line further.
@@ -21,11 +22,11 @@ enum InArray {
     Before { first: bool },
     /// In an element.
     Element,
-    /// Behind the bracket that closes it.
+    /// After the bracket that closes it.
     End,
 }
 
-/// An array on its way to lines.
+/// Writes an array as lines.
 #[derive(Debug)]
 pub(crate) struct ArrayLines {
     place: InArray,
@@ -35,7 +36,7 @@ pub(crate) struct ArrayLines {
     is_escaped: bool,
     /// 1-based line of the array that is being read.
     line: u64,
-    /// 1-based line that is written next.
+    /// 1-based line to write next.
     next: u64,
 }
 
@@ -82,7 +83,7 @@ impl ArrayLines {
                 b'"' => self.in_string = false,
                 _ => {}
             }
-            // a line end is not allowed in a string, so it stays something that is not
+            // a line end is not allowed in a string, so this writes another byte that is not allowed in one
             out.push(if byte == b'\n' { b'\x0B' } else { byte });
             return Ok(());
         }

@@ -12,13 +12,13 @@ use super::error::SourceError;
 pub(crate) const LOOK_BYTES: usize = 64 << 10;
 /// Longest column name in a first line that may be a header.
 const LONGEST_NAME: usize = 64;
-/// Keys that hold the rows if one object stands around all of them.
+/// Keys that hold the rows if one object encloses all of them.
 const AROUND_ROWS: [&str; 8] = ["data", "rows", "train", "test", "examples", "instances", "items", "results"];
 
 /// How a text holds its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TextLayout {
-    /// One JSON object a line.
+    /// One JSON object on each line.
     Lines,
     /// One JSON array of all rows.
     Array,
@@ -27,8 +27,8 @@ pub(crate) enum TextLayout {
 }
 
 impl TextLayout {
-    /// Returns the layout of a text that begins with `head`; `is_whole` if that is all of it. The ending of the name counts
-    /// only if the text does not begin like JSON.
+    /// Returns the layout of a text that begins with `head`. `is_whole` says that `head` is all of it. The ending of the file's
+    /// name counts only if the text does not begin like JSON.
     ///
     /// # Errors
     /// [`SourceError`] for JSON or YAML in a layout that is not read.
@@ -73,14 +73,14 @@ fn is_yaml(text: &[u8], map: &ColumnMap) -> bool {
 fn csv(text: &[u8], named: Option<u8>, map: &ColumnMap) -> Option<u8> {
     let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
     let count = |delimiter: u8| line.iter().filter(|&&byte| byte == delimiter).count();
-    // the most frequent one; if several are, the later in this list
+    // the most frequent delimiter; if several are equally frequent, the last of this list
     let most =
         [b'|', b';', b'\t', b','].into_iter().max_by_key(|&delimiter| count(delimiter)).filter(|&d| count(d) > 0);
     if let Some(named) = named {
-        // programs use other delimiters under these endings, too
+        // some programs use other delimiters under these endings
         return Some(most.filter(|_| count(named) == 0).unwrap_or(named));
     }
-    // a JSON value is a bad row, not a header
+    // a line that is a JSON value is a bad row, not a header
     if serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok() {
         return None;
     }
@@ -125,7 +125,7 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
             }
             if several_lines { Err(SourceError::SeveralLines { path: path() }) } else { Ok(TextLayout::Lines) }
         }
-        // the object is longer than what was looked at
+        // the object is longer than the bytes that were looked at
         Some(Err(error)) if error.is_eof() && !is_whole => {
             let is_read = |name: &str| map.reads(name) && name != map.column("completions");
             let is_around =
@@ -141,14 +141,14 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
                 _ => Ok(TextLayout::Lines),
             }
         }
-        // broken, but its first key has a line of its own
+        // the object is broken, but its first key has a line of its own
         _ if line_end.is_some()
             && first_line.trim_ascii() == b"{"
             && text[1..].trim_ascii_start().starts_with(b"\"") =>
         {
             Err(SourceError::SeveralLines { path: path() })
         }
-        // the parser of rows will say what is wrong
+        // the parser of rows reports what is wrong
         _ => Ok(TextLayout::Lines),
     }
 }
@@ -182,7 +182,7 @@ fn is_column(value: &Value) -> bool {
     }
 }
 
-/// As [`is_column`], by the beginning of a value's text.
+/// As [`is_column`], for the beginning of a value's text.
 fn begins_column(text: &[u8]) -> bool {
     let mut rest = text.iter().filter(|byte| !byte.is_ascii_whitespace());
     let first = (rest.next(), rest.next(), rest.next());

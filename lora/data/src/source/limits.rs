@@ -7,13 +7,13 @@ use super::error::SourceError;
 /// Longest accepted row, in bytes.
 pub(crate) const MAX_ROW_BYTES: u64 = 64 << 20;
 
-/// Most rows of a run: the numbers of rows, and of twice as many made from them, have 32 bits.
+/// Most rows of a run. Row numbers have 32 bits, and twice as many rows may be made from these.
 pub(crate) const MAX_RECORDS: usize = (u32::MAX / 2) as usize;
 
-/// The error of a file with more than `most` lines whose first row has the number `first_row`.
+/// Makes the error for a file with more than `most` lines. Its first row has the number `first_row`.
 pub(crate) fn many_lines(path: &Path, most: u64, first_row: usize) -> SourceError {
     match first_row as u64 + most >= MAX_RECORDS as u64 {
-        // counting has stopped there
+        // the count stopped at this number
         true => SourceError::TooManyRows { rows: MAX_RECORDS + 1, limit: MAX_RECORDS },
         false => SourceError::ManyLines { path: path.to_owned(), limit: most },
     }

@@ -1,4 +1,4 @@
-//! Where the lines of a text start, found while it passes by in pieces.
+//! Finds where the lines of a text start, while the text comes in pieces.
 
 /// UTF-8's byte-order mark: accepted and skipped at the start of a file.
 const BOM: &[u8] = b"\xEF\xBB\xBF";
@@ -6,10 +6,10 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// This many lines are always allowed: their starts take 256 MiB.
 const ALLOWED_LINES: u64 = 1 << 25;
 
-/// Lines that a file may have beyond [`ALLOWED_LINES`]: starts take 8 bytes each, before anybody has looked at a row.
+/// How many lines a file may have beyond [`ALLOWED_LINES`]: the starts take 8 bytes each, before anybody has looked at a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinesOf {
-    /// A text of this many bytes. No row has fewer than 8: `{"x":""}`.
+    /// A text of this many bytes. Each row has at least 8: `{"x":""}`.
     Text(u64),
     /// A compressed file of this many bytes. Real rows take tens of bytes when they are compressed.
     Packed(u64),
@@ -25,15 +25,15 @@ impl LinesOf {
     }
 }
 
-/// The error of a text with too many lines. It holds the limit.
+/// The error for a text with too many lines. It holds the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ManyLines(pub u64);
 
-/// Starts of the lines that are not blank: 8 bytes a line.
+/// Starts of the lines that are not blank: 8 bytes for each.
 #[derive(Debug)]
 pub(crate) struct LineIndex {
     most: u64,
-    /// Start of every line that is not blank, in bytes.
+    /// Start of every line that is not blank, in bytes from the start of the text.
     pub starts: Vec<u64>,
     /// Lines that are blank.
     pub blank_lines: usize,

@@ -1,4 +1,4 @@
-//! Rows from memory: made by the program itself, as by a round of self-play, and never a file.
+//! Rows from memory: the program makes them itself, for example in a round of self-play. They are never a file.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 /// Rows in memory: JSON objects with the columns of a file's rows.
 #[derive(Clone, Debug)]
 pub struct MemoryRows {
-    /// Stands where messages name the file of a row.
+    /// The name that messages give instead of a file.
     pub(super) name: PathBuf,
-    /// One object a line.
+    /// One JSON object on each line.
     pub(super) lines: Vec<u8>,
 }
 
@@ -19,7 +19,7 @@ impl MemoryRows {
         MemoryRows { name: name.into(), lines: Vec::new() }
     }
 
-    /// What stands for a file in messages.
+    /// Returns the name that messages give instead of a file.
     pub fn name(&self) -> &Path {
         &self.name
     }

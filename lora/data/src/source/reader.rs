@@ -1,9 +1,8 @@
-//! Data files by row: one walk finds where rows start, then any row can be read in any order, as the bytes of a JSON object.
+//! Data files by row. One walk finds where rows start; then any row can be read in any order, as the bytes of a JSON object.
 //!
-//! JSONL is read in place. Compressed files, JSON arrays, CSV and Parquet are first written out with one row a line (`unpack`).
-//! Rows from memory are lines in memory.
-//! Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the process
-//! (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
+//! JSONL is read in place. Compressed files, JSON arrays, CSV and Parquet are first written out with one row on each line
+//! (`unpack`). Rows from memory are lines in memory. Files are read with positioned reads and not mapped: a data file that
+//! shrinks while it is mapped would end the process (SIGBUS). A row is read once in an epoch, so a mapping saves nothing.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -28,7 +27,7 @@ use crate::pieces::{PIECE_BYTES, fill};
 use crate::progress::{DataObserver, DataProgress, Stage, Unobserved};
 use crate::store::stamp::Stamp;
 
-/// Files that a process has open beside data files: a model's shards, logs, caches, libraries.
+/// Files that a process has open besides data files: a model's shards, logs, caches, libraries.
 const OTHER_FILES: u64 = 256;
 
 /// The rows of several data files, numbered over all of them.
@@ -38,12 +37,12 @@ pub(crate) struct Rows {
     rows: usize,
 }
 
-/// One data file and where its rows start: 8 bytes a row.
+/// One data file and where its rows start: 8 bytes for each row.
 #[derive(Debug)]
 struct DataFile {
     path: PathBuf,
     text: Text,
-    /// Of the user's file. `None` for rows from memory.
+    /// The stamp of the user's file. `None` for rows from memory.
     stamp: Option<Stamp>,
     lines: LineIndex,
     /// Number of this file's first row over all files.
@@ -55,7 +54,7 @@ struct DataFile {
 enum Text {
     /// In the user's file.
     InPlace(File),
-    /// In the spool of a file that is not JSONL itself, which is then closed.
+    /// In the spool, if the user's file is not JSONL itself. The user's file is then closed.
     Spooled(File),
     /// In memory. There is no file.
     Memory(Vec<u8>),
@@ -77,7 +76,7 @@ impl Text {
     }
 }
 
-/// The bytes of `lines` from a place on.
+/// Returns the bytes of `lines` from an offset on.
 fn bytes_from(lines: &[u8], offset: u64) -> &[u8] {
     lines.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default()
 }
@@ -100,16 +99,16 @@ impl Rows {
         Ok(Rows { files: vec![file], rows })
     }
 
-    /// Opens the files and finds their rows. Blank lines are no rows; a byte-order mark and CRLF are accepted. Of Parquet, the
-    /// columns that something reads under `columns` are read; the others are null.
+    /// Opens the files and finds their rows. Blank lines are not rows. A byte-order mark and CRLF are accepted. In Parquet,
+    /// only the columns that something reads under `columns` are read; the others are null.
     ///
     /// # Errors
-    /// [`SourceError`]: a path that is no file, a format that is not read or broken, no row at all.
+    /// [`SourceError`]: a path that is not a file, a format that is broken or not read, or no row in any file.
     pub(crate) fn open(paths: &[PathBuf], columns: &ColumnMap) -> Result<Rows, SourceError> {
         Rows::open_observed(paths, columns, &mut Unobserved)
     }
 
-    /// As [`Rows::open`], telling how far it is in [`Stage::Reading`], and which files have no row.
+    /// As [`Rows::open`]. Reports its progress in [`Stage::Reading`], and which files have no row.
     ///
     /// # Errors
     /// As [`Rows::open`].
@@ -121,7 +120,7 @@ impl Rows {
         Rows::open_first(usize::MAX, paths, columns, observer)
     }
 
-    /// As [`Rows::open_observed`], but only as many of the files as the first `limit` rows stand in.
+    /// As [`Rows::open_observed`], but opens only as many files as hold the first `limit` rows.
     ///
     /// # Errors
     /// As [`Rows::open`].
@@ -177,7 +176,7 @@ impl Rows {
         self.files.iter().map(|file| file.lines.starts.len()).filter(|rows| *rows > 0)
     }
 
-    /// Blank lines that were passed over.
+    /// Number of blank lines that were skipped.
     pub(crate) fn blank_lines(&self) -> usize {
         self.files.iter().map(|f| f.lines.blank_lines).sum()
     }
@@ -188,13 +187,13 @@ impl Rows {
         file.range(i).1
     }
 
-    /// The bytes of a row, without its line end; the inner error is for a row too long to read.
+    /// Reads the bytes of a row, without its line end. The inner error is for a row that is too long to read.
     ///
     /// # Errors
     /// [`SourceError::Io`]. A row number at or above [`Rows::len`] panics.
     pub(crate) fn read(&self, row: usize) -> Result<Result<Vec<u8>, BadLine>, SourceError> {
         let (file, i) = self.locate(row);
-        // up to the next row: what follows the line end is blank
+        // this reads up to the next row: what follows the line end is blank
         let (start, bytes) = file.range(i);
         if bytes > MAX_ROW_BYTES {
             return Ok(Err(BadLine::TooLong { bytes, limit: MAX_ROW_BYTES }));
@@ -211,7 +210,8 @@ impl Rows {
         }
     }
 
-    /// Checks that no file has changed since it was opened. A spooled file may be gone, since its rows are in the spool.
+    /// Checks that no file has changed since it was opened. A file that was written to the spool may be gone: its rows are in
+    /// the spool.
     ///
     /// # Errors
     /// [`SourceError::Changed`] if the size or the time of modification differ.
@@ -234,9 +234,9 @@ impl Rows {
         Ok(())
     }
 
-    /// Returns the file and the 1-based line of a row; in Parquet, the 1-based row. If several rows of a JSON array begin on one
-    /// line, each later one counts as one line further. The line is 0 if the file cannot be read any more. Counts all lines
-    /// before the row, so it is for messages only.
+    /// Returns the file and the 1-based line of a row; in Parquet, the 1-based row. If several rows of a JSON array begin on
+    /// one line, each later one counts as one line further. The line is 0 if the file can no longer be read. This counts all
+    /// lines before the row, so use it for messages only.
     pub(crate) fn place(&self, row: usize) -> (PathBuf, u64) {
         self.place_after(&mut PlaceCursor::default(), row)
     }
@@ -271,7 +271,7 @@ impl DataFile {
         mut progress: impl FnMut(u64),
     ) -> Result<DataFile, SourceError> {
         let io = |source| SourceError::Io { path: path.to_owned(), source };
-        // before opening: opening a pipe that nobody writes to would wait for ever
+        // checked before opening: opening a pipe to which nobody writes would wait for ever
         let kind = std::fs::metadata(path).map_err(io)?;
         if kind.is_dir() {
             return Err(folder(path));
@@ -305,14 +305,14 @@ impl DataFile {
         Ok(DataFile { path: path.to_owned(), text, stamp, lines, first_row })
     }
 
-    /// Start and length of what [`Rows::read`] reads, in bytes of the text.
+    /// Returns start and length of what [`Rows::read`] reads, in bytes of the text.
     fn range(&self, i: usize) -> (u64, u64) {
         let start = self.lines.starts[i];
         let end = self.lines.starts.get(i + 1).copied().unwrap_or(self.lines.bytes);
         (start, end - start)
     }
 
-    /// Line ends in a range; `None` if the file cannot be read any more.
+    /// Counts the line ends in a range. `None` if the file can no longer be read.
     fn newlines(&self, range: Range<u64>) -> Option<u64> {
         let most = |bytes: u64| bytes.min(PIECE_BYTES as u64) as usize;
         let mut chunk = vec![0; most(range.end - range.start)];
@@ -330,21 +330,21 @@ impl DataFile {
     }
 }
 
-/// A row whose line is known.
+/// A row whose line number is known.
 #[derive(Debug, Default)]
 pub(crate) struct PlaceCursor {
-    /// Which file: number of its first row.
+    /// Number of the first row of its file.
     first_row: usize,
     start: u64,
     /// Line ends before `start`.
     lines: u64,
 }
 
-/// Every data file stays open, and the system's usual limit is fewer than the shards of large data sets: raised as far as they
-/// need and the system lets it be. The limit that there is then.
+/// Raises the limit on open files as far as these files need and the system allows. Every data file stays open, and the
+/// system's usual limit is lower than the number of shards of large data sets. Returns the limit that then applies.
 fn allow_open_files(files: usize) -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // none is no limit
+    // `None` means no limit
     let Some(current) = current else { return u64::MAX };
     let needed = files as u64 + OTHER_FILES;
     let raised = needed.min(maximum.unwrap_or(u64::MAX));

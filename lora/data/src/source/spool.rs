@@ -1,7 +1,8 @@
-//! Writes out rows as lines if a file does not hold them so. Rows are read in any order, and that needs lines with known starts.
+//! Writes out rows as lines if a file does not hold them in that way. Rows are read in any order, and that needs lines with
+//! known starts.
 //!
-//! The spool has no name and is gone with the process. It is bounded by the size of its file: what unpacks to more than text
-//! ever does is refused.
+//! The spool has no name and vanishes with the process. The size of its file bounds it: a file that unpacks to more than any
+//! text does is refused.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,24 +13,24 @@ use super::lines::{LineIndex, LinesOf, ManyLines};
 
 use super::error::SourceError;
 
-/// Most bytes of lines for a byte of the file. Gzip reaches at most 1032; for text that people write it is some tens.
+/// Most bytes of lines for each byte of the file. Gzip reaches at most 1032; for text that people write, it is some tens.
 const EXPANSION: u64 = 1024;
 /// This many bytes are always allowed.
 const ALLOWED_BYTES: u64 = 1 << 30;
 /// Lines on their way to a temporary file.
 #[derive(Debug)]
 pub(crate) struct Spool<'a> {
-    /// The data file.
+    /// The path of the data file.
     pub path: &'a Path,
     folder: PathBuf,
     file: BufWriter<File>,
     index: LineIndex,
     limit: u64,
-    /// Bytes that were unpacked and not written.
+    /// Bytes that were unpacked but not written.
     passed_over: u64,
-    /// Rows of the files before.
+    /// Number of the first row.
     first_row: usize,
-    /// Blank lines of the data file, if the spool has others.
+    /// Blank lines of the data file, if their number differs from that in the spool.
     pub blank_lines: Option<usize>,
 }
 
@@ -55,7 +56,7 @@ impl<'a> Spool<'a> {
         self.file.write_all(bytes).map_err(|source| SourceError::Spool { folder: folder.clone(), source })
     }
 
-    /// Counts bytes of rows that are bad, and so are not written: making them takes as long.
+    /// Counts the bytes of bad rows, which are not written: making them takes just as long.
     ///
     /// # Errors
     /// [`SourceError::Expansion`].
@@ -84,7 +85,7 @@ impl<'a> Spool<'a> {
     }
 }
 
-/// `TMPDIR`, else `/var/tmp`, which is on a disk where `/tmp` may be memory, else the system's choice.
+/// Returns `TMPDIR`, else `/var/tmp`, which is on a disk even if `/tmp` is in memory, else the system's choice.
 pub(crate) fn spool_folder() -> PathBuf {
     let on_disk = PathBuf::from("/var/tmp");
     match std::env::var_os("TMPDIR") {

@@ -1,12 +1,12 @@
-//! JSON read as strictly as a row: no key stands twice in an object.
+//! Reads JSON as strictly as a row: no key occurs twice in an object.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Returns the parser's message about `text`, with what it found, and without its line: the parser sees one row, so "line 1" would
-/// be taken for line 1 of the file.
+/// Returns the parser's message about `text` together with what it found, and without its line. The parser sees one row only,
+/// so users would take "line 1" for line 1 of the file.
 pub(crate) fn words_of(text: &str, error: &serde_json::Error) -> String {
     let words = error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "");
     let line = text.lines().nth(error.line().saturating_sub(1));
@@ -23,13 +23,13 @@ pub(crate) fn parse(text: &str) -> serde_json::Result<Value> {
     parser.end().map(|()| value)
 }
 
-/// Says what is wrong with a text that should be a JSON value. It is read as strictly as a row.
+/// Says what is wrong with a text that should be a JSON value and is read as strictly as a row. `None` if nothing is.
 pub(crate) fn json_fault(text: &str) -> Option<String> {
     let error = parse(text).err()?;
     Some(format!("{} (column {})", words_of(text, &error), error.column()))
 }
 
-/// Builds a [`Value`], refusing keys that stand twice in an object. The parser limits the depth to 128.
+/// Builds a [`Value`] and refuses keys that occur twice in an object. The parser limits the depth to 128.
 pub(crate) struct Strict;
 
 impl<'de> DeserializeSeed<'de> for Strict {

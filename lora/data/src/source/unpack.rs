@@ -16,8 +16,8 @@ use super::parquet;
 use super::spool::Spool;
 use crate::pieces::{PIECE_BYTES, fill};
 
-/// Writes out the rows of a file that is not plain JSONL as lines. Of Parquet and CSV, only the columns that something reads under
-/// `columns` are written.
+/// Writes out the rows of a file that is not plain JSONL as lines. For Parquet and CSV, writes only the columns that something
+/// reads under `columns`.
 ///
 /// # Errors
 /// [`SourceError`] if the file is broken, if it unpacks to something other than rows or to far too much, or if the disk is full.
@@ -115,7 +115,7 @@ fn unpack_text(
     }
 }
 
-/// Passes a text, of which `first` has been read, to `take` in pieces.
+/// Passes a text to `take` in pieces. `first` holds what has been read of it already.
 fn pieces(
     mut text: Box<dyn Read + '_>,
     first: Vec<u8>,
@@ -130,7 +130,7 @@ fn pieces(
     Ok(())
 }
 
-/// Counts the bytes that were read of a file.
+/// Counts the bytes that were read from a file.
 struct Counted<'a> {
     file: &'a File,
     read: &'a Cell<u64>,

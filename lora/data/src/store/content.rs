@@ -1,4 +1,4 @@
-//! What stands for the content of a file: a hash of all of it, or of a large file samples, its times and its inode.
+//! What identifies the content of a file: a hash of all of it, or, for a large file, of samples, its times and its inode.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -7,10 +7,10 @@ use std::path::Path;
 use super::stamp::Stamp;
 use crate::pieces::fill;
 
-/// A file of at most so many bytes is hashed whole, and is the same whatever its name's history: a copy, or one whose time was
-/// set. Of a larger one samples are hashed, with its length, its times and its inode: no write leaves the time of the last
-/// change (ctime) as it was. A copy of a large file is therefore another file, and so is one that was linked or whose
-/// permissions were changed: its tokens are made once more.
+/// A file of at most this many bytes is hashed whole. It counts as the same even if it is a copy, or if its time was set. For a
+/// larger file, the hash covers samples, the length, the times and the inode: every write changes the time of the last change
+/// (ctime). So a copy of a large file counts as another file. So does a file that was linked or whose permissions were changed.
+/// Its tokens are then made once more.
 const HASHED_WHOLE: u64 = 256 << 20;
 
 /// Samples of a large file, the first at its start and the last at its end.
@@ -18,19 +18,19 @@ const SAMPLES: u64 = 64;
 
 const SAMPLE_BYTES: u64 = 1 << 20;
 
-/// Returns how many bytes are hashed of a file with `bytes` bytes.
+/// Returns how many bytes of a file with `bytes` bytes are hashed.
 pub fn hashed_bytes(bytes: u64) -> u64 {
     if bytes <= HASHED_WHOLE { bytes } else { (SAMPLES + 1) * SAMPLE_BYTES }
 }
 
-/// Returns what stands for the content of a file, and which file that was. `progress` receives the bytes of each step.
+/// Returns what identifies the content of a file, and the file's stamp. `progress` receives the bytes of each step.
 ///
 /// # Errors
 /// Those of the system for a file that cannot be read.
 pub fn content(path: &Path, mut progress: impl FnMut(u64)) -> std::io::Result<(String, Stamp)> {
     let kind = path.metadata()?;
     if !kind.is_file() {
-        // opening a pipe that nobody writes to would wait for ever; who reads the rows refuses it
+        // opening a pipe to which nobody writes would wait for ever; the reader of the rows refuses it
         return Ok(("not a file".to_owned(), Stamp::of(&kind)));
     }
     let mut file = File::open(path)?;

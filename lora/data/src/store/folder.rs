@@ -1,11 +1,11 @@
-//! Folders of cache files within a limit: the files that were not used for the longest time go first.
+//! Keeps folders of cache files within a limit: the files that were not used for the longest time are removed first.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// What a crash left behind is removed after so long.
+/// Files that a crash left behind are removed after this time.
 const ABANDONED: Duration = Duration::from_hours(24);
 
 /// A file of a folder.
@@ -37,14 +37,15 @@ pub fn files(folder: &Path, ending: &str) -> io::Result<Vec<KeptFile>> {
     Ok(paths(folder)?.filter(has_ending).filter_map(kept_file).collect())
 }
 
-/// Sets the time at which an open file was used last to now. A file that refuses, as another user's does, only goes earlier.
+/// Sets the time when an open file was last used to now. If that fails, as for another user's file, the file is only removed
+/// earlier.
 pub fn mark_used(file: &File) {
     let _ = file.set_modified(SystemTime::now());
 }
 
-/// Removes what crashes left in a folder, and of its files that end with `.ending` those not used for the longest time, until
-/// the rest fills at most `limit` bytes. `own` stays, and so does a file that a process has locked. Best effort: what cannot be
-/// removed stays.
+/// Removes from a folder what crashes left. Then removes those of its files ending with `.ending` that were not used for the
+/// longest time, until the rest takes at most `limit` bytes. `own` stays, and so does a file that a process has locked. Best
+/// effort: a file that cannot be removed stays.
 pub fn keep_within(folder: &Path, ending: &str, limit: u64, own: &Path) -> Removed {
     for left in paths(folder).into_iter().flatten().filter_map(kept_file) {
         let is_temporary = left.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-"));
@@ -74,7 +75,7 @@ fn paths(folder: &Path) -> io::Result<impl Iterator<Item = PathBuf>> {
     Ok(fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path())))
 }
 
-/// `None` if it is no regular file.
+/// `None` if it is not a regular file.
 fn kept_file(path: PathBuf) -> Option<KeptFile> {
     let metadata = fs::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
     Some(KeptFile { used: metadata.modified().ok()?, bytes: metadata.len(), path })

@@ -1,4 +1,4 @@
-//! What is kept on the disk from one run to the next: whether a file is what it was, what differs, and folders within a limit.
+//! What stays on the disk from one run to the next: whether a file is unchanged, what differs, and folders within a limit.
 
 pub mod content;
 pub mod differences;

@@ -1,10 +1,10 @@
-//! Whether a file is what it was, as far as the system tells without reading it.
+//! Tells whether a file is unchanged, as far as the system knows without reading it.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
-/// Coarse clocks of file systems tick every two seconds; those of the network are not exactly ours.
+/// Coarse clocks of file systems tick every two seconds, and clocks of network file systems may differ a little from ours.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// What the system says about a file that changes with its content.
@@ -15,7 +15,7 @@ pub struct Stamp {
     bytes: u64,
     /// The last write, in nanoseconds since 1970.
     modified: i128,
-    /// The last change of anything. No program sets this time: the system does, at every write.
+    /// The last change of any kind. No program can set this time: the system sets it at every write.
     changed: i128,
 }
 
@@ -32,14 +32,14 @@ impl Stamp {
         }
     }
 
-    /// Whether it is the same file with the same length and time of writing. The time of the last change may differ: a hard
-    /// link that someone makes changes nothing in the file.
+    /// Whether it is the same file with the same length and time of writing. The time of the last change may differ: making a
+    /// hard link changes nothing in the file.
     pub fn is_same_file(&self, other: &Stamp) -> bool {
         let known = |stamp: &Stamp| (stamp.device, stamp.inode, stamp.bytes, stamp.modified);
         known(self) == known(other)
     }
 
-    /// Whether every write from now on gives another stamp: the file was last changed long enough ago.
+    /// Whether every write from now on gives another stamp, since the last change was long enough ago.
     pub fn is_settled(&self) -> bool {
         let newest = u64::try_from(self.changed.max(self.modified)).ok();
         let newest = newest.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(time)));
@@ -47,7 +47,7 @@ impl Stamp {
         age.is_some_and(|age| age >= SETTLED)
     }
 
-    /// Its numbers, for a hash: device, inode, bytes, and the times of the last write and the last change.
+    /// Returns its numbers, for a hash: device, inode, bytes, and the times of the last write and the last change.
     pub fn numbers(&self) -> [i128; 5] {
         [self.device.into(), self.inode.into(), self.bytes.into(), self.modified, self.changed]
     }

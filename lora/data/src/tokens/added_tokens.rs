@@ -1,8 +1,8 @@
 //! The added tokens of a model directory, with the ids that its files give them.
 //!
 //! The tokenizers library ignores the ids in `added_tokens` of `tokenizer.json`. It gives a token its id in the vocabulary, or
-//! else the next free id, so one token missing in the list gives all later ones wrong ids. Here every token gets the id that
-//! the files give it, or the files are refused. The lists are those that transformers 5.23 reads. As there,
+//! else the next free id. So if one token is missing in the list, all later ones get wrong ids. Here every token gets the id
+//! that the files give it, or the files are refused. The lists are those that transformers 5.23 reads. As there,
 //! `added_tokens_decoder` decides how a token is matched (`lstrip`, `rstrip`, `normalized`).
 
 use std::collections::{HashMap, HashSet};
@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
-/// What messages call the places where the id of a token stands.
+/// What messages call the files that give a token its id.
 pub(crate) const DECODER: &str = "added_tokens_decoder of tokenizer_config.json";
 /// The older form of that list, a file of its own.
 pub(crate) const ADDED_TOKENS_JSON: &str = "added_tokens.json";
@@ -23,7 +23,7 @@ const AS_BUILT: &str = "the tokenizer that these files make";
 pub(crate) struct Given {
     pub id: u32,
     pub token: AddedToken,
-    /// Where it stands, as messages call it.
+    /// What messages call the file that gives it.
     pub place: &'static str,
 }
 
@@ -56,7 +56,7 @@ impl AddedTokenFault {
     }
 }
 
-/// The library's tokenizer, whose added tokens have the ids of the files.
+/// The library's tokenizer. Its added tokens have the ids of the files.
 pub(crate) struct Built {
     pub inner: Tokenizer,
     /// Ids of added tokens that `tokenizer.json` lacks.
@@ -101,7 +101,7 @@ struct ListedToken {
     token: AddedToken,
 }
 
-/// Returns one entry for each token, sorted by id. If a token has several, the last one decides how it is matched.
+/// Returns one entry for each token, sorted by id. If a token has several entries, the last one decides how it is matched.
 fn agreed<'g>(all: impl Iterator<Item = &'g Given>) -> Result<Vec<&'g Given>, AddedTokenFault> {
     let mut by_content: HashMap<&str, &Given> = HashMap::new();
     let mut by_id: HashMap<u32, &Given> = HashMap::new();
@@ -121,7 +121,7 @@ fn agreed<'g>(all: impl Iterator<Item = &'g Given>) -> Result<Vec<&'g Given>, Ad
     Ok(agreed)
 }
 
-/// Makes the tokenizer with the added tokens in its vocabulary too, where the library looks up their ids. No merge produces
+/// Makes the tokenizer with the added tokens in its vocabulary as well: the library looks up their ids there. No merge produces
 /// them, so nothing else changes.
 fn with_ids_in_vocabulary(tokenizer_json: &[u8], given: &[&Given]) -> Result<Tokenizer, AddedTokenFault> {
     let mut file: Value = serde_json::from_slice(tokenizer_json).map_err(AddedTokenFault::library)?;
@@ -148,7 +148,7 @@ fn with_ids_in_vocabulary(tokenizer_json: &[u8], given: &[&Given]) -> Result<Tok
     }
     file["added_tokens"] = given.iter().map(|given| entry(given)).collect();
     let mut inner = Tokenizer::from_bytes(file.to_string()).map_err(AddedTokenFault::library)?;
-    // again, since this call sets how each one is matched
+    // added again, since this call sets how each one is matched
     inner.add_tokens(given.iter().map(|given| given.token.clone())).map_err(AddedTokenFault::library)?;
     Ok(inner)
 }

@@ -22,13 +22,13 @@ use crate::row::{Answer, EncodedRow, Target};
 pub enum Encoded {
     /// It will be used.
     Kept(EncodedRow),
-    /// It will not, for this reason.
+    /// It will not be used, for this reason.
     Dropped {
         /// 0-based number of the record over all files.
         row: usize,
         /// The row's `id`.
         id: Option<Value>,
-        /// Why.
+        /// The reason.
         reason: DropReason,
     },
 }
@@ -55,7 +55,7 @@ pub enum DropReason {
         /// The limit on prompt + one answer.
         max_length: usize,
     },
-    /// An answer would be cut, and a reward model scores whole answers.
+    /// An answer would be cut, but a reward model scores whole answers.
     #[error("prompt and answer have {tokens} tokens, max-length {max_length} would cut what is scored by its end")]
     AnswerTooLong {
         /// Tokens of prompt and answer.
@@ -69,13 +69,13 @@ pub enum DropReason {
          predicts an answer's first token"
     )]
     NoPrompt,
-    /// Scored answers that all have the same score.
+    /// All scored answers have the same score.
     #[error("no two answers differ in their score, so --pairs makes no pair of them")]
     NoPair,
     /// A sequence of one token.
     #[error("the row is one token, and nothing predicts it: there is nothing to score")]
     NothingScored,
-    /// The row is bad, and the run was told to skip such rows.
+    /// The row is bad, and the user asked to skip bad rows.
     #[error("{0}")]
     Bad(BadRow),
 }
@@ -83,9 +83,9 @@ pub enum DropReason {
 /// What was noticed while a record was encoded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Notes {
-    /// Where prompt + answer does not start with the prompt's tokens: the end of the prompt's tokens that was left out.
+    /// The last tokens of the prompt that were left out, if prompt + answer does not start with all of the prompt's tokens.
     pub boundary: Option<Boundary>,
-    /// Answers that are the empty string: EOS alone.
+    /// Answers that are the empty string, and so have only EOS.
     pub empty_answers: usize,
     /// Answers whose last tokens hold a stop token, before `max_length` cuts.
     pub stopping_answers: usize,
@@ -93,7 +93,7 @@ pub struct Notes {
     pub unended_answers: usize,
     /// Answers that `max_length` cut.
     pub cut_answers: usize,
-    /// Whether the two answers of a pair are the same tokens once they are cut.
+    /// Whether the two answers of a pair are the same tokens after the cut.
     pub same_after_cut: bool,
 }
 
@@ -111,13 +111,13 @@ impl Notes {
 /// A prompt whose last tokens change when an answer follows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Boundary {
-    /// Tokens of the prompt alone that prompt + answer does not start with.
+    /// Tokens of the prompt alone that are missing at the start of prompt + answer.
     pub prompt_ids: Vec<u32>,
-    /// As many tokens of prompt + answer there, of the answer that differs first.
+    /// As many tokens of prompt + answer at that place, from the first answer that differs.
     pub full_ids: Vec<u32>,
 }
 
-/// Tokens at the end of an answer among which a stop token counts as its end: templates write a newline after it.
+/// If a stop token is among this many last tokens of an answer, it counts as the end: templates write a newline after it.
 const STOP_WITHIN: usize = 3;
 
 /// What happens to an answer that `max_length` would cut.
@@ -125,7 +125,7 @@ const STOP_WITHIN: usize = 3;
 pub enum LongAnswers {
     /// Its end is cut.
     Cut,
-    /// Its row is dropped: for a reward model, whose number is that of the last token.
+    /// Its row is dropped. For a reward model, whose score is that of the last token.
     Dropped,
 }
 
@@ -133,10 +133,10 @@ pub enum LongAnswers {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncoderError {
-    /// The model's tokenizer.
+    /// The model's tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The chat template as a file.
+    /// The chat template cannot be used.
     #[error(transparent)]
     Template(#[from] TemplateError),
 }
@@ -146,7 +146,7 @@ pub enum EncoderError {
 pub struct Encoder {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
-    /// The model's own template, whatever template renders.
+    /// The model's own template, even if another one renders.
     own_template: Option<TemplateSources>,
     /// Why the model's own template cannot be used.
     template_fault: Option<TemplateError>,
@@ -159,8 +159,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Reads tokenizer and chat template of a model directory; `chat_template` overrides the model's own. `max_length` counts
-    /// prompt + one answer; `embedding_rows` is the number of token ids that the model has an embedding for.
+    /// Reads tokenizer and chat template of a model directory. `chat_template` overrides the model's own. `max_length` counts
+    /// prompt + one answer. `embedding_rows` is the number of token ids for which the model has an embedding.
     ///
     /// # Errors
     /// [`EncoderError::Tokenizer`]; [`EncoderError::Template`] for a given template. A missing or broken template of the model is
@@ -218,7 +218,7 @@ impl Encoder {
         Encoder { reading, ..self }
     }
 
-    /// Returns the encoder with this part of sequences scored. `None` is [`SftPart::default_of`] their shape.
+    /// Returns the encoder that scores this part of sequences. With `None`, it is [`SftPart::default_of`] their shape.
     pub fn with_sft_on(self, sft_on: Option<SftPart>) -> Encoder {
         Encoder { sft_on, ..self }
     }
@@ -262,7 +262,7 @@ impl Encoder {
         self.template.as_ref()
     }
 
-    /// Why the model's own chat template cannot be used. `None` if it can, or if there is none.
+    /// Returns why the model's own chat template cannot be used. `None` if it can be used, or if there is none.
     pub fn template_fault(&self) -> Option<&TemplateError> {
         self.template_fault.as_ref()
     }
@@ -290,7 +290,7 @@ impl Encoder {
         }
     }
 
-    /// Token ids of a prompt alone, as for generation.
+    /// Returns the token ids of a prompt alone, as for generation.
     ///
     /// # Errors
     /// [`BadRow`] if template or tokenizer refuse it.
@@ -311,14 +311,15 @@ impl Encoder {
 
     /// Encodes a record.
     ///
-    /// Strings: the prompt alone, and prompt + answer + EOS each as a whole, with the special tokens that the tokenizer adds;
-    /// EOS is its text, left out where the answer ends with it already. Conversations: the template with the generation prompt
-    /// for the prompt, the template for prompt + answer, nothing added. The prompt is the longest common token prefix of the
-    /// prompt's and all full sequences (TRL 1.16 `_prepare_dataset`). `max_length` cuts the end of each answer. What is scored
-    /// of a sequence, and what counts as its prompt: [`SftPart`].
+    /// Strings: the prompt alone is tokenised, and prompt + answer + EOS as a whole, each with the special tokens that the
+    /// tokenizer adds. EOS is its text; if the answer ends with it already, it is not added. Conversations: the template
+    /// renders the prompt with the generation prompt, and prompt + answer without it; nothing is added. The prompt is the
+    /// longest common token prefix of the prompt's tokens and of all full sequences (TRL 1.16 `_prepare_dataset`). `max_length`
+    /// cuts the end of each answer. [`SftPart`] decides what is scored of a sequence, and what counts as its prompt.
     ///
     /// # Errors
-    /// [`BadRow`]: template or tokenizer refuse the row, it has no answer, an answer has no token, a pair's answers are the same tokens.
+    /// [`BadRow`] if template or tokenizer refuse the row, it has no answer, an answer has no token, or a pair's answers are
+    /// the same tokens.
     pub fn encode(&self, record: &Record) -> Result<(Encoded, Notes), BadRow> {
         let target = match &record.target {
             None => return Err(BadRow::NoAnswer),

@@ -1,4 +1,4 @@
-//! Python's side of a chat template: what Hugging Face templates expect of Jinja2 and find different in minijinja.
+//! Python's side of a chat template: what Hugging Face templates expect of Jinja2 and minijinja does differently.
 //!
 //! Follows `transformers/utils/chat_template_utils.py` 5.23 (`_cached_compile_jinja_template`) and CPython's `str`, `json` and
 //! `repr`; `tests/goldens/templates.json` holds what that code renders.
@@ -15,7 +15,7 @@ use super::python_text::{
     split_lines, strip, text_of, without_none,
 };
 
-/// What a template said through `raise_exception`; the source of the error that ends the rendering.
+/// The message that a template passed to `raise_exception`: the source of the error that ends the rendering.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Raised(pub String);
@@ -25,7 +25,7 @@ pub(crate) fn environment(now: i64) -> Environment<'static> {
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.expect("the default delimiters are valid"));
-    env.set_debug(false); // or errors would carry all variables of the template
+    env.set_debug(false); // otherwise, errors would carry all variables of the template
     env.set_formatter(python_formatter);
     env.set_unknown_method_callback(python_method);
     env.add_filter("tojson", tojson);
@@ -61,7 +61,7 @@ pub(crate) fn environment(now: i64) -> Environment<'static> {
     };
     env.add_test("sequence", is_sequence);
     env.add_test("iterable", move |value: &Value| is_sequence(value) || value.kind() == ValueKind::Iterable);
-    env.remove_filter("pprint"); // takes the square of the depth in time
+    env.remove_filter("pprint"); // takes time in the square of the depth
     env.add_filter("indent", indent);
     env.add_filter("format", |template: &str, args: Rest<Value>| {
         check_format(template)?;
@@ -74,21 +74,21 @@ pub(crate) fn environment(now: i64) -> Environment<'static> {
     env
 }
 
-/// `{% generation %}` and `{% endgeneration %}`: the whitespace control in front, `end`, the one behind.
+/// `{% generation %}` or `{% endgeneration %}`: the whitespace control in front, `end`, the whitespace control behind.
 static GENERATION_TAG: LazyLock<fancy_regex::Regex> =
     LazyLock::new(|| fancy_regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern"));
 
-/// Replaces `{% generation %}` ... `{% endgeneration %}`, which mark the assistant's text for training masks, by a block that
-/// renders its body. `with` opens a scope of its own, as the original does; the whitespace controls stay.
+/// Replaces `{% generation %}` ... `{% endgeneration %}`, which mark the assistant's text for training masks, with a block that
+/// renders its body. `with` opens a scope of its own, as the original does. The whitespace controls stay.
 pub(crate) fn strip_generation_tags(source: &str) -> String {
     GENERATION_TAG.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
 }
 
-/// What [`generation_span`] is called in templates.
+/// The name of [`generation_span`] in templates.
 const SPAN: &str = "align_generation_span";
 
-/// Replaces `{% generation %}` ... `{% endgeneration %}` by calls of [`generation_span`], as the original is a call; `None` for
-/// a template without them.
+/// Replaces `{% generation %}` ... `{% endgeneration %}` with calls of [`generation_span`], since the original is a call too.
+/// `None` for a template without these tags.
 pub(crate) fn call_generation_spans(source: &str) -> Option<String> {
     let called = GENERATION_TAG.replace_all(source, |tag: &fancy_regex::Captures<'_>| {
         let group = |i: usize| tag.get(i).map_or("", |group| group.as_str());
@@ -100,7 +100,7 @@ pub(crate) fn call_generation_spans(source: &str) -> Option<String> {
     (called != source).then(|| called.into_owned())
 }
 
-/// Puts `open` and `close` around what stands inside the calls of [`call_generation_spans`].
+/// Puts `open` and `close` around the content of the calls of [`call_generation_spans`].
 pub(crate) fn generation_span(env: &mut Environment<'_>, open: char, close: char) {
     env.add_function(SPAN, move |state: &mut State, kwargs: Kwargs| -> Result<Value, Error> {
         let caller: Value = kwargs.get("caller")?;
@@ -109,7 +109,7 @@ pub(crate) fn generation_span(env: &mut Environment<'_>, open: char, close: char
     });
 }
 
-/// `indent(width=4, first=False, blank=False)`. The width may be a text. A line end at the end stays.
+/// `indent(width=4, first=False, blank=False)`. The width may be a text. A line end at the end of the text stays.
 fn indent(text: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let no_text = || invalid(format!("indent: the value must be a string, not {}", text.kind()));
     let text = text.as_str().ok_or_else(no_text)?;
@@ -146,7 +146,7 @@ fn replace(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Val
     let (text, old, new) = (text_of(value)?, text_of(&old)?, text_of(&new)?);
     let count = match count.filter(|count| !count.is_none()) {
         None => usize::MAX,
-        Some(count) => usize::try_from(i64::try_from(count)?).unwrap_or(usize::MAX), // negative: all
+        Some(count) => usize::try_from(i64::try_from(count)?).unwrap_or(usize::MAX), // a negative count replaces all
     };
     Ok(Value::from(text.replacen(&old, &new, count)))
 }
@@ -225,7 +225,7 @@ fn escape(value: &Value) -> Result<Value, Error> {
     Ok(Value::from_safe_string(text.replace('"', "&#34;").replace('\'', "&#39;")))
 }
 
-/// Output of `{{ value }}`: Python's `str(value)`.
+/// Writes `{{ value }}` as Python's `str(value)`.
 fn python_formatter(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Number => {
@@ -257,7 +257,7 @@ fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Valu
     Ok(Value::from(writer.out))
 }
 
-/// `datetime.now().strftime(format)` for a given second, in the zone of the machine and the C locale.
+/// Returns `datetime.now().strftime(format)` for a given second, in the machine's time zone and the C locale.
 #[expect(unsafe_code, reason = "the C library has the only strftime that Python's is")]
 pub(crate) fn strftime(now: i64, format: &str) -> Result<String, Error> {
     let refuse = |why: &str| invalid(format!("strftime_now: {why}"));
@@ -265,16 +265,16 @@ pub(crate) fn strftime(now: i64, format: &str) -> Result<String, Error> {
     if format.is_empty() {
         return Ok(String::new());
     }
-    // SAFETY: tm is plain data of integers and a pointer, for which zero is a value.
+    // SAFETY: `tm` is plain data, integers and a pointer, and all-zero bytes are a valid value for each of them.
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
     let seconds = libc::time_t::from(now);
-    // SAFETY: both pointers are to live locals; localtime_r keeps neither.
+    // SAFETY: both pointers point to live locals, and localtime_r keeps neither after the call.
     if unsafe { libc::localtime_r(&raw const seconds, &raw mut tm) }.is_null() {
         return Err(refuse("the clock is out of range"));
     }
-    // One conversion makes at most some tens of bytes of two; a format that asks for padded widths ("%9999999d") is refused.
+    // One conversion turns two bytes into some tens at most; a format with padded widths ("%9999999d") is refused.
     let mut text = vec![0u8; 256 + 64 * format.len()];
-    // SAFETY: `text` has text.len() writable bytes, c_format ends in NUL, tm was filled by localtime_r.
+    // SAFETY: `text` has text.len() writable bytes, `c_format` ends in NUL, and localtime_r has filled `tm`.
     let written = unsafe { libc::strftime(text.as_mut_ptr().cast(), text.len(), c_format.as_ptr(), &raw const tm) };
     if written == 0 {
         return Err(refuse("the format makes no text, or far too much"));

@@ -1,4 +1,4 @@
-//! Rewrites a template's source where the engine would read it differently from Jinja2.
+//! Rewrites a template's source if the engine would read it differently from Jinja2.
 //!
 //! | in the source | Jinja2 | the engine alone |
 //! |---|---|---|
@@ -15,7 +15,7 @@ use std::ops::Range;
 /// Deepest nesting of macros to look into. The parser refuses templates with deeper nesting.
 const MAX_NESTING: usize = 100;
 
-/// A construct that cannot be read as Jinja2 reads it.
+/// A construct that cannot be read in the way Jinja2 reads it.
 #[derive(Debug, PartialEq)]
 pub(crate) struct SourceFault {
     /// 1-based line of the template.
@@ -79,7 +79,7 @@ pub(crate) fn with_strings_of_python(source: &str) -> Result<Cow<'_, str>, Sourc
 /// `{% filter f(x) %}` and `{% set y | f(x) %}`, and the right side of `{% set x = x + 1 %}`.
 pub(crate) fn with_names_of_macros(source: &str) -> Result<Cow<'_, str>, SourceFault> {
     struct Open<'s> {
-        /// Where the opening tag's closing delimiter begins.
+        /// Where the closing delimiter of the opening tag begins.
         close: usize,
         names: BTreeSet<&'s str>,
     }
@@ -87,7 +87,7 @@ pub(crate) fn with_names_of_macros(source: &str) -> Result<Cow<'_, str>, SourceF
     let mut mentions: Vec<(usize, String)> = Vec::new();
     for tag in tags(source) {
         let statement = tag.statement(source);
-        // the word of the statement itself is no name
+        // the keyword of the statement is not a name
         let names = tag.tokens.iter().skip(usize::from(statement.is_some())).filter_map(|token| match token {
             Token::Name(place) => Some(&source[place.clone()]),
             Token::String(_) => None,
@@ -132,7 +132,8 @@ fn repeated<'s>(names: &[&'s str]) -> Option<&'s str> {
     names.iter().skip(1).copied().find(|name| !is_reserved(name) && !seen.insert(*name))
 }
 
-/// Whether a word is no variable, or a function that is found everywhere. `loop` is excluded: it can be an outer variable.
+/// Whether a word is not a variable, or is a function that is found everywhere. `loop` is an exception: it can be an outer
+/// variable.
 fn is_reserved(name: &str) -> bool {
     const WORDS: [&str; 16] = [
         "and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None", "caller",
@@ -152,13 +153,13 @@ enum Token {
 /// `{{ ... }}` or `{% ... %}`.
 struct Tag {
     is_block: bool,
-    /// Where its closing delimiter begins, whitespace control included.
+    /// Where its closing delimiter begins, including the whitespace control.
     close: usize,
     tokens: Vec<Token>,
 }
 
 impl Tag {
-    /// The first word of a block tag.
+    /// Returns the first word of a block tag.
     fn statement<'s>(&self, source: &'s str) -> Option<&'s str> {
         match self.tokens.first() {
             Some(Token::Name(place)) if self.is_block => Some(&source[place.clone()]),
@@ -167,7 +168,8 @@ impl Tag {
     }
 }
 
-/// Returns all tags of a source in order, without those in comments and raw blocks and without `endraw`. Stops at an unclosed tag.
+/// Returns all tags of a source in order, without those in comments and raw blocks and without `endraw`. Stops at an unclosed
+/// tag.
 fn tags(source: &str) -> Vec<Tag> {
     let bytes = source.as_bytes();
     let mut tags = Vec::new();
@@ -197,7 +199,7 @@ fn tags(source: &str) -> Vec<Tag> {
     tags
 }
 
-/// Reads the tag whose inside begins at `start`. Returns the tag and where it ends.
+/// Reads the tag whose content begins at `start`. Returns the tag and where it ends.
 fn tag(source: &str, start: usize, is_block: bool) -> Option<(Tag, usize)> {
     let bytes = source.as_bytes();
     let end = if is_block { "%}" } else { "}}" };
@@ -240,7 +242,7 @@ fn tag(source: &str, start: usize, is_block: bool) -> Option<(Tag, usize)> {
     None
 }
 
-/// Returns the bytes of a string literal up to its closing quote.
+/// Returns the length of a string literal in bytes, up to its closing quote.
 fn string_length(rest: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     rest.char_indices().find_map(|(at, c)| {

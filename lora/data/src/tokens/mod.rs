@@ -1,4 +1,4 @@
-//! A record to token ids: chat template, tokenizer, and which tokens are scored.
+//! From a record to token ids: chat template, tokenizer, and which tokens are scored.
 
 pub(crate) mod added_tokens;
 pub(crate) mod encode;

@@ -1,4 +1,5 @@
-//! Text as Python makes it, since chat templates expect that: `str`, `repr`, `json.dumps`, methods of `str`, `list` and `dict`.
+//! Makes text as Python does, since chat templates expect that: `str`, `repr`, `json.dumps`, methods of `str`, `list` and
+//! `dict`.
 //!
 //! Follows CPython. `tests/goldens/templates.json` holds what CPython renders.
 
@@ -15,7 +16,7 @@ const MAX_DEPTH: usize = 200;
 /// Widest padding that a template may ask for in one step. Without a limit, one instruction could make gigabytes.
 const MAX_WIDTH: usize = 9_999;
 
-/// The error of an operation that a value does not allow.
+/// Makes the error of an operation that a value does not allow.
 pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
@@ -36,7 +37,7 @@ pub(crate) fn check_format(template: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Python's `str(value)`.
+/// Returns Python's `str(value)`.
 pub(crate) fn text_of(value: &Value) -> Result<String, Error> {
     let mut out = String::new();
     match value.kind() {
@@ -47,7 +48,7 @@ pub(crate) fn text_of(value: &Value) -> Result<String, Error> {
     Ok(out)
 }
 
-/// Python's `repr(value)`.
+/// Writes Python's `repr(value)`.
 fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(invalid("the value is nested too deeply to be shown"));
@@ -76,13 +77,13 @@ fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
             out.push(close);
         }
         ValueKind::Undefined => out.push_str("Undefined"),
-        // None, True, False: minijinja writes them as Python does
+        // None, True, False: minijinja writes these as Python does
         _ => write!(out, "{value}").expect("a String takes everything"),
     }
     Ok(())
 }
 
-/// Writes a string literal as Python does: in single quotes, unless the text contains those and no double quotes.
+/// Writes a string literal as Python does: in single quotes, unless the text contains single quotes and no double quotes.
 fn repr_str(out: &mut String, text: &str) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
@@ -107,8 +108,8 @@ fn repr_str(out: &mut String, text: &str) {
     out.push(quote);
 }
 
-/// `str.isprintable` of one character. Rust's `escape_debug` leaves the same characters unescaped, but combining ones only
-/// after another character.
+/// `str.isprintable` of one character. Rust's `escape_debug` leaves the same characters unescaped, except that it leaves
+/// combining ones unescaped only after another character.
 fn is_printable(c: char) -> bool {
     matches!(c, ' '..='~') || (!c.is_ascii() && format!("a{c}").escape_debug().eq(['a', c]))
 }
@@ -120,7 +121,7 @@ fn number(value: &Value) -> String {
     }
     let Ok(x) = f64::try_from(value.clone()) else { return value.to_string() };
     if !x.is_finite() {
-        return x.to_string().to_lowercase(); // Rust has `NaN`, `inf`, `-inf`
+        return x.to_string().to_lowercase(); // Rust writes `NaN`, `inf`, `-inf`
     }
     // Rust's Debug is the shortest text that reads back, with Python's thresholds but without `+` and padding
     let text = format!("{x:?}");
@@ -145,7 +146,7 @@ pub(crate) fn python_float(text: &str) -> Option<f64> {
     python_digits(text)?.parse().ok()
 }
 
-/// Writes values as CPython's `json.dumps`.
+/// Writes values as CPython's `json.dumps` does.
 pub(crate) struct JsonWriter {
     pub out: String,
     pub ensure_ascii: bool,
@@ -196,7 +197,7 @@ impl JsonWriter {
         Ok(())
     }
 
-    /// Writes what stands before item `i`.
+    /// Writes what comes before item `i`.
     fn break_line(&mut self, i: usize, depth: usize) {
         if i > 0 {
             self.out.push_str(&self.item);
@@ -233,19 +234,19 @@ impl JsonWriter {
     }
 }
 
-/// Writes None, a boolean or a number as `json.dumps` does; `None` for another value.
+/// Writes None, a boolean or a number as `json.dumps` does. `None` for any other value.
 fn json_scalar(value: &Value) -> Option<String> {
     Some(match value.kind() {
         ValueKind::None => "null".to_owned(),
         ValueKind::Bool => value.is_true().to_string(),
-        // as `repr`, but for NaN and Infinity
+        // as in `repr`, except for NaN and Infinity
         ValueKind::Number => number(value).replace("nan", "NaN").replace("inf", "Infinity"),
         _ => return None,
     })
 }
 
-/// Calls a method of `str`, `list` or `dict` that templates use. Methods that minijinja's collection lacks, or has differently
-/// from Python, are here; the collection has the others.
+/// Calls a method of `str`, `list` or `dict` that templates use. Methods that minijinja's collection lacks, or that differ
+/// there from Python's, are here; the collection has the others.
 pub(crate) fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str()
         && let Some(outcome) = text_method(text, method, args)?
@@ -358,7 +359,7 @@ pub(crate) fn arguments<const N: usize>(
     Ok(found)
 }
 
-/// Makes None as good as no argument.
+/// Turns every None into a missing argument.
 pub(crate) fn without_none<const N: usize>(found: [Option<Value>; N]) -> [Option<Value>; N] {
     found.map(|argument| argument.filter(|value| !value.is_none()))
 }
@@ -372,7 +373,7 @@ fn split(text: &str, args: &[Value], from: Side) -> Result<Value, Error> {
     if separator == Some("") {
         return Err(invalid("empty separator"));
     }
-    // a negative limit is none
+    // a negative limit means no limit
     let limit = limit.map(i64::try_from).transpose()?.and_then(|limit| usize::try_from(limit).ok());
     let pieces = limit.map_or(usize::MAX, |n| n.saturating_add(1));
     let mut parts: Vec<&str> = match (separator, from) {

@@ -1,9 +1,9 @@
-//! Sequences to learn as they are: which of their tokens are scored, and how such a row stands as a prompt and an answer.
+//! Sequences to learn as they are: which of their tokens are scored, and how such a row becomes a prompt and an answer.
 //!
-//! The prompt is what comes before the first scored token, at least one token, for nothing predicts the first token of a text;
-//! the answer goes from there to the last scored token, with the ranges between that are read and not scored. Ids and masks are
-//! those of TRL 1.16 `SFTTrainer._prepare_dataset`, where a text of one token or a row without a scored one has no loss, and is
-//! left out here.
+//! The prompt is everything before the first scored token. It has at least one token, since nothing predicts the first token of
+//! a text. The answer goes from there to the last scored token. Ranges in between may be read but not scored. Ids and masks are
+//! those of TRL 1.16 `SFTTrainer._prepare_dataset`. There, a text of one token or a row without a scored token has no loss;
+//! here, it is left out.
 
 use std::ops::Range;
 
@@ -17,12 +17,12 @@ use crate::record::text::Text;
 use crate::row::{Answer, EncodedRow, Target};
 
 impl Encoder {
-    /// What is scored of sequences of a shape.
+    /// Returns what is scored of sequences of a shape.
     pub fn sft_part(&self, shape: Shape) -> SftPart {
         self.sft_on().unwrap_or(SftPart::default_of(shape))
     }
 
-    /// Encodes a record whose one answer is to be learned as it is.
+    /// Encodes a record whose one answer is to be learned as it stands.
     pub(crate) fn encode_sequence(&self, record: &Record) -> Result<(Encoded, Notes), BadRow> {
         let mut notes = Notes::default();
         let answer = &record.answers[0];
@@ -34,7 +34,7 @@ impl Encoder {
                 let conversation = self.conversation_by_speaker(&turns, &record.inputs)?;
                 let mut scored = conversation.assistant;
                 if !prompt.is_empty() {
-                    // of a prompt and a completion, what both masks have
+                    // of a prompt and a completion, score only tokens that are in both masks
                     let shared = self.split(record, &conversation.ids, &mut notes)?;
                     scored.iter_mut().for_each(|span| span.start = span.start.max(shared));
                     scored.retain(|span| !span.is_empty());
@@ -49,7 +49,7 @@ impl Encoder {
                 let all = 0..ids.len();
                 (ids, vec![all])
             }
-            // the caller has refused the assistant's part of strings
+            // for strings, the caller has refused to score the assistant's part
             (SftPart::Completion | SftPart::Assistant, ..) => {
                 let ids = self.whole(record, answer)?;
                 let completion = self.split(record, &ids, &mut notes)?..ids.len();
@@ -62,7 +62,7 @@ impl Encoder {
         Ok((self.laid_out(record, ids, scored, &mut notes), notes))
     }
 
-    /// How many tokens of prompt + answer are the prompt's.
+    /// Returns how many tokens of prompt + answer belong to the prompt.
     fn split(&self, record: &Record, whole: &[u32], notes: &mut Notes) -> Result<usize, BadRow> {
         let alone = self.prompt_ids(record)?;
         let shared = super::encode::common_prefix(&alone, whole);
@@ -70,7 +70,8 @@ impl Encoder {
         Ok(shared)
     }
 
-    /// A whole sequence: what `scored` has of it as an answer, what stands before as its prompt.
+    /// Lays out a whole sequence: the scored tokens, with the gaps between them, as the answer, and what comes before as the
+    /// prompt.
     fn laid_out(
         &self,
         record: &Record,
@@ -106,7 +107,7 @@ impl Encoder {
         Encoded::Kept(EncodedRow { row, id, prompt, answers, target, numbers })
     }
 
-    /// Prompt and answer as one text or conversation.
+    /// Returns the tokens of prompt and answer as one text or conversation.
     pub(crate) fn whole(&self, record: &Record, answer: &Text) -> Result<Vec<u32>, BadRow> {
         match (&record.prompt, answer) {
             (Text::Plain(prompt), Text::Plain(answer)) => {

@@ -14,8 +14,8 @@ pub enum SftPart {
 }
 
 impl SftPart {
-    /// What TRL scores of rows of a shape unless told otherwise: of a prompt and a completion the completion, of a conversation
-    /// or a text everything.
+    /// Returns what TRL scores by default for rows of a shape: the completion if there is a prompt and a completion, and
+    /// everything of a conversation or a text.
     pub fn default_of(shape: Shape) -> SftPart {
         match shape {
             Shape::Messages | Shape::Text => SftPart::All,

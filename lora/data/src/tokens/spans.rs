@@ -1,10 +1,10 @@
-//! Where the assistant speaks in a conversation: the tokens that `--sft-on assistant` scores.
+//! Finds where the assistant speaks in a conversation: the tokens that `--sft-on assistant` scores.
 //!
-//! By the template's own `{% generation %}` marks where it has them. Else turn by turn: the tokens of a turn are what the
-//! template adds when the turn stands at the end, after what it makes of the turns before with the generation prompt; the
-//! end-of-turn token is among them. A token that stands across a border counts to the assistant. Where a generation prompt is
-//! not how a turn begins (it opens a reasoning that the turn has not), the turn starts where the two differ; a template that
-//! renders earlier turns otherwise once more follow is refused.
+//! If the template has `{% generation %}` marks, these decide. Otherwise it is done turn by turn. The conversation up to the
+//! turn is rendered with the generation prompt, and then once more with the turn at its end: the tokens of the turn are what is
+//! added. The end-of-turn token is among them. A token across a border counts as the assistant's. If a turn does not begin with
+//! the generation prompt (which may open a reasoning that the turn lacks), the turn starts where the two differ. If a template
+//! renders earlier turns differently once more turns follow, it is refused.
 
 use std::ops::Range;
 
@@ -16,12 +16,12 @@ use crate::record::bad_row::BadRow;
 use crate::record::template_inputs::TemplateInputs;
 use crate::record::turn::is_assistant;
 
-/// What a turn costs a template, in bytes of text that cost as much.
+/// The cost of a turn for a template, as the bytes of text that cost the same.
 const TURN_BYTES: u64 = 256;
-/// A conversation is rendered up to each of the assistant's turns, so that the work grows with the square of its length: at
-/// most so many bytes in all, which takes seconds.
+/// Most bytes to render for one conversation; this many take seconds. A conversation is rendered up to each of the assistant's
+/// turns, so the work grows with the square of its length.
 const MOST_RENDERED: u64 = 1 << 28;
-/// Bytes of stop tokens with which a template may end a conversation.
+/// Most bytes of stop tokens with which a template may end a conversation.
 const CLOSING_BYTES: usize = 256;
 
 /// How the assistant's tokens are found.
@@ -39,7 +39,7 @@ impl SpanSource {
     }
 }
 
-/// A conversation with the tokens that the assistant says.
+/// A conversation, and which of its tokens the assistant says.
 pub(crate) struct Conversation {
     pub ids: Vec<u32>,
     /// Ascending, not empty, not touching.
@@ -47,7 +47,7 @@ pub(crate) struct Conversation {
 }
 
 impl Encoder {
-    /// Tokens of a whole conversation, and which of them the assistant says.
+    /// Returns the tokens of a whole conversation, and which of them the assistant says.
     pub(crate) fn conversation_by_speaker(
         &self,
         turns: &[&Value],
@@ -110,7 +110,7 @@ impl SpanBorders {
         SpanBorders { start: Border::Byte(span.start), end: Border::Byte(span.end) }
     }
 
-    /// The tokens that have a byte of it. Tokens stand in the order of the text.
+    /// Returns the tokens that have a byte of the span. Tokens are in the order of the text.
     fn tokens(&self, places: &[Range<usize>]) -> Range<usize> {
         let start = match self.start {
             Border::Byte(byte) => places.partition_point(|place| place.end <= byte),
@@ -124,7 +124,7 @@ impl SpanBorders {
     }
 }
 
-/// A conversation that is taken apart turn by turn.
+/// A whole conversation that is taken apart turn by turn.
 struct Whole<'a> {
     encoder: &'a Encoder,
     template: &'a ChatTemplate,
@@ -149,10 +149,10 @@ impl Whole<'_> {
         self.encoder.tokenizer().encode_rendered(text).map_err(BadRow::of_tokenizer)
     }
 
-    /// Where the turn stands in the `text` of the whole, whose tokens are `ids` at `places`.
+    /// Finds the turn in the `text` of the whole conversation. Its tokens are `ids`, and they stand at `places`.
     fn place_of(&self, turn: usize, text: &str, ids: &[u32], places: &[Range<usize>]) -> Result<SpanBorders, BadRow> {
         let before = match turn {
-            // many templates read the first message of what they are given
+            // many templates read the first message, and there is none here
             0 => self.render(0, GenerationPrompt::Add).unwrap_or_default(),
             _ => self.render(turn, GenerationPrompt::Add)?,
         };
@@ -163,7 +163,7 @@ impl Whole<'_> {
         let start = if is_start {
             Border::Byte(before.len())
         } else {
-            // the two may differ in the generation prompt alone, or what differs is the text of others
+            // either the two differ only in the generation prompt, or they differ in the text of others, which is refused
             let others = self.render(turn, GenerationPrompt::Omit)?;
             if !text.starts_with(&others) || !before.starts_with(&others) {
                 return Err(BadRow::TurnChanges { turn });
@@ -175,8 +175,7 @@ impl Whole<'_> {
         if text.starts_with(&alone) {
             return Ok(SpanBorders { start, end: Border::Byte(alone.len()) });
         }
-        // templates that end a conversation with EOS (Phi 3) differ in that alone; its tokens need be looked at only where so
-        // much is left
+        // some templates end a conversation with EOS (Phi 3) and differ only in that: compare tokens only if so little is left
         let differs = alone.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
         if alone.len() - differs <= CLOSING_BYTES {
             let alone_ids = self.tokens(&alone)?;
@@ -185,18 +184,18 @@ impl Whole<'_> {
                 return Ok(SpanBorders { start, end: Border::Token(shared) });
             }
         }
-        // those that leave the reasoning out once other turns follow (Qwen 3) differ before the content
+        // templates that omit the reasoning once other turns follow (Qwen 3) differ before the content
         let end = self.end_by_content(turn, text, &alone)?.ok_or(BadRow::TurnChanges { turn })?;
         Ok(SpanBorders { start, end: Border::Byte(end) })
     }
 
-    /// The end of a turn, from what stays the same when its content is another one: in the whole, all that follows the content;
-    /// with the turn at the end, what closes it.
+    /// Finds the end of a turn by changing its content. In the whole conversation, everything after the content stays the same.
+    /// In the conversation that ends with the turn, what closes the turn stays the same.
     fn end_by_content(&self, turn: usize, text: &str, alone: &str) -> Result<Option<usize>, BadRow> {
         let Some(fields) = self.turns[turn].as_object() else { return Ok(None) };
         let content = fields.get("content").and_then(Value::as_str).unwrap_or_default();
         let mut fields = fields.clone();
-        // another last letter than that of the content, or it would count to what follows
+        // the last letter must differ from that of the content, or it would count as part of what follows
         fields.insert("content".to_owned(), if content.trim_end().ends_with('x') { "y" } else { "x" }.into());
         let other = Value::Object(fields);
         let with_other = |turns: usize| {
@@ -209,7 +208,7 @@ impl Whole<'_> {
     }
 }
 
-/// Bytes of the longest common end of two texts, whole characters.
+/// Returns the bytes of the longest common end of two texts, in whole characters.
 fn common_suffix(a: &str, b: &str) -> usize {
     let mut bytes = a.bytes().rev().zip(b.bytes().rev()).take_while(|(a, b)| a == b).count();
     while !a.is_char_boundary(a.len() - bytes) {

@@ -1,9 +1,9 @@
 //! The model's own chat template: found where Hugging Face finds it, rendered as Hugging Face renders it, and never trusted.
 //!
-//! A template comes with the model from the network. It has no access to files or other templates, and runs on a budget of
-//! instructions and of output bytes and on a stack that is as deep as that budget reaches: it returns text or fails. Known
-//! limits: a template that doubles a string in a loop can ask for more memory than there is, and one that prints an object
-//! which holds itself overflows any stack; the engine has no budget for either, and both end the process.
+//! A template comes with the model from the network. It has no access to files or other templates. It runs on a budget of
+//! instructions and of output bytes, and on a stack deep enough for that budget: it returns text or fails. There are two known
+//! limits, since the engine has no budget for them. A template that doubles a string in a loop can ask for more memory than
+//! there is, and one that prints an object which contains itself overflows any stack. Both end the process.
 
 use std::ops::Range;
 use std::path::Path;
@@ -20,10 +20,11 @@ use super::tokenizer::Tokenizer;
 use crate::deep_stack::with_deep_stack;
 use crate::record::template_inputs::TemplateInputs;
 
-/// Instructions that a rendering may take, and more for every message: a long template takes some hundred a message.
+/// Instructions that a rendering may take, and further ones for each message: a long template takes some hundred for a message.
 const FUEL: u64 = 1_000_000;
 const FUEL_PER_MESSAGE: u64 = 20_000;
-/// Bytes that a rendering may make, and more for every byte of the messages: a template writes each a few times at most.
+/// Bytes that a rendering may write, and further ones for each byte of the messages: a template writes each byte a few times at
+/// most.
 const OUTPUT_BYTES: usize = 4 << 20;
 const OUTPUT_BYTES_PER_INPUT_BYTE: usize = 16;
 
@@ -31,22 +32,22 @@ const OUTPUT_BYTES_PER_INPUT_BYTE: usize = 16;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RenderError {
-    /// The template called `raise_exception` with these words.
+    /// The template called `raise_exception` with this message.
     #[error("{message}")]
     Refused {
-        /// The template's words.
+        /// The template's message.
         message: String,
     },
     /// The template ran out of instructions: it loops.
     #[error("the template did not end within {fuel} instructions (does it loop?)")]
     Endless {
-        /// Instructions it had.
+        /// Its number of instructions.
         fuel: u64,
     },
     /// The template wrote far more than the conversation can justify.
     #[error("the template wrote more than {limit} bytes")]
     TooMuchOutput {
-        /// Bytes it was allowed.
+        /// Most bytes allowed.
         limit: usize,
     },
     /// The template failed.
@@ -73,11 +74,11 @@ pub enum GenerationPrompt {
 pub struct MarkedText {
     /// The text.
     pub text: String,
-    /// Bytes of the text, ascending.
+    /// Ranges of bytes of the text, ascending.
     pub spans: Vec<Range<usize>>,
 }
 
-/// A parsed chat template with the special tokens it may name.
+/// A parsed chat template with the special tokens that it may name.
 #[derive(Debug)]
 pub struct ChatTemplate {
     env: Environment<'static>,
@@ -91,17 +92,17 @@ pub struct ChatTemplate {
     now: i64,
 }
 
-/// The names of the templates in their environment. They have no extension that would switch HTML escapes on.
+/// The names of the templates in their environment. They have no file extension that would switch HTML escapes on.
 const NAME: &str = "chat_template";
-/// Ends the name of a template whose marks are calls.
+/// Ends the name of a template in which calls replace the marks.
 const WITH_SPANS: &str = " with spans";
 
 impl ChatTemplate {
-    /// Loads the template from `path`, a file or a folder, if it is given. Else loads the model's own from where Hugging Face
-    /// finds it ([`TemplateSources::of_folder`]). `None` if there is none.
+    /// Loads the template from `path`, a file or a folder, if that is given. Otherwise loads the model's own from where Hugging
+    /// Face finds it ([`TemplateSources::of_folder`]). `None` if there is none.
     ///
     /// # Errors
-    /// [`TemplateError`] for files that cannot be read or do not parse; a broken one is never passed over for the next.
+    /// [`TemplateError`] for files that cannot be read or parsed. A broken file is never skipped in favour of the next.
     pub fn find(
         path: Option<&Path>,
         model_dir: &Path,
@@ -125,8 +126,8 @@ impl ChatTemplate {
         ChatTemplate::parse(TemplateSources { default: source.to_owned(), tool_use: None, origin }, special_tokens, now)
     }
 
-    /// Parses templates. `special_tokens` are visible to them by name (`bos_token`). `strftime_now` formats the second `now` since
-    /// 1970, so that all rows of a run, in every epoch, see one date.
+    /// Parses templates. They can read `special_tokens` by name (`bos_token`). `strftime_now` formats the second `now` since
+    /// 1970, so that all rows of a run, in every epoch, get the same date.
     fn parse(
         sources: TemplateSources,
         special_tokens: &[(String, String)],
@@ -160,7 +161,7 @@ impl ChatTemplate {
         Ok(ChatTemplate { env, sources, special_tokens: special_tokens.to_vec(), has_tool_use, marks_generation, now })
     }
 
-    /// Where the template came from, for the start-up summary and errors.
+    /// Where the template came from, for the start-up summary and for errors.
     pub fn origin(&self) -> &str {
         &self.sources.origin
     }
@@ -175,7 +176,7 @@ impl ChatTemplate {
         self.marks_generation
     }
 
-    /// The texts of all its templates, as they were parsed: with tools, and with marks, it renders by others than the first.
+    /// Returns the texts of all its templates, as they were parsed: conversations with tools or with marks use others.
     pub(crate) fn source(&self) -> String {
         let names = [NAME, TOOL_USE].into_iter().flat_map(|name| [name.to_owned(), format!("{name}{WITH_SPANS}")]);
         let source = |name: String| self.env.get_template(&name).map_or(String::new(), |t| t.source().to_owned());
@@ -197,10 +198,10 @@ impl ChatTemplate {
         self.render_with(messages, generation_prompt, &TemplateInputs::default())
     }
 
-    /// Renders a conversation, the `messages` one after another, with its tools and further variables.
+    /// Renders a conversation (its `messages` in order) with its tools and further variables.
     ///
     /// # Errors
-    /// [`RenderError`]: the template refused it, failed on it, or did not end within its budget.
+    /// [`RenderError`] if the template refused the conversation, failed on it, or did not end within its budget.
     pub fn render_with<'m>(
         &self,
         messages: impl IntoIterator<Item = &'m Value>,
@@ -211,7 +212,8 @@ impl ChatTemplate {
         self.run(self.env.clone(), self.name_for(inputs), &messages, generation_prompt, inputs)
     }
 
-    /// The text of a whole conversation with what the `{% generation %}` marks hold; `None` without such marks.
+    /// Returns the text of a whole conversation and the parts inside the `{% generation %}` marks. `None` if there are no such
+    /// marks.
     ///
     /// # Errors
     /// As [`ChatTemplate::render_with`].
@@ -226,8 +228,7 @@ impl ChatTemplate {
         let messages: Vec<Value> = messages.into_iter().map(with_reasoning_aliases).collect();
         let name = self.name_for(inputs);
         let text = self.run(self.env.clone(), name, &messages, GenerationPrompt::Omit, inputs)?;
-        // a pair of characters that the text does not hold stands around each span in a second rendering; they are none of any
-        // script
+        // a second rendering puts two characters around each span; the text does not contain them, and no script uses them
         let unused = ('\u{fdd0}'..='\u{fdee}').step_by(2).find(|open| !text.contains([*open, after(*open)]));
         let failed = |message: &str| RenderError::Failed { line: 0, message: message.to_owned() };
         let open = unused.ok_or_else(|| failed("the text holds every character that could mark a span"))?;
@@ -275,7 +276,7 @@ impl ChatTemplate {
             ("documents", Variable::from(())),
             ("add_generation_prompt", Variable::from(generation_prompt == GenerationPrompt::Add)),
         ]);
-        // of two values of one name the later one counts
+        // if a name has two values, the later one counts
         context.extend(inputs.kwargs.iter().map(|(name, value)| (name.as_str(), Variable::from(Serde(value)))));
 
         env.set_fuel(Some(fuel));
@@ -293,22 +294,22 @@ impl ChatTemplate {
     }
 }
 
-/// The character after one that is not the last of its plane.
+/// Returns the next character. `c` must not be the last one of its plane.
 fn after(c: char) -> char {
     char::from_u32(c as u32 + 1).expect("the characters that mark spans have a next one")
 }
 
-/// The second since 1970.
+/// Returns the current second since 1970.
 fn now() -> i64 {
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since_1970.map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(0))
 }
 
-/// Names of a turn's thoughts. A template gets the first one that exists under all of these names.
+/// Names of a turn's thoughts. A template gets the first of these that exists, under all of these names.
 pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// A message as the template sees it. Older names of the reasoning field become the standard one, and `thinking` is filled for
-/// the templates that read that (transformers 5.23, `_alias_reasoning_fields`).
+/// Returns a message as the template sees it. Older names of the reasoning field become the standard one, and `thinking` is set
+/// for templates that read it (transformers 5.23, `_alias_reasoning_fields`).
 fn with_reasoning_aliases(message: &Value) -> Value {
     let Value::Object(fields) = message else { return message.clone() };
     let reasoning = REASONING.iter().filter_map(|name| fields.get(*name)).find(|v| !v.is_null());
@@ -320,7 +321,7 @@ fn with_reasoning_aliases(message: &Value) -> Value {
     Value::Object(aliased)
 }
 
-/// Bytes of all texts in a value. The parser of rows limits the depth.
+/// Returns the bytes of all texts in a value. The parser of rows limits the depth.
 pub(crate) fn text_bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),

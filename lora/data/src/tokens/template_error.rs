@@ -30,12 +30,12 @@ pub enum TemplateError {
         /// The folder.
         folder: PathBuf,
     },
-    /// A `tokenizer_config.json` that is not JSON.
+    /// A `tokenizer_config.json` is not JSON.
     #[error("{path}: not valid JSON: {message}")]
     Config {
         /// The file.
         path: PathBuf,
-        /// The parser's words.
+        /// The parser's message.
         message: String,
     },
     /// A file is not UTF-8.
@@ -51,17 +51,17 @@ pub enum TemplateError {
         origin: String,
         /// 1-based line of the template.
         line: usize,
-        /// What the parser says.
+        /// The parser's message.
         message: String,
     },
-    /// Several named templates, none of them `default`.
+    /// There are several named templates, and none is called `default`.
     #[error(
         "{origin}: chat_template is none of: a string, a list or an object with a template named `default` (found: {found:?})"
     )]
     NoDefault {
         /// `tokenizer_config.json`.
         origin: String,
-        /// The names that are there.
+        /// The existing names.
         found: Vec<String>,
     },
 }

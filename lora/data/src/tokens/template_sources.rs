@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::template_error::TemplateError;
 use super::tokenizer::MAX_CONFIG_BYTES;
 
-/// Largest template file that is read, in bytes. The longest in use have 20 KiB.
+/// Largest template file to read, in bytes. The longest in use have 20 KiB.
 pub(crate) const MAX_TEMPLATE_BYTES: usize = 128 << 10;
 /// The file of the template.
 pub const DEFAULT: &str = "chat_template.jinja";
@@ -28,7 +28,7 @@ const LEGACY: &str = "chat_template.json";
 /// Chat templates as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateSources {
-    /// The template, for conversations without tools if there is another for those.
+    /// The template; only for conversations without tools, if those with tools have their own.
     pub default: String,
     /// The template for conversations with tools, if they have their own.
     pub tool_use: Option<String>,
@@ -50,8 +50,8 @@ impl TemplateSources {
         Ok(TemplateSources { default, tool_use: None, origin: path.display().to_string() })
     }
 
-    /// Reads the templates of a folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a string, or the
-    /// one named `default` in a list or an object). `None` if there is none.
+    /// Reads the templates of a folder: `chat_template.jinja`, or else `chat_template` in `tokenizer_config.json` (a string, or
+    /// the entry named `default` in a list or an object). `None` if there is no template.
     ///
     /// Conversations with tools use the template `tool_use` if the list has one, or if
     /// `additional_chat_templates/tool_use.jinja` lies beside `chat_template.jinja`.
@@ -69,7 +69,7 @@ impl TemplateSources {
         Self::of_folder_with(folder, &config)
     }
 
-    /// As [`TemplateSources::of_folder`], if `tokenizer_config.json` has been read.
+    /// As [`TemplateSources::of_folder`], but with `tokenizer_config.json` read already.
     pub(crate) fn of_folder_with(folder: &Path, config: &Value) -> Result<Option<TemplateSources>, TemplateError> {
         let beside = folder.join(DEFAULT);
         let of_tools = folder.join(ADDITIONAL).join(format!("{TOOL_USE}.jinja"));
@@ -111,8 +111,8 @@ impl TemplateSources {
         hasher.finalize().to_string()
     }
 
-    /// Writes them as the templates of a folder, for this program and for transformers. Removes everything that either would use
-    /// instead.
+    /// Writes the templates into a folder, for this program and for transformers. Removes everything that either of them would
+    /// use instead.
     ///
     /// # Errors
     /// The path and the system's error.

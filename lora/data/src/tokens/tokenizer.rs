@@ -1,11 +1,10 @@
 //! The model's tokenizer: `tokenizer.json`, and the added and special tokens that `tokenizer_config.json` names.
 //!
-//! The tokenizer itself is the `tokenizers` library, the same code as behind Hugging Face's fast tokenizers (with another
-//! regular-expression engine, which is why the goldens of every model are compared id by id). Around it are the rules of
-//! transformers 5.23 for a model directory: named and listed special tokens are matched in text as whole tokens, added tokens
-//! have the ids of the files (`added_tokens`), truncation and padding that a file asks for are off, and BOS and EOS are added
-//! where the post-processor of `tokenizer.json` says so and nowhere
-//! else (`add_bos_token` is not read when a `tokenizer.json` exists).
+//! The tokenizer itself is the `tokenizers` library, the same code as behind Hugging Face's fast tokenizers. Only the
+//! regular-expression engine is another one, so the goldens of every model are compared id by id. Around it are the rules of
+//! transformers 5.23 for a model directory. Named and listed special tokens are matched in text as whole tokens. Added tokens
+//! have the ids of the files (`added_tokens`). Truncation and padding that a file asks for are off. BOS and EOS are added only
+//! if the post-processor of `tokenizer.json` says so (`add_bos_token` is not read when a `tokenizer.json` exists).
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -18,25 +17,25 @@ use tokenizers::{AddedToken, Encoding};
 use super::added_tokens::{self, ADDED_TOKENS_JSON, AddedTokenFault, Built, Given, added_token, with_added_tokens};
 use crate::caught::quietly;
 
-/// Largest `tokenizer.json` that is read, in bytes. The largest in use (262144 tokens, Gemma 3) has 33 MiB.
+/// Largest `tokenizer.json` to read, in bytes. The largest in use (262144 tokens, Gemma 3) has 33 MiB.
 const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
-/// Largest `tokenizer_config.json` or `special_tokens_map.json` that is read, in bytes.
+/// Largest `tokenizer_config.json` or `special_tokens_map.json` to read, in bytes.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 64 << 20;
 
-/// Most special tokens without an id to search a text for.
+/// Most special tokens without an id for which a text is searched.
 const MAX_UNKNOWN: usize = 1024;
 
 /// What is wrong with a tokenizer. Bad input: exit code 3.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
-    /// No `tokenizer.json`.
+    /// There is no `tokenizer.json`.
     #[error(
         "{path}: not found; a model directory needs the tokenizer.json of its fast tokenizer (a SentencePiece tokenizer.model alone \
          is not read: save the tokenizer with transformers first)"
     )]
     Missing {
-        /// Where it should be.
+        /// Its expected path.
         path: PathBuf,
     },
     /// A file cannot be read.
@@ -57,15 +56,15 @@ pub enum TokenizerError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// A file is not what it should be, or a text cannot be encoded or decoded with it.
+    /// A file is not valid, or a text cannot be encoded or decoded with it.
     #[error("{path}: {message}")]
     Broken {
         /// The file.
         path: PathBuf,
-        /// What is wrong, or what the text holds that has no id.
+        /// What is wrong, or the part of the text that has no id.
         message: String,
     },
-    /// The vocabulary holds ids that the model has no embedding for.
+    /// The vocabulary has ids for which the model has no embedding.
     #[error(
         "{path}: token `{token}` has id {id}, but the model has {rows} embedding rows; tokenizer and weights are from different \
          models"
@@ -109,7 +108,7 @@ pub enum SpecialTokens {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model directory, and `tokenizer_config.json` and `special_tokens_map.json` where they exist.
+    /// Reads `tokenizer.json` of a model directory, and `tokenizer_config.json` and `special_tokens_map.json` if they exist.
     ///
     /// # Errors
     /// [`TokenizerError`] for a missing, oversized or broken file.
@@ -130,7 +129,7 @@ impl Tokenizer {
         let elsewhere = match config.get("added_tokens_decoder") {
             Some(decoder) => added_tokens::of_decoder(decoder).map_err(broken("tokenizer_config.json"))?,
             None => {
-                // an older form of the directory; transformers reads these files only in this case, and then they win
+                // an older form of the directory; only then transformers reads these files, and they win
                 if let Some(map) = read_json_of(model_dir, "special_tokens_map.json", &mut files)? {
                     let of_map = named_tokens(&map);
                     let names: HashSet<&String> = of_map.iter().map(|(name, _)| name).collect();
@@ -188,7 +187,7 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Ids from here on have no embedding row.
+    /// Ids from this one on have no embedding row.
     pub(crate) fn first_unusable_id(&self) -> u32 {
         self.first_unusable_id
     }
@@ -203,16 +202,16 @@ impl Tokenizer {
         beyond
     }
 
-    /// Token ids of a plain text, with the special tokens that the tokenizer adds to a text (BOS, for some).
+    /// Returns the token ids of a plain text, with the special tokens that the tokenizer adds to a text (such as BOS).
     ///
     /// # Errors
-    /// [`TokenizerError::Broken`], also for a text that holds a named special token which has no id (it would be cut into
-    /// pieces) or no row of the embedding.
+    /// [`TokenizerError::Broken`], also if the text contains a named special token that has no id (it would be cut into pieces)
+    /// or no row in the embedding.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode(text, true)
     }
 
-    /// Token ids of a text that a chat template has rendered: nothing is added.
+    /// Returns the token ids of a text that a chat template has rendered. Nothing is added.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_plain`].
@@ -220,7 +219,7 @@ impl Tokenizer {
         self.encode(text, false)
     }
 
-    /// As [`Tokenizer::encode_rendered`], with the bytes of the text that each token stands for.
+    /// As [`Tokenizer::encode_rendered`], and returns the bytes of the text for which each token stands.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_plain`].
@@ -235,7 +234,7 @@ impl Tokenizer {
         Ok(encoded.get_ids().to_vec())
     }
 
-    /// Encodes a text, of which every token must have an id and an embedding.
+    /// Encodes a text. Every token of it must have an id and an embedding.
     fn encoding(
         &self,
         text: &str,
@@ -258,7 +257,7 @@ impl Tokenizer {
         Ok(encoded)
     }
 
-    /// The text of token ids.
+    /// Returns the text of token ids.
     ///
     /// # Errors
     /// [`TokenizerError::Broken`].
@@ -266,7 +265,7 @@ impl Tokenizer {
         self.library(|| self.inner.decode(ids, special_tokens == SpecialTokens::Skip))
     }
 
-    /// Calls the tokenizers library, whose panics become errors: encoding and decoding read only.
+    /// Calls the tokenizers library and turns its panics into errors. This is safe since encoding and decoding only read.
     fn library<T>(&self, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
         let outcome = quietly(|| run().map_err(|error| error.to_string()));
         outcome.unwrap_or_else(|words| Err(library_fails(&words))).map_err(|message| self.failed(message))
@@ -276,7 +275,7 @@ impl Tokenizer {
         TokenizerError::Broken { path: self.path.clone(), message }
     }
 
-    /// The vocabulary's own spelling of a token (`Ġthe`), for token dumps.
+    /// Returns the vocabulary's own spelling of a token (`Ġthe`), for token dumps.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
@@ -307,8 +306,8 @@ impl Tokenizer {
         Some((eos, self.inner.token_to_id(eos)?))
     }
 
-    /// Ids that end an answer: EOS, and every `eos_token_id` (a number or a list) of the model directory's
-    /// `generation_config.json`. Ascending.
+    /// Returns the ids that end an answer, ascending: EOS, and every `eos_token_id` (a number or a list) of the model
+    /// directory's `generation_config.json`.
     pub fn stop_ids(&self, model_dir: &Path) -> Result<Vec<u32>, TokenizerError> {
         let path = model_dir.join("generation_config.json");
         let generation = read_json_of(model_dir, "generation_config.json", &mut Vec::new())?.unwrap_or_default();
@@ -318,7 +317,7 @@ impl Tokenizer {
             Some(Value::Array(list)) => list,
             Some(one) => std::slice::from_ref(one),
         };
-        // some files write a negative id for none
+        // some files write a negative id to mean none
         for value in listed.iter().filter(|value| value.as_i64().is_none_or(|id| id >= 0)) {
             let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
             let message = || format!("eos_token_id: {value} is no token id");
@@ -334,7 +333,7 @@ impl Tokenizer {
         &self.config
     }
 
-    /// The files that it was made of, with the hash of the bytes that were parsed: the files may be others by now.
+    /// The files it was made from, with the hash of the bytes that were parsed: the files may have changed since.
     pub(crate) fn files(&self) -> &[(PathBuf, blake3::Hash)] {
         &self.files
     }
@@ -374,8 +373,9 @@ fn load(
     Err(TokenizerError::Broken { path: path.to_owned(), message })
 }
 
-/// The names and texts of the special tokens of a configuration: every `*_token` that is a text or an object with `content`,
-/// and the entries of `extra_special_tokens` where that is an object (as transformers 5.23 collects `special_tokens_map`).
+/// Returns names and texts of the special tokens of a configuration: every `*_token` that is a text or an object with
+/// `content`, and the entries of `extra_special_tokens` if that is an object (this is how transformers 5.23 collects
+/// `special_tokens_map`).
 fn named_tokens(config: &Value) -> Vec<(String, AddedToken)> {
     let empty = serde_json::Map::new();
     let top = config.as_object().unwrap_or(&empty);
@@ -396,7 +396,7 @@ fn listed_tokens(config: &Value) -> Vec<(String, AddedToken)> {
 
 fn special_token(value: &Value) -> Option<AddedToken> {
     let token = added_token(value, true)?;
-    // transformers adds tokens from these places as special, whatever their object says
+    // transformers adds tokens from these places as special, whatever their objects say
     Some(AddedToken { special: true, ..token })
 }
 
@@ -404,7 +404,7 @@ fn library_fails(words: &str) -> String {
     format!("the tokenizers library fails on it: {words}")
 }
 
-/// The bytes of a file, `None` if there is none.
+/// Returns the bytes of a file. `None` if it does not exist.
 fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, TokenizerError> {
     let io = |source| TokenizerError::Io { path: path.to_owned(), source };
     match std::fs::metadata(path) {
@@ -417,7 +417,7 @@ fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Tokenizer
     }
 }
 
-/// A JSON file of a model directory, which is noted among `files` if it is there.
+/// Reads a JSON file of a model directory, and adds it to `files` if it exists.
 fn read_json_of(
     model_dir: &Path,
     name: &str,

@@ -1,4 +1,4 @@
-//! Is there an unread column with a name like a prompt's, and a text that the row does not have elsewhere?
+//! Finds unread columns that have a name like a prompt's, and a text that the row has nowhere else.
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ const TEXTS: usize = 32;
 pub(super) fn look(parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
     let Parsed { record, ignored_columns: unread, .. } = parsed;
     let has_question = !parsed.is_prompt_blank || matches!(record.shape, Shape::Text | Shape::Messages);
-    // `original_prompt` beside a `prompt` that is read is the same once more
+    // `original_prompt` beside a `prompt` that is read is the same prompt again
     let is_version = |name: &str| record.prompt_column.as_ref().is_some_and(|read| is_other_version(name, read));
     let may_be_meant = |name: &&String| is_like_a_prompt(name) && !is_version(name);
     if !has_question || !unread.iter().any(|name| may_be_meant(&name)) {
@@ -47,7 +47,7 @@ pub(super) fn look(parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
     }
 }
 
-/// What a column most likely is.
+/// Returns what a column most likely holds.
 fn read_as(name: &str, value: &Value) -> ReadAs {
     match value.get(0) {
         Some(Value::Array(_)) => ReadAs::Pairs,

@@ -1,4 +1,5 @@
-//! Looks for marks of turns: those of another model, which are no tokens of this one, and turns of others in the text of an answer.
+//! Looks for marks of turns: those of another model, which are not tokens of this one, and turns of others in the text of an
+//! answer.
 
 use std::collections::HashSet;
 
@@ -10,12 +11,12 @@ use crate::record::turn::content_of;
 use crate::record::turn_marker::turn_of_others;
 use crate::tokens::encode::Encoder;
 
-/// Bytes of a mark between its brackets.
+/// Most bytes of a mark between its brackets.
 const LONGEST: usize = 40;
-/// Bytes of a text that is searched, and marks that are reported of it.
+/// Most bytes of a text to search, and most marks of it to report.
 const MOST_BYTES: usize = 1 << 20;
 const MOST_MARKS: usize = 8;
-/// Bytes of a text that an example shows a part of.
+/// Most bytes of a text from which an example shows a part.
 const SHOWN: usize = 256;
 /// Brackets of marks: ASCII, and full-width as DeepSeek writes them.
 const BRACKETS: [[&str; 2]; 2] = [["<|", "|>"], ["<｜", "｜>"]];
@@ -25,7 +26,7 @@ const OTHERS: [&str; 4] = ["<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>"]
 const START: &str = "<s>";
 const END: &str = "</s>";
 
-/// Looks at a record of texts.
+/// Looks at a record that is made of texts.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let Text::Plain(prompt) = &record.prompt else { return };
     look_for_tokens(encoder, prompt, found, |_| prompt_name(record));
@@ -47,7 +48,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
     }
 }
 
-/// Looks for marks of the model within what is said in a turn: the chat template writes its own around it.
+/// Looks for marks of the model within the content of a turn: the chat template writes its own around the content.
 pub(super) fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     if encoder.reading().texts == Texts::AsTurns {
         return; // `texts` looks at these
@@ -81,7 +82,7 @@ pub(super) fn look_at_rendered(
     });
 }
 
-/// Looks for marks that are no tokens in a text that is tokenised. `place` says where a mark comes from.
+/// Looks for marks that are not tokens in a text that is tokenised. `place` says where a mark comes from.
 fn look_for_tokens(encoder: &Encoder, text: &str, found: &mut Vec<Sighting>, place: impl Fn(&str) -> String) {
     let text = within(text);
     let mut seen = HashSet::new();
@@ -91,14 +92,14 @@ fn look_for_tokens(encoder: &Encoder, text: &str, found: &mut Vec<Sighting>, pla
     }
 }
 
-/// The token that a text begins with if the tokenizer puts it there too.
+/// Returns the token that a text begins with, if the tokenizer also puts it there.
 fn second_start(encoder: &Encoder, text: &str) -> Option<String> {
     let ids = encoder.plain(shown(text, 0)).ok()?;
     let [first, second, ..] = ids[..] else { return None };
     (first == second && encoder.tokenizer().is_special(first)).then(|| encoder.tokenizer().token(first)).flatten()
 }
 
-/// Adds a finding, which counts once for a record.
+/// Adds a finding. It counts once for each record.
 fn put(new: Sighting, found: &mut Vec<Sighting>) {
     if !found.iter().any(|known| known.finding == new.finding) {
         found.push(new);

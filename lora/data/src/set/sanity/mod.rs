@@ -12,7 +12,7 @@
 //! | `repeated` | answers that begin with the prompt |
 //! | `prompts` | prompts that ask nothing |
 //! | `speakers` | scored turns of other speakers, conversations without the assistant, unknown roles |
-//! | `marks` | marks of turns that are no tokens, turns of others within the text of an answer |
+//! | `marks` | marks of turns that are not tokens, turns of others within the text of an answer |
 //! | `verdicts` | unread columns that say which answer is better |
 //! | `texts` | texts that are JSON or printed by Python; texts to which the chat template is not applied |
 //! | `nulls` | null arguments in calls of tools that do not declare them |
@@ -50,19 +50,19 @@ pub(crate) const DRAWN: usize = 4096;
 /// Most characters of an example.
 const EXCERPT: usize = 60;
 
-/// Something that a user may not have meant.
+/// Something that a user may not have intended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Finding {
     /// The chat template leaves out a part of an answer or of a prompt.
     NotRendered {
-        /// Whether it is of an answer.
+        /// Whether the part is of an answer.
         of_answer: bool,
-        /// What is left out.
+        /// The part that is left out.
         part: TurnPart,
     },
     /// A part of an assistant turn stands outside the `{% generation %}` marks and is not scored.
     NotMarked {
-        /// What stands outside.
+        /// The part.
         part: TurnPart,
     },
     /// The rendered text does not change without the row's tools.
@@ -74,14 +74,14 @@ pub enum Finding {
     },
     /// A column with a name like a prompt's is not read, and its text is not in the prompt.
     UnreadColumn {
-        /// The file's name of it.
+        /// The file's name of the column.
         column: String,
-        /// What it most likely is.
+        /// What the column most likely holds.
         read_as: ReadAs,
     },
     /// The prompt is empty, and columns with text are not read.
     EmptyPrompt {
-        /// The file's name of the column whose name is like a prompt's, if there is one.
+        /// The column with a name like a prompt's, if there is one, by the file's name.
         column: Option<String>,
     },
     /// The prompt is empty and no other column has text: the answer follows nothing, or only a system text.
@@ -92,7 +92,7 @@ pub enum Finding {
     AssistantBeforeAnswer,
     /// An answer has turns of another speaker, which are scored.
     TurnOfOthers {
-        /// Their role.
+        /// The role of that speaker.
         role: String,
     },
     /// The text of an answer goes on with turns of others, which are scored.
@@ -105,7 +105,7 @@ pub enum Finding {
         /// The role.
         role: String,
     },
-    /// A mark of turns is no token of the model, and is cut into pieces.
+    /// A mark of turns is not a token of the model, and is cut into pieces.
     MarkIsNoToken {
         /// The mark.
         mark: String,
@@ -115,7 +115,7 @@ pub enum Finding {
         /// The token.
         token: String,
     },
-    /// What is said in a turn has a mark of turns that is a token of the model.
+    /// The content of a turn has a mark of turns that is a token of the model.
     MarkInContent {
         /// The mark.
         mark: String,
@@ -151,10 +151,10 @@ pub enum Finding {
     LowerScoreChosen {
         /// The column of the chosen answer's score.
         chosen: String,
-        /// That of the rejected one's.
+        /// The column of the rejected answer's score.
         rejected: String,
     },
-    /// The user names the columns of the two answers, and an unread column may say which of them is better.
+    /// The user named the columns of the two answers, and an unread column may say which of them is better.
     UnreadVerdict {
         /// The column.
         column: String,
@@ -174,16 +174,16 @@ pub enum ReadAs {
     Prompt,
     /// The system text.
     System,
-    /// Pairs of earlier user and assistant texts, as in LLaMA-Factory's `history`. We have no such column.
+    /// Pairs of earlier user and assistant texts, as in LLaMA-Factory's `history`. No column of ours holds these.
     Pairs,
 }
 
 /// A part of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TurnPart {
-    /// All of `content`.
+    /// The whole `content`.
     Content,
-    /// The beginning of `content`, which a template may take for the thoughts before the answer.
+    /// The beginning of `content`, which a template may read as the thoughts before the answer.
     ContentStart,
     /// Something within `content`.
     ContentMiddle,
@@ -207,7 +207,7 @@ pub enum Notation {
 }
 
 impl Notation {
-    /// Its name.
+    /// Returns the name of the notation.
     pub fn name(self) -> &'static str {
         match self {
             Notation::Json => "JSON",
@@ -221,9 +221,9 @@ impl Notation {
 pub struct Warning {
     /// What was found.
     pub finding: Finding,
-    /// Number of records that have it: of those looked at, or of all if [`Warning::of_all`].
+    /// Number of records that have it: among those looked at, or among all if [`Warning::of_all`].
     pub rows: usize,
-    /// Where it is in the first of them, by the file's names: `chosen[0].tool_calls[0]`.
+    /// Its place in the first of them, by the file's names: `chosen[0].tool_calls[0]`.
     pub at: String,
     /// The beginning of the text there.
     pub excerpt: String,
@@ -281,7 +281,7 @@ pub(crate) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Sight
     found
 }
 
-/// Looks at a record of which only the prompt is read. `line` is its bytes.
+/// Looks at a record if only its prompt is read. `line` is its bytes.
 pub(crate) fn look_at_prompt(encoder: &Encoder, parsed: &Parsed, asked: &Text, line: &[u8]) -> Vec<Sighting> {
     let mut found = Vec::new();
     prompts::look(encoder, parsed, line, &mut found);
@@ -321,7 +321,8 @@ fn answer_name(record: &Record, number: usize) -> String {
     record.answer_columns.get(number).cloned().unwrap_or_default()
 }
 
-/// Returns the file's name of the prompt's column. If there is none, the first answer begins with the prompt, and its name counts.
+/// Returns the file's name of the prompt's column. If there is none, the first answer begins with the prompt: this is the name
+/// of its column.
 fn prompt_name(record: &Record) -> String {
     match (record.shape, &record.prompt_column) {
         (Shape::PairImplicitPrompt | Shape::Messages | Shape::Text, _) | (_, None) => answer_name(record, 0),

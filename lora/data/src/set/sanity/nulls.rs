@@ -24,7 +24,7 @@ pub(super) fn look(record: &Record, found: &mut Vec<Sighting>) {
     }
 }
 
-/// Returns the name of a call and the place of its first null that no tool of that name has as a property.
+/// Returns the name of a call and the place of its first null that no tool of that name declares as a property.
 fn undeclared<'a>(call: &'a Value, tools: &[Value]) -> Option<(&'a str, String)> {
     let call = function(call);
     let name = call.get("name").and_then(Value::as_str)?;
@@ -34,13 +34,13 @@ fn undeclared<'a>(call: &'a Value, tools: &[Value]) -> Option<(&'a str, String)>
         schemas if schemas.is_empty() => vec![null_of_object(arguments, None, true)],
         schemas => schemas.into_iter().map(|schema| null_of_object(arguments, schema, true)).collect(),
     };
-    // of several tools of this name one that declares it is enough
+    // if several tools have this name, it is enough that one declares the argument
     let first = nulls.iter().find(|null| null.is_some())?.clone()?;
     nulls.iter().all(Option::is_some).then_some((name, first))
 }
 
-/// Returns the place of the first null that an object has and its schema has not. A schema that names no properties leaves them
-/// open, but for the arguments themselves.
+/// Returns the place of the first null that an object has and its schema does not declare. If a schema lists no properties, any
+/// field may be null. The arguments themselves are the exception: there an unlisted null is undeclared.
 fn null_of_object(fields: &Map<String, Value>, schema: Option<&Value>, are_arguments: bool) -> Option<String> {
     let properties = schema.and_then(|schema| schema.get("properties")).and_then(Value::as_object);
     let property = |name: &str| properties.and_then(|all| all.get(name)).filter(|property| !property.is_null());
@@ -51,7 +51,7 @@ fn null_of_object(fields: &Map<String, Value>, schema: Option<&Value>, are_argum
     })
 }
 
-/// The same within a value, as what stands behind its name.
+/// Does the same within a value. Returns the place as it follows the value's name.
 fn null_within(value: &Value, schema: Option<&Value>) -> Option<String> {
     match value {
         Value::Object(fields) => null_of_object(fields, schema, false).map(|name| format!(".{name}")),

@@ -1,6 +1,6 @@
 //! Judges one file by the findings in its records.
 //!
-//! Each file is judged by itself: if all of the second file is wrong, a large and correct first one does not make up for that.
+//! Each file is judged by itself: if all of the second file is wrong, a large and correct first file does not hide that.
 
 use std::mem::discriminant;
 use std::path::PathBuf;
@@ -8,14 +8,15 @@ use std::path::PathBuf;
 use super::{Finding, Sighting, TurnPart, Warning};
 use crate::set::error::DataError;
 
-/// Most different findings of one kind, for example in different columns. A hostile file could have one in every row.
+/// Most different findings of one kind to keep, for example in different columns. A hostile file could have one in every row.
 const OF_A_KIND: usize = 32;
-/// Records to look at before a file is judged, if it has that many.
+/// Records to look at before a file is judged, if the file has that many.
 const TO_JUDGE: usize = 256;
-/// Fewest rows that count if a single one may be a coincidence, and fewest wrong ones that end a run if there are several files.
+/// Fewest rows that count if a single one may be a coincidence. Also the fewest wrong rows that end a run if there are several
+/// files.
 pub(crate) const SEVERAL: usize = 4;
 
-/// Whether the file is all that is read.
+/// Whether the file is the only one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Files {
     /// It is the only one.
@@ -49,7 +50,7 @@ impl OfFile {
         2 * warning.rows >= self.looked_at
     }
 
-    /// Whether enough rows have a finding to report it.
+    /// Whether enough rows have a finding to warn about it.
     fn is_worth_a_word(&self, warning: &Warning) -> bool {
         match warning.finding {
             Finding::Serialised { turns: false, .. }
@@ -57,7 +58,7 @@ impl OfFile {
             | Finding::NoTemplateApplied
             | Finding::NoStop => self.has_most(warning),
             Finding::RepeatedShortPrompt => self.has_most(warning) && warning.rows >= SEVERAL,
-            // a few texts may be about turns, and a few answers may repeat the question; a larger share of a file is no
+            // a few texts may be about turns, and a few answers may repeat the question; in a larger share of a file it is no
             // coincidence
             Finding::Serialised { turns: true, .. }
             | Finding::TextOfOthers { .. }
@@ -67,7 +68,7 @@ impl OfFile {
             | Finding::RepeatedPrompt
             | Finding::RepeatedBehindLabel
             | Finding::RepeatedContent => 20 * warning.rows >= self.looked_at,
-            // a column that says the same of all rows says nothing against the pairs; the second value speaks for all
+            // a column that says the same about all rows does not speak against the pairs; the second value reports for all
             Finding::UnreadVerdict { ref column, ref value } => {
                 let mut values = self.warnings.iter().filter_map(|other| match &other.finding {
                     Finding::UnreadVerdict { column: of, value } if of == column => Some(value),
@@ -79,7 +80,7 @@ impl OfFile {
         }
     }
 
-    /// As [`OfFile::check`], as soon as enough records of a large file were looked at.
+    /// Checks as [`OfFile::check`] does, once enough records of a large file were looked at.
     ///
     /// # Errors
     /// The same.
@@ -90,9 +91,9 @@ impl OfFile {
     /// Refuses a file with a fault that nobody can intend.
     ///
     /// # Errors
-    /// [`DataError::TurnsInText`] if at least half of a column are texts that hold turns;
-    /// [`DataError::EmptyPrompts`] if at least half of the rows have an empty prompt and a column with a name like a prompt's is
-    /// not read; [`DataError::NothingRendered`] if the template leaves out the content of at least half of the answers.
+    /// [`DataError::TurnsInText`] if at least half of a column are texts that hold turns; [`DataError::EmptyPrompts`] if at
+    /// least half of the rows have an empty prompt and a column with a name like a prompt's is not read;
+    /// [`DataError::NothingRendered`] if the template leaves out the content of at least half of the answers.
     pub(crate) fn check(&self) -> Result<(), DataError> {
         let are_enough = |warning: &&Warning| self.files == Files::One || warning.rows >= SEVERAL;
         for warning in self.warnings.iter().filter(|warning| self.has_most(warning)).filter(are_enough) {
@@ -130,7 +131,7 @@ impl OfFile {
 }
 
 impl Sighting {
-    /// Counts it in `warnings`.
+    /// Counts this finding in `warnings`.
     pub(crate) fn count_in(self, warnings: &mut Vec<Warning>, place: impl FnOnce() -> (PathBuf, u64)) {
         let Sighting { finding, at, excerpt } = self;
         if let Some(same) = warnings.iter_mut().find(|warning| warning.finding == finding) {

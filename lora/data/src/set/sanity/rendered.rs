@@ -1,7 +1,7 @@
-//! Does everything in a conversation reach the text that the chat template renders?
+//! Checks that everything in a conversation reaches the text that the chat template renders.
 //!
-//! Templates trim, escape and rewrite, so searching for the texts would not do. A part is rendered if the text changes when the
-//! part does: all parts get a marker at once, and each part whose marker does not come out is tried alone.
+//! Templates trim, escape and rewrite, so searching for the texts is not enough. A part is rendered if the text changes when
+//! the part does. All parts get a marker at once. Each part whose marker does not come out is then tried alone.
 
 use std::collections::BTreeSet;
 
@@ -18,11 +18,11 @@ use crate::tokens::encode::Encoder;
 use crate::tokens::sft_part::SftPart;
 use crate::tokens::template::{ChatTemplate, GenerationPrompt, MarkedText, REASONING, text_bytes};
 
-/// Most bytes of a conversation that is looked at.
+/// Most bytes of a conversation to look at.
 const MOST_BYTES: usize = 1 << 20;
-/// Most parts of a conversation that are tried alone.
+/// Most parts of a conversation to try alone.
 const MOST_TRIED: usize = 12;
-/// Most tags in a content that get a marker behind them.
+/// Most tags in a content after which a marker is put.
 const MOST_TAGS: usize = 4;
 /// A content of at least this many bytes gets a marker in its middle.
 const LONG: usize = 64;
@@ -35,7 +35,7 @@ struct Spot {
 }
 
 impl Spot {
-    /// Whether another place of the same turn is this one or lies within it.
+    /// Whether another place of the same turn is this place or lies within it.
     fn holds(self, other: &Spot) -> bool {
         let is_in_content = matches!(other.place, Within::Start | Within::Middle(_) | Within::End);
         self.place == other.place || self.place == Within::Whole && is_in_content
@@ -44,28 +44,28 @@ impl Spot {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Within {
-    /// The start of `content`, but after a tag there, since templates look for tags.
+    /// The start of `content`, or after the tag there: templates look for tags.
     Start,
     /// After this byte of `content`.
     Middle(usize),
     End,
-    /// Both ends.
+    /// Both ends of `content`.
     Whole,
     Reasoning,
     Name(Call),
     Arguments(Call),
 }
 
-/// A call of a tool.
+/// Which call of a turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     /// One of `tool_calls`.
     Tool(usize),
-    /// `function_call`, as OpenAI's older rows have it.
+    /// `function_call`, as in OpenAI's older rows.
     Function,
 }
 
-/// Makes a text that no conversation contains and that no escape and no trimming changes.
+/// Makes a text that occurs in no conversation and that neither escaping nor trimming changes.
 fn marker(number: usize) -> String {
     format!("QzMark{number:05}Qz")
 }
@@ -76,11 +76,11 @@ fn markers_in(text: &str) -> BTreeSet<usize> {
     text.match_indices("QzMark").filter_map(number).collect()
 }
 
-/// Looks at a record of turns.
+/// Looks at a record that is made of turns.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let (Some(template), Text::Turns(prompt)) = (encoder.template(), &record.prompt) else { return };
     let mut before: Option<&[Value]> = Some(prompt);
-    // a record of a prompt has nothing else to look at
+    // in a record of a prompt, there is nothing else to look at
     let nothing = [Text::Turns(Vec::new())];
     let answers = if record.answers.is_empty() { &nothing[..] } else { &record.answers };
     for (number, answer) in answers.iter().enumerate() {
@@ -146,13 +146,13 @@ impl Conversation<'_> {
         self.template.render_with(turns, GenerationPrompt::Omit, inputs).ok()
     }
 
-    /// Whether the model learns to say a turn.
+    /// Whether the model learns to write a turn.
     fn is_of_answer(&self, shape: Shape, turn: usize) -> bool {
         turn >= self.prompt.len() && (shape != Shape::Messages || is_assistant(self.turn(turn)))
     }
 
     /// Returns the places to look at: all of the answer and, if `with_prompt`, all of the prompt except its thoughts. Templates
-    /// leave thoughts before the last turn of the user out by design: they are looked at only if their turn is scored.
+    /// are meant to leave out thoughts before the user's last turn, so thoughts are looked at only if their turn is scored.
     fn parts(&self, shape: Shape, with_prompt: bool) -> Vec<Spot> {
         let count = self.prompt.len() + self.answer.len();
         let is_user = |turn: &usize| role_of(self.turn(*turn)) == "user";
@@ -201,10 +201,11 @@ impl Conversation<'_> {
         Some(spans.into_iter().map(|span| &text[span]).collect())
     }
 
-    /// Returns the parts that do not change the text. `render` makes a text of turns, and `text` is that of the unchanged ones.
+    /// Returns the parts that do not change the text. `render` renders turns, and `text` is the rendering of the unchanged
+    /// turns.
     fn left_out(&self, parts: &[Spot], text: &str, render: &dyn Fn(&[Value]) -> Option<String>) -> Vec<Spot> {
         let mut turns = self.turns();
-        // from the end of a content to its start, so that no marker moves the place of another
+        // from the end of a content to its start, so that no marker shifts the place of another
         for (number, part) in parts.iter().enumerate().rev() {
             put_marker(&mut turns[part.turn], part.place, &marker(number));
         }
@@ -212,12 +213,12 @@ impl Conversation<'_> {
         let there = all.as_deref().map(markers_in).unwrap_or_default();
         let missing = |number: &usize| !there.contains(number);
         let mut suspects: Vec<Spot> = (0..parts.len()).filter(missing).map(|number| parts[number]).collect();
-        // what is learned comes first
+        // parts that are learned come first
         suspects.sort_by_key(|part| part.turn < self.prompt.len());
         let alone = |part: &Spot| {
             let mut turns = self.turns();
             put_marker(&mut turns[part.turn], part.place, &marker(0));
-            // a template that refuses a marker does read the part
+            // if a template refuses a marker, it does read the part
             render(&turns).is_some_and(|with| with == text)
         };
         let left_out = suspects.into_iter().take(MOST_TRIED).filter(alone).collect();
@@ -279,7 +280,7 @@ impl Conversation<'_> {
     }
 }
 
-/// Merges both ends of a content into one part if both were looked at and left out.
+/// Merges both ends of a content into one part if both were looked at and both were left out.
 fn whole_contents(looked_at: &[Spot], left_out: Vec<Spot>) -> Vec<Spot> {
     let start = |part: &Spot| Spot { place: Within::Start, ..*part };
     let is_whole = |part: &Spot| {
@@ -304,7 +305,8 @@ fn calls(turn: &Value) -> impl Iterator<Item = (Call, &Value)> {
     of_tools.chain(turn.get("function_call").map(|call| (Call::Function, call)))
 }
 
-/// Returns the places after the tags in a content, and its middle. None is within a tag, since a template may look for tags.
+/// Returns the places after the tags in a content, and its middle. No place is within a tag, since a template may look for
+/// tags.
 fn middles(content: &str) -> Vec<usize> {
     let end = content.trim_end().len();
     let behind = |c: char| move |(at, found): (usize, char)| (found == c).then_some(at + 1).filter(|at| *at < end);
@@ -358,7 +360,7 @@ fn put_marker(turn: &mut Value, place: Within, marker: &str) {
     }
 }
 
-/// Returns the byte of a content after a tag at its start, such as `<think>`.
+/// Returns the byte of a content after the tag at its start, such as `<think>`.
 fn after_tag(content: &str) -> usize {
     let start = content.len() - content.trim_start().len();
     let closing = match content[start..].chars().next() {
@@ -369,8 +371,8 @@ fn after_tag(content: &str) -> usize {
     content[start..].find(closing).map_or(0, |at| start + at + 1)
 }
 
-/// Returns the arguments of a call with a marker in them, in their own form (an object, or text of one). `None` if there are
-/// none.
+/// Returns the arguments of a call with a marker in them, in their own form (an object, or text of one). `None` if there are no
+/// arguments.
 fn marked_arguments(arguments: &Value, marker: &str) -> Option<Value> {
     match arguments {
         Value::Object(fields) => {
@@ -389,7 +391,7 @@ fn marked_arguments(arguments: &Value, marker: &str) -> Option<Value> {
 }
 
 impl Encoder {
-    /// Refuses an answer of which the template leaves nothing: it has only thoughts or calls, and the rendered text is the same
+    /// Refuses an answer if the template leaves nothing of it: it has only thoughts or calls, and the rendered text is the same
     /// without them. The model would learn to say nothing.
     ///
     /// # Errors
@@ -434,7 +436,7 @@ impl Encoder {
     }
 }
 
-/// Returns the turn without anything it says.
+/// Returns the turn without all that it says.
 fn emptied(turn: &Value) -> Value {
     let mut turn = turn.clone();
     if let Value::Object(fields) = &mut turn {
@@ -446,7 +448,7 @@ fn emptied(turn: &Value) -> Value {
     turn
 }
 
-/// Whether the source of a template has a name as a whole word.
+/// Whether the source of a template contains a name as a whole word.
 fn names(source: &str, name: &str) -> bool {
     let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
     let is_whole =

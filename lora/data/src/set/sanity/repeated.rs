@@ -1,4 +1,4 @@
-//! Answers that still begin with the prompt.
+//! Finds answers that still begin with the prompt.
 
 use serde_json::Value;
 

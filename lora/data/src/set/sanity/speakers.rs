@@ -1,4 +1,4 @@
-//! Checks who speaks in the scored part, who speaks last before it, and under which names.
+//! Checks who speaks in the scored part, who speaks last before it, and which names the speakers have.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::row::Target;
 use crate::tokens::encode::Encoder;
 use crate::tokens::sft_part::SftPart;
 
-/// Looks at a record of turns.
+/// Looks at a record that is made of turns.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     look_at_roles(encoder, record, found);
     if let Some(last) = record.prompt.turns().last().filter(|turn| is_assistant(turn)) {
@@ -50,7 +50,7 @@ pub(super) fn look_at_roles(encoder: &Encoder, record: &Record, found: &mut Vec<
     for (name, text) in named_texts(record) {
         let turns = text.turns();
         if let Some(at) = turns.iter().position(|turn| !is_known(turn)) {
-            // the role is why a template leaves the turn out
+            // the template leaves the turn out because of its role
             let place = format!("{name}[{at}].");
             found.retain(|known| {
                 !(matches!(known.finding, Finding::NotRendered { .. }) && known.at.starts_with(&place))

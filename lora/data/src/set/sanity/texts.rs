@@ -1,4 +1,4 @@
-//! Finds texts that are other values written as text, and texts that a model's chat template is not applied to.
+//! Finds texts that are other values written as text, and texts to which a model's chat template is not applied.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::record::turn_marker::{holds_turns, is_marked};
 use crate::record::turns::turns_in_text;
 use crate::tokens::encode::Encoder;
 
-/// Looks at a record of texts.
+/// Looks at a record that is made of texts.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let Text::Plain(_) = &record.prompt else { return look_at_contents(encoder, record, found) };
     let texts: Vec<(String, &String)> = named_texts(record)
@@ -32,7 +32,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
     }
 }
 
-/// Looks for contents of turns that are lists of parts, or turns, written as text. Also looks for turn markers in texts that become
+/// Looks for contents of turns that are lists of parts, or turns, written as text, and for turn markers in texts that become
 /// turns.
 fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let said = record.prompt.turns().last().and_then(content_of).unwrap_or_default();
@@ -68,7 +68,7 @@ fn is_part(part: &Value) -> bool {
 /// A value that was written as text.
 struct Serialised {
     notation: Notation,
-    /// Whether it is turns that could be read.
+    /// Whether the value is turns that can be read.
     turns: bool,
     /// Whether it is one JSON object without the keys of turns.
     is_plain_object: bool,
@@ -85,7 +85,7 @@ fn serialised(text: &str) -> Option<Serialised> {
     let text = text.trim();
     if text.len() > 1 && text.starts_with('"') && text.ends_with('"') {
         let inner: String = serde_json::from_str(text).ok()?;
-        // JSON of JSON
+        // JSON inside JSON
         let twice = if inner.starts_with('"') { None } else { serialised(&inner) };
         return Some(twice.unwrap_or(Serialised::new(Notation::Json)));
     }
@@ -107,7 +107,7 @@ fn serialised(text: &str) -> Option<Serialised> {
             let is_plain_object = !has_keys_of_turns;
             (!fields.is_empty()).then(|| Serialised { is_plain_object, ..Serialised::new(Notation::Json) })
         }
-        // a list of numbers may be the answer to a sum
+        // a list of numbers may be the answer to a calculation
         Ok(list) => holds_texts(&list).then(|| Serialised::new(Notation::Json)),
         Err(_) if text.ends_with(['}', ']']) => {
             (is_printed_by_python(text) || is_message(&text[1..])).then(|| Serialised::new(Notation::Python))
@@ -136,7 +136,7 @@ fn holds_texts(value: &Value) -> bool {
     }
 }
 
-/// Whether the text is a list of texts, or a dictionary, as Python prints them and JSON does not.
+/// Whether the text is a list of texts, or a dictionary, in a form that Python prints and JSON does not have.
 fn is_printed_by_python(text: &str) -> bool {
     let inner = text[1..].trim_start();
     let quoted = inner.starts_with(['\'', '"']) || inner.starts_with("{'") || inner.starts_with("{\"");
@@ -147,7 +147,7 @@ fn is_printed_by_python(text: &str) -> bool {
     quoted && keyed || list
 }
 
-/// Whether a text is a turn as Python prints an object: `Message(role='assistant', content='a')`.
+/// Whether a text is a turn in the form in which Python prints an object: `Message(role='assistant', content='a')`.
 fn is_message(text: &str) -> bool {
     let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
     let fields = text.split_once('(').filter(|(name, _)| is_name(name)).map_or("", |(_, fields)| fields);

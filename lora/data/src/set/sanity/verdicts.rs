@@ -8,12 +8,12 @@ use crate::row::Target;
 use crate::source::column_names::{is_score, is_verdict};
 use crate::tokens::encode::Encoder;
 
-/// Characters of a verdict: a longer text is an answer, or the reason for one.
+/// Most characters of a verdict: a longer text is an answer, or the reason for one.
 const LONGEST: usize = 24;
-/// Columns of a row that are looked at.
+/// Most columns of a row to look at.
 const COLUMNS: usize = 16;
 
-/// Looks at a record, whose line is its bytes.
+/// Looks at a record. `line` is its bytes.
 pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
     let Parsed { record, ignored_columns: unread, .. } = parsed;
     if record.target != Some(Target::Pair) || !unread.iter().any(|name| is_score(name) || is_verdict(name)) {
@@ -23,13 +23,13 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut 
     let columns = ["chosen", "rejected"].map(|own| encoder.reading().columns.column(own));
     let of_scores = unread.iter().filter(|name| is_score(name)).take(COLUMNS);
     let scores: Vec<Scores<'_>> = of_scores.filter_map(|name| Scores::of(name, columns, &row)).collect();
-    // of several scores some may speak against the pair
+    // if there are several scores, some may be against the pair
     if let Some(lowest) = scores.first().filter(|_| scores.iter().all(|scores| scores.chosen < scores.rejected)) {
         let finding = Finding::LowerScoreChosen { chosen: lowest.name.to_owned(), rejected: lowest.other.clone() };
         let values = format!("{} and {}", lowest.chosen, lowest.rejected);
         found.push(Sighting::new(finding, lowest.name.to_owned(), &values));
     }
-    // the user says which column is the better answer, for all rows alike
+    // if the user names the columns, the choice of the better one is the same for all rows
     if columns != ["chosen", "rejected"] {
         for column in unread.iter().filter(|name| is_verdict(name)).take(COLUMNS) {
             if let Some(value) = row.get(column).and_then(verdict) {
@@ -40,14 +40,14 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut 
     }
 }
 
-/// A value that may say which answer is better.
+/// Returns a value that may say which answer is better. `None` if it cannot.
 fn verdict(value: &Value) -> Option<String> {
     let is_short = matches!(value, Value::Number(_) | Value::Bool(_))
         || value.as_str().is_some_and(|text| text.chars().count() <= LONGEST);
     is_short.then(|| value.to_string())
 }
 
-/// The scores of the two answers by an unread column and its partner.
+/// The scores of the two answers in an unread column and its partner.
 struct Scores<'a> {
     name: &'a str,
     other: String,
@@ -56,8 +56,9 @@ struct Scores<'a> {
 }
 
 impl<'a> Scores<'a> {
-    /// `name` is the column of the chosen answer's score; `None` if it is another one. Its partner is called alike, with
-    /// `rejected` for `chosen`, or with what tells the columns of the two answers apart (`answer_0` and `answer_1`).
+    /// Reads the scores if `name` is the column of the chosen answer's score, and else returns `None`. Its partner has the same
+    /// name with `rejected` for `chosen`, or with the part that differs between the columns of the two answers (`answer_0` and
+    /// `answer_1`).
     fn of(name: &'a str, columns: [&str; 2], row: &Map<String, Value>) -> Option<Scores<'a>> {
         let number = |name: &str| match row.get(name)? {
             Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
@@ -73,7 +74,7 @@ impl<'a> Scores<'a> {
     }
 }
 
-/// Returns where two names differ: `A` and `B` of `ref_A` and `ref_B`.
+/// Returns the parts in which two names differ: `A` and `B` for `ref_A` and `ref_B`.
 fn difference([a, b]: [&str; 2]) -> Option<(&str, &str)> {
     let alike = |(a, b): &((usize, char), char)| a.1 == *b;
     let start =

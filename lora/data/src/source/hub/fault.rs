@@ -15,7 +15,7 @@ pub enum HubFault {
     /// The data set is not in the cache.
     #[error("no such file, and no such data set in the local Hugging Face cache ({cache}); fetch it: {fetch}")]
     NotCached {
-        /// The command.
+        /// The command that fetches it.
         fetch: String,
         /// The cache.
         cache: PathBuf,
@@ -23,7 +23,7 @@ pub enum HubFault {
     /// The revision is not in the cache.
     #[error("the local Hugging Face cache does not have its revision `{revision}`; fetch it: {fetch}")]
     NoRevision {
-        /// The command.
+        /// The command that fetches it.
         fetch: String,
         /// The revision.
         revision: String,
@@ -51,7 +51,7 @@ pub enum HubFault {
     NoConfig {
         /// The config.
         config: String,
-        /// The existing ones.
+        /// The existing configs.
         all: Vec<String>,
     },
     /// The split does not exist.
@@ -61,15 +61,15 @@ pub enum HubFault {
         name: String,
         /// The split.
         split: String,
-        /// The existing ones.
+        /// The existing splits.
         all: Vec<String>,
-        /// The command.
+        /// The command that fetches all of it.
         fetch: String,
     },
     /// No file holds rows.
     #[error("has no file of rows in {folder}, which may be incomplete; fetch the whole: {fetch}")]
     NoFiles {
-        /// The command.
+        /// The command that fetches all of it.
         fetch: String,
         /// The snapshot.
         folder: PathBuf,
@@ -83,7 +83,7 @@ pub enum HubFault {
         absent: Vec<String>,
         /// The snapshot.
         folder: PathBuf,
-        /// The command.
+        /// The command that fetches all of it.
         fetch: String,
     },
 }

@@ -9,7 +9,7 @@ use align_engine::bounded_read::read_regular;
 use serde_json::{Map, Value};
 use yaml_rust2::{Event, parser::Parser};
 
-/// Most bytes of a README.md that are read.
+/// Most bytes of a README.md to read.
 const MAX_BYTES: u64 = 16 << 20;
 /// Deepest nesting of lists and maps.
 const MAX_DEPTH: usize = 32;
@@ -22,7 +22,7 @@ pub(super) struct Config {
     pub is_default: bool,
     /// Folder that holds its files.
     pub data_dir: Option<String>,
-    /// Patterns by split, in the order of the file. Empty if the names of the files decide.
+    /// Patterns for each split, in the order of the file. Empty if the names of the files decide.
     pub splits: Vec<(String, Vec<String>)>,
 }
 
@@ -85,10 +85,11 @@ fn texts(value: &Value) -> Vec<String> {
     }
 }
 
-/// Parses a YAML document. Every scalar becomes a text. References become null, since they could grow without bound.
+/// Parses a YAML document. Every scalar becomes a text. References become null, since they could make the value grow without
+/// bound.
 fn parse(text: &str) -> Result<Value, String> {
     let mut parser = Parser::new_from_str(text);
-    // open lists and maps; a map comes with the key whose value is next
+    // lists and maps that are still open; a map comes with the key of its next value
     let mut open: Vec<(Value, Option<String>)> = Vec::new();
     loop {
         let (event, place) = parser.next_token().map_err(|error| error.to_string())?;

@@ -1,8 +1,8 @@
 //! Data sets of the local Hugging Face cache: `ORG/NAME[:CONFIG][@REVISION][#SPLIT]`, as their files.
 //!
 //! The cache (huggingface_hub 2.4): `datasets--ORG--NAME/refs/<revision>` holds a hash, `snapshots/<hash>/` the files, as links
-//! into `blobs/`. Nothing is downloaded. The configs in README.md say which files are a split. If there are none, the names of
-//! the files do, by the rules of the `datasets` library.
+//! into `blobs/`. Nothing is downloaded. The configs in README.md say which files belong to a split. If there are no configs,
+//! the names of the files decide, by the rules of the `datasets` library.
 //!
 //! Source: the hub's documentation, "File names and splits"; `datasets` 5.0 `data_files.py`.
 
@@ -22,7 +22,7 @@ use super::endings::{FORMATS, ending, endings};
 use super::error::SourceError;
 use super::files::OPTIONS;
 
-/// Split that is taken if none is named.
+/// The split that is used if none is named.
 const TRAIN: &str = "train";
 /// Words in the names of files and folders, with the splits that they stand for.
 const KEYWORDS: [(&str, &[&str]); 3] = [
@@ -50,7 +50,7 @@ struct Id<'a> {
 }
 
 impl<'a> Id<'a> {
-    /// Reads an id. `None` if the text is none: one with the ending of a data file is the path of a missing file.
+    /// Reads an id. `None` if the text is not one. A text with the ending of a data file is the path of a missing file.
     fn parse(text: &'a str) -> Option<Id<'a>> {
         let name = text.split([':', '@', '#']).next()?;
         let has_ending = |ending: &str| name.rsplit('.').take(2).any(|part| part.eq_ignore_ascii_case(ending));
@@ -106,7 +106,7 @@ impl fmt::Display for CachedSet {
     }
 }
 
-/// Finds the data set that a text names. `None` if the text is no id.
+/// Finds the data set that a text names. `None` if the text is not an id.
 ///
 /// # Errors
 /// [`SourceError::Hub`].
@@ -167,7 +167,7 @@ fn chosen<'c>(id: &Id<'_>, configs: &'c [Config]) -> Result<Option<&'c Config>, 
     let all = || configs.iter().map(|config| config.name.clone()).collect();
     if let Some(wanted) = id.config {
         let found = configs.iter().find(|config| config.name == wanted);
-        // a data set without configs still has one of this name
+        // a data set without configs still has a config of this name
         let is_only = configs.is_empty() && wanted == "default";
         return match found {
             None if !is_only => Err(HubFault::NoConfig { config: wanted.to_owned(), all: all() }),
@@ -204,7 +204,7 @@ fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> 
             **file == pattern || compiled.as_ref().is_some_and(|glob| glob.matches_with(file, OPTIONS))
         };
         let found: Vec<String> = files.iter().filter(is_match).cloned().collect();
-        // a file that a config names outright must exist
+        // if a config names a file without a pattern, the file must exist
         let is_name = holds_rows(&pattern) && !pattern.contains(['*', '?', '[', '{']) && !pattern.contains("://");
         if found.is_empty() && is_name { vec![pattern] } else { found }
     };
@@ -239,9 +239,9 @@ fn holds_rows(name: &str) -> bool {
     !is_other && ending(name).is_some_and(|ending| endings().any(|known| known == ending))
 }
 
-/// Finds splits by the names of files and folders. `SPLIT-00000-of-00003` comes first, then a word that stands for a split, and
-/// the file's name comes before its folders'. If no name says a split, all files are `train`. Only files of the most frequent
-/// format count.
+/// Finds splits by the names of files and folders. `SPLIT-00000-of-00003` counts first, then a word that stands for a split.
+/// The file's name counts before its folders' names. If no name tells a split, all files are `train`. Only files of the most
+/// frequent format count.
 fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
     let files = &most_frequent_format(files)[..];
     let word_of_name = |file: &str| word(file.rsplit('/').next()?);
@@ -263,7 +263,8 @@ fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
     Vec::new()
 }
 
-/// Returns the files of the most frequent format. A data set may be stored in several, and `datasets` reads one.
+/// Returns the files of the most frequent format. A data set may be stored in several formats, and `datasets` reads one of
+/// them.
 fn most_frequent_format(files: &[String]) -> Vec<String> {
     let of_format = |endings: &[&str]| -> Vec<String> {
         let has_ending = |file: &&String| ending(file).is_some_and(|ending| endings.contains(&ending.as_str()));

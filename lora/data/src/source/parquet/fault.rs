@@ -7,15 +7,15 @@ pub enum ParquetFault {
     /// The end is missing.
     #[error("it does not end as a Parquet file does; is it complete?")]
     Truncated,
-    /// The footer is larger than the file or the limit.
+    /// The footer's size exceeds the file or the limit.
     #[error("its footer is said to have {bytes} bytes, of at most {limit}")]
     FooterSize {
-        /// What the file says.
+        /// The size according to the file.
         bytes: u64,
-        /// The most that there can be.
+        /// The largest possible size.
         limit: u64,
     },
-    /// Footer or page header that is not what it should be.
+    /// A damaged footer or page header.
     #[error("its {part} is damaged: {message}")]
     Damaged {
         /// Which part.
@@ -23,7 +23,7 @@ pub enum ParquetFault {
         /// What is wrong.
         message: String,
     },
-    /// Columns in columns in columns.
+    /// Columns that are nested too deeply.
     #[error("its columns are nested more than {limit} deep")]
     Nesting {
         /// The limit.
@@ -37,7 +37,7 @@ pub enum ParquetFault {
         /// What is wrong.
         message: String,
     },
-    /// Pages and dictionaries that are too large together.
+    /// Pages and dictionaries that together are too large.
     #[error(
         "the columns that are read need {bytes} bytes at a time for their pages and dictionaries, the limit is {limit}; write it with \
          smaller pages"
@@ -48,7 +48,7 @@ pub enum ParquetFault {
         /// The limit.
         limit: u64,
     },
-    /// A decimal with more digits than numbers have.
+    /// A decimal with more digits after the point than any number type has.
     #[error(
         "column `{column}` is a decimal with {scale} digits after the point, the limit is {limit}; convert it to a number"
     )]
@@ -60,7 +60,7 @@ pub enum ParquetFault {
         /// The limit.
         limit: i32,
     },
-    /// A type of value that JSON has no form for.
+    /// A type of value that has no form in JSON.
     #[error(
         "column `{column}` is {found}, which has no form in JSON; leave the column out or convert it (text is `string`, that is \
          BYTE_ARRAY with the UTF8 annotation; JSON text has the annotation JSON)"

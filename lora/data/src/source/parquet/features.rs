@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::fault::Outcome;
 use super::fault::ParquetFault;
 
-/// Largest list of features that is read, in bytes. Thousands of columns take less.
+/// Largest list of features to read, in bytes. Thousands of columns take less.
 const MAX_BYTES: usize = 1 << 20;
 
 /// What the features say about a field. `None` if the library did not write the file.
@@ -40,7 +40,7 @@ impl<'a> Feature<'a> {
         self.kind() == Some("Json")
     }
 
-    /// A structure may have a field named `_type`, too. Its feature is not a text.
+    /// Returns the `_type` of a feature. A structure may have a field of that name, too: its feature is not a text.
     fn kind(self) -> Option<&'a str> {
         self.0?.get("_type")?.as_str()
     }

@@ -2,11 +2,11 @@
 //!
 //! A text of the type JSON counts as the value in it. A null field of a structure counts as a missing field.
 //!
-//! Only the columns that a run can read are looked at; the others have their names in the object, and null. The library trusts
-//! the sizes in a file and panics on some broken ones. So the footer (`thrift`) and the page headers of those columns (`pages`)
-//! are walked first, every size in them is held against the file, pages of codecs that can expand without bound are unpacked
-//! once without keeping the result, and the library runs where a panic becomes an error. The library decodes columns, a row at
-//! a time; `rows` makes objects of them. Pages that carry a checksum are checked.
+//! Only the columns that a run can read are looked at. The other columns have their names in the object, with null. The library
+//! trusts the sizes in a file and panics on some broken ones. So the footer (`thrift`) and the page headers of those columns
+//! (`pages`) are walked first, and every size in them is compared with the file. Pages of codecs that can expand without bound
+//! are unpacked once, without keeping the result. A panic of the library becomes an error. The library decodes columns, a row
+//! at a time; `rows` makes objects of them. If pages carry a checksum, it is checked.
 
 pub(crate) mod fault;
 mod features;
@@ -40,19 +40,19 @@ use super::spool::Spool;
 use crate::caught::quietly;
 use crate::json_text::key;
 
-/// The last four bytes of a file, and the first.
+/// The first four bytes of a file, and the last four.
 const MAGIC: &[u8] = b"PAR1";
 /// Largest footer, in bytes.
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
-/// Columns inside columns.
+/// Deepest nesting of columns.
 const MAX_NESTING: usize = 32;
-/// Digits after the point of a decimal: as many as readers have numbers for.
+/// Most digits after the point of a decimal: readers have number types for this many.
 const MAX_SCALE: i32 = 76;
 
 /// Writes every row as a line of JSON into the spool, with the columns that something reads under this map.
 ///
 /// # Errors
-/// [`SourceError::Parquet`]; those of the spool.
+/// [`SourceError::Parquet`]; errors of the spool.
 pub(crate) fn unpack(
     path: &Path,
     file: &File,
@@ -85,7 +85,7 @@ pub(crate) fn unpack(
                     max_def_level: descr.max_def_level(),
                     max_rep_level: descr.max_rep_level(),
                     most_values: ROW_VALUES / fields.leaves.len() as u64,
-                    // a row may begin in a page and end in the next, whatever they have
+                    // a row may begin in one page and end in the next, however large they are
                     most_bytes: share.max(2 * held.page),
                     open_values: 0,
                     open_bytes: 0,
@@ -111,7 +111,7 @@ pub(crate) fn unpack(
     quietly(rows).unwrap_or_else(fails)
 }
 
-/// Writes the columns' next row as a line. Returns how many bytes were written in vain if the row is bad.
+/// Writes the columns' next row as a line. If the row is bad, returns how many bytes were written in vain.
 fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result<u64, ParquetFault> {
     columns.iter_mut().try_for_each(Column::load)?;
     let mut last = 0;
@@ -143,12 +143,12 @@ fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result
     Ok(passed_over)
 }
 
-/// The columns of a file at its top level, and how those that are read become values.
+/// The top-level columns of a file, and how values are made of those that are read.
 struct Fields {
     names: Vec<String>,
-    /// `"name":`, and the node of a column that is read.
+    /// `"name":`, and the node of the column if it is read.
     fields: Vec<(Vec<u8>, Option<Node>)>,
-    /// The columns of values that are read: numbers in the file, and what they are.
+    /// The columns of values that are read: their numbers in the file, and their descriptions.
     leaves: Vec<(usize, ColumnDescPtr)>,
 }
 
@@ -176,19 +176,19 @@ impl Fields {
     }
 }
 
-/// Whether a column is read: either we know it, or its name says that it is looked at, and it holds texts. Numbers that nothing
-/// else reads may be NaN, which is no reason to refuse a row.
+/// Whether a column is read: we know it, or the look at the rows wants its name and it holds texts. If nothing else reads a
+/// column, its numbers may be NaN, and that must not make a row bad.
 fn reads(map: &ColumnMap, field: &Schema) -> bool {
     map.reads(field.name()) || is_looked_at(field.name()) && holds_texts(field)
 }
 
-/// Whether all values in a column are texts, those within its lists and structures included.
+/// Whether all values in a column are texts, including those within its lists and structures.
 fn holds_texts(field: &Schema) -> bool {
     if !field.is_primitive() {
         return field.get_fields().iter().all(|field| holds_texts(field));
     }
     let info = field.get_basic_info();
-    // older writers use only the older annotation
+    // older writers have only the older annotation
     info.logical_type_ref() == Some(&LogicalType::String) || info.converted_type() == ConvertedType::UTF8
 }
 
@@ -247,7 +247,7 @@ fn check_variants(field: &Schema) -> Outcome<()> {
     inner.iter().try_for_each(|field| check_variants(field))
 }
 
-/// Whether a column has a form in JSON.
+/// Checks that a column has a form in JSON.
 fn check_type(column: &ColumnDescPtr) -> Outcome<()> {
     let path = || column.path().string();
     if let Some(found) = no_json(column) {
@@ -260,7 +260,7 @@ fn check_type(column: &ColumnDescPtr) -> Outcome<()> {
     }
 }
 
-/// The type of a column, if it has no form in JSON. Dates and times are text.
+/// Returns the type of a column if it has no form in JSON. Dates and times become text.
 fn no_json(column: &ColumnDescriptor) -> Option<String> {
     let is_number = matches!(column.converted_type(), ConvertedType::DECIMAL)
         || matches!(column.logical_type_ref(), Some(LogicalType::Float16));
@@ -277,7 +277,7 @@ fn no_json(column: &ColumnDescriptor) -> Option<String> {
     }
 }
 
-/// Whether the row groups have the rows that the footer says.
+/// Checks that the row groups have as many rows as the footer says.
 fn check_rows(metadata: &ParquetMetaData) -> Outcome<()> {
     let mut rows = 0i64;
     for group in metadata.row_groups() {
@@ -290,8 +290,8 @@ fn check_rows(metadata: &ParquetMetaData) -> Outcome<()> {
     Ok(())
 }
 
-/// Compares what the footer says about each column that is read, and the header of every page, with the file. Returns what memory
-/// each column needs.
+/// Compares what the footer says about each column that is read, and the header of every page, with the file. Returns how much
+/// memory each column needs.
 fn check_pages(
     file: &File,
     bytes: u64,

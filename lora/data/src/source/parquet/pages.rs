@@ -1,5 +1,5 @@
-//! The pages of a column: their headers are held against the file before the library sees them, and what is in them against
-//! what a row may hold when it does.
+//! The pages of a column. Their headers are compared with the file before the library sees them. When the library reads a page,
+//! its content is compared with what a row may hold.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,19 +15,20 @@ use ::parquet::file::metadata::ColumnChunkMetaData;
 use super::thrift::{Compact, Event, varint};
 use crate::source::limits::MAX_ROW_BYTES;
 
-/// Largest header of a page, in bytes: it may hold the smallest and the largest value of the page.
+/// Largest page header, in bytes: it may hold the smallest and the largest value of the page.
 const MAX_HEADER_BYTES: usize = 16 << 20;
-/// Largest page, unpacked. Writers end a page at a megabyte, or after the rows that they take at a time.
+/// Largest unpacked page. Writers end a page at a megabyte, or after the number of rows that they take at a time.
 const MAX_PAGE_BYTES: u64 = 4 * MAX_ROW_BYTES;
-/// Bytes that snappy or lz4 make of one at most: lz4 255, snappy fewer.
+/// Most bytes that snappy or lz4 make of one byte: lz4 255, snappy fewer.
 const MOST_EXPANSION: u64 = 256;
-/// Bytes that a value of a dictionary takes in memory, beside its own.
+/// Bytes that a dictionary's value takes in memory, besides its own bytes.
 const VALUE_BYTES: u64 = size_of::<ByteArray>() as u64;
-/// Most lengths of texts that precede a page's texts. A page with this many values has no long text.
+/// Most lengths in front of a page's texts. If a page has this many values, none of its texts is long.
 const MAX_LENGTHS: u64 = 1 << 24;
-/// Bytes of pages and dictionaries that all columns together may need at a time. Pages have a megabyte, dictionaries too.
+/// Most bytes of pages and dictionaries that all columns together may need at a time. Pages and dictionaries have a megabyte
+/// each.
 pub(super) const HELD_BYTES: u64 = 512 << 20;
-/// Values that a row may have in its lists, all columns together.
+/// Most values that a row may have in its lists, all columns together.
 pub(super) const ROW_VALUES: u64 = 1 << 21;
 
 /// What a page header says.
@@ -37,7 +38,7 @@ struct Header {
     unpacked: i64,
     packed: i64,
     values: i64,
-    /// Bytes of levels in front of the values, which are never packed; in pages of version 2.
+    /// Bytes of levels in front of the values, in pages of version 2. They are never packed.
     levels: [i64; 2],
     is_packed: bool,
 }
@@ -55,10 +56,10 @@ pub(super) struct Held {
     pub page: u64,
 }
 
-/// Walks the pages of a column that the library will walk.
+/// Walks the pages of a column as the library will walk them.
 pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData, rows: i64) -> Result<Held, String> {
     let whole = |number: i64| u64::try_from(number).map_err(|_| format!("{number} in its description"));
-    // as the library has it: a dictionary comes first, whatever the offsets say
+    // as in the library: a dictionary comes first, whatever the offsets say
     let start = whole(column.dictionary_page_offset().unwrap_or(column.data_page_offset()))?;
     let length = whole(column.compressed_size())?;
     let end = start.checked_add(length).filter(|end| *end <= bytes);
@@ -85,7 +86,7 @@ pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData
         let justified = match column.compression() {
             Compression::UNCOMPRESSED => packed,
             Compression::SNAPPY | Compression::LZ4 | Compression::LZ4_RAW => packed.saturating_mul(MOST_EXPANSION),
-            // unpacked below
+            // counted when it is unpacked below
             _ => MAX_PAGE_BYTES,
         };
         if page_bytes > justified {
@@ -97,7 +98,7 @@ pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData
                 values += page_values;
                 held.page = held.page.max(page_bytes);
             }
-            // each value has at least a byte
+            // each value has at least one byte
             DICTIONARY_PAGE if page_values > page_bytes => {
                 return Err(format!("a dictionary at {at} is said to have {page_values} values in {page_bytes} bytes"));
             }
@@ -119,8 +120,8 @@ pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData
     }
 }
 
-/// Whether a field has the wire type as which the library reads it, whatever type the file gives. A field of another type would
-/// be walked differently here.
+/// Whether a field has the wire type with which the library reads it: the library ignores the type that the file gives. With
+/// another type, this walk would differ from the library's.
 fn is_read_as(path: &[i16], kind: u8) -> bool {
     match path {
         [1..=4] | [5, 1..=4] | [7, 1..=2] | [8, 1..=6] => kind == 5,
@@ -139,7 +140,7 @@ fn page_header(file: &File, at: u64, end: u64) -> Result<(u64, Header), String> 
         file.read_exact_at(&mut bytes, at).map_err(|error| error.to_string())?;
         let mut page = Header { is_packed: true, ..Header::default() };
         let mut compact = Compact::new(&bytes);
-        // where a field stands twice, one reader takes the first and another the last
+        // if a field occurs twice, one reader takes the first and another the last
         let (mut seen, mut wrong) = (Vec::new(), false);
         let walked = compact.walk(&mut |path, event| {
             let value = match event {
@@ -169,14 +170,14 @@ fn page_header(file: &File, at: u64, end: u64) -> Result<(u64, Header), String> 
         match walked {
             _ if wrong => return Err(format!("the page header at {at} is damaged: a field is not what it should be")),
             Ok(()) => return Ok((compact.position() as u64, page)),
-            // a text in it may reach beyond the window
+            // a text in the header may extend beyond the window
             Err(_) if size == window && window < MAX_HEADER_BYTES => window *= 16,
             Err(fault) => return Err(format!("the page header at {at} is damaged: {fault}")),
         }
     }
 }
 
-/// Unpacks a page of a codec whose output its input does not bound, and checks that it has the size that its header says.
+/// Unpacks a page if its codec can expand without bound, and checks that it has the size that its header says.
 fn check_expansion(file: &File, codec: Compression, range: Range<u64>, unpacked: u64) -> Result<(), String> {
     let mut packed = vec![0; (range.end - range.start) as usize]; // lies inside the file
     file.read_exact_at(&mut packed, range.start).map_err(|error| error.to_string())?;
@@ -189,7 +190,7 @@ fn check_expansion(file: &File, codec: Compression, range: Range<u64>, unpacked:
             count(&mut zstd::stream::read::Decoder::with_buffer(&packed[..]).map_err(|error| error.to_string())?)?
         }
         Compression::BROTLI(_) => count(&mut brotli::Decompressor::new(&packed[..], 4096))?,
-        // these are bounded by their input, or by the size that the header says
+        // the input bounds these, or the size in the header does
         _ => return Ok(()),
     };
     match found == unpacked {
@@ -198,18 +199,18 @@ fn check_expansion(file: &File, codec: Compression, range: Range<u64>, unpacked:
     }
 }
 
-/// The library's pages of a column, each looked at before it is decoded.
+/// The library's pages of a column. Each is looked at before it is decoded.
 pub(super) struct Watched {
     pub pages: Box<dyn PageReader>,
     pub max_def_level: i16,
     pub max_rep_level: i16,
-    /// Most values of a row.
+    /// Most values that a row may have.
     pub most_values: u64,
-    /// Most bytes of the pages over which one row goes.
+    /// Most bytes of the pages that one row may extend over.
     pub most_bytes: u64,
-    /// Values of the row that is not known to have ended.
+    /// Values of the last row, which may not have ended.
     pub open_values: u64,
-    /// Bytes of the pages that it stands in.
+    /// Bytes of the pages that hold this row.
     pub open_bytes: u64,
 }
 
@@ -243,7 +244,7 @@ impl Watched {
             Encoding::DELTA_BYTE_ARRAY => {
                 let prefixes = delta_lengths(values, most_lengths)?;
                 delta_lengths(values.get(prefixes..).unwrap_or_default(), most_lengths)?;
-                // each value may repeat all of the one before
+                // each value may repeat the whole previous one
                 if longest.saturating_mul(values.len() as u64) > HELD_BYTES.max(MAX_PAGE_BYTES) {
                     return Err(format!("{longest} values of a row may repeat each other's {} bytes", values.len()));
                 }
@@ -321,19 +322,19 @@ fn bits_of(max_level: i16) -> u32 {
     i16::BITS - max_level.leading_zeros()
 }
 
-/// How many values the rows of a page have.
+/// How many values each row of a page has.
 #[derive(Debug, PartialEq, Eq)]
 struct RowLengths {
     longest: u64,
-    /// Values of the last one so far: it may go on in the next page.
+    /// Values of the last row so far: it may go on in the next page.
     last: u64,
     /// Whether a row begins in the page.
     begins: bool,
 }
 
 impl RowLengths {
-    /// `levels` are runs of a level, and levels of a few bits each; a row begins at every level of 0. `open` values come before
-    /// them.
+    /// Reads `levels`, which are runs of one level, and levels of a few bits each. A row begins at every level of 0. `open`
+    /// values of the row come before them.
     fn of(mut levels: &[u8], max_level: i16, values: u64, open: u64) -> RowLengths {
         let bits = bits_of(max_level) as usize;
         let mut rows = RowLengths { longest: open, last: open, begins: false };
@@ -371,13 +372,13 @@ impl RowLengths {
     }
 }
 
-/// Returns how many bytes a list of lengths takes: differences, packed in blocks. Refuses more than `most` lengths.
+/// Returns how many bytes a list of lengths takes. It holds differences, packed in blocks. Refuses more than `most` lengths.
 fn delta_lengths(bytes: &[u8], most: u64) -> Result<usize, String> {
     let ends = || "a page ends inside the lengths of its texts".to_owned();
     let mut rest = bytes;
     let number = |rest: &mut &[u8]| varint(rest).map_err(|_| ends());
     let (block, parts, count) = (number(&mut rest)?, number(&mut rest)?, number(&mut rest)?);
-    number(&mut rest)?; // the first one
+    number(&mut rest)?; // the first length
     if count > most {
         return Err(format!("a page is said to have {count} texts, of at most {most}"));
     }
@@ -385,7 +386,7 @@ fn delta_lengths(bytes: &[u8], most: u64) -> Result<usize, String> {
     let per_part = per_part.ok_or_else(|| format!("the lengths of its texts are in {parts} parts of {block}"))?;
     let mut left = count.saturating_sub(1);
     while left > 0 {
-        number(&mut rest)?; // the least difference
+        number(&mut rest)?; // the smallest difference
         let parts = usize::try_from(parts).map_err(|_| ends())?;
         let (widths, mut after) = rest.split_at_checked(parts).ok_or_else(ends)?;
         for &width in widths {

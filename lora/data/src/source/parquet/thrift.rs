@@ -1,20 +1,20 @@
-//! Thrift's compact protocol, walked without building anything: Parquet's footers and page headers are looked at before the
-//! parquet library, which trusts the sizes in them, sees them.
+//! Walks Thrift's compact protocol without building anything. Parquet's footers and page headers are looked at before the
+//! parquet library sees them, since it trusts the sizes in them.
 //!
 //! Source: the compact protocol's specification of Apache Thrift.
 
-/// Structures inside structures: Parquet's own have six levels.
+/// Deepest nesting of structures: Parquet's own have six levels.
 const MAX_DEPTH: usize = 32;
 
-/// What is met on a walk.
+/// What a walk meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A field of this wire type begins. The library reads some fields as the type that they should have, whatever the file
+    /// A field of this wire type begins. The library reads some fields with the type that they should have, whatever the file
     /// gives.
     Field(u8),
     /// A whole number; a boolean is 0 or 1.
     Int(i64),
-    /// The structure that stands at the path has ended.
+    /// The structure at the path has ended.
     End,
 }
 
@@ -50,8 +50,8 @@ impl<'a> Compact<'a> {
         self.at
     }
 
-    /// Walks a structure and calls `on` for each [`Event`]. The path is the ids of the fields, the outermost first; all elements of
-    /// a list have the list's path.
+    /// Walks a structure and calls `on` for each [`Event`]. The path is the ids of the fields, the outermost first. All
+    /// elements of a list have the list's path.
     pub(super) fn walk(&mut self, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
         self.fields(&mut Vec::new(), on)
     }
@@ -85,7 +85,7 @@ impl<'a> Compact<'a> {
 
     fn value(&mut self, kind: u8, path: &mut Vec<i16>, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
         match kind {
-            // a boolean inside a list has a byte of its own
+            // in a list, a boolean has a byte of its own
             1..=3 => on(path, Event::Int(i64::from(self.byte()? as i8))),
             4..=6 => {
                 let value = self.zigzag()?;
@@ -121,7 +121,7 @@ impl<'a> Compact<'a> {
         Ok(())
     }
 
-    /// Lists in lists have one path, so their depth is counted by it here.
+    /// Walks a value within a list. A list within a list adds to the path here, so that the path's length counts the depth.
     fn deeper(&mut self, kind: u8, path: &mut Vec<i16>, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
         if !matches!(kind, 9..=11) {
             return self.value(kind, path, on);
@@ -135,7 +135,7 @@ impl<'a> Compact<'a> {
         Ok(())
     }
 
-    /// Every element has at least a byte.
+    /// Checks a count: every element has at least one byte.
     fn check_count(&self, count: u64) -> Result<(), ThriftFault> {
         if count <= (self.bytes.len() - self.at) as u64 { Ok(()) } else { Err(ThriftFault::Size) }
     }
