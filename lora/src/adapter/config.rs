@@ -28,7 +28,7 @@ pub enum Task {
 }
 
 impl Task {
-    /// As PEFT writes it.
+    /// Returns the name that PEFT writes.
     pub fn name(self) -> &'static str {
         match self {
             Task::CausalLm => "CAUSAL_LM",
@@ -37,7 +37,7 @@ impl Task {
     }
 }
 
-/// PEFT's name for the head of a sequence classifier. PEFT saves this name beside the model's own.
+/// Names of the head of a sequence classifier: PEFT's, and the model's own. PEFT saves both.
 const HEADS: [&str; 2] = ["classifier", SCORE];
 /// The head's name in every family of this program.
 pub(super) const SCORE: &str = "score";
@@ -399,7 +399,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Reads a list. A single number counts as a list of it.
+    /// Reads a list. A single number counts as a list of one.
     fn layers(&self) -> Result<Option<Vec<usize>>, ConfigFault> {
         self.typed("layers_to_transform", "a layer's number or a list of them", |value| match value {
             Value::Array(layers) => layers.iter().map(whole_number).collect(),

@@ -440,7 +440,7 @@ impl Base {
 /// The update of one matrix.
 struct Delta {
     rank: usize,
-    /// Of a convolution: all inputs of one output place.
+    /// For a convolution: all inputs of one output place.
     in_features: usize,
     scaling: f32,
     /// `[rank, in_features]`

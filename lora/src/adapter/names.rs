@@ -17,8 +17,9 @@ use std::fmt;
 const PREFIX: &str = "base_model.model.";
 /// The adapter's name that PEFT accepts in a file.
 const DEFAULT: &str = "default";
-/// The part before `layers.` in a model that also reads images, in current and in older files.
+/// Prefix of the layers' names in a model that also reads images.
 const WRAPPED: &str = "model.language_model.";
+/// The same in older files.
 const WRAPPED_BEFORE: &str = "language_model.model.";
 /// Parts of such a model that text does not pass through. Older files have them without `model.`.
 const NOT_RUN: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
@@ -208,7 +209,7 @@ impl fmt::Display for Misnamed {
     }
 }
 
-/// Returns a name of a module, or of a tensor without `.weight`, that is the same for older and newer files of a model that
+/// Returns a name for a module, or for a tensor without `.weight`. It is the same for older and newer files of a model that
 /// also reads images.
 pub(super) fn shared_name(module: &str) -> String {
     let inner = module.strip_prefix("model.").unwrap_or(module);

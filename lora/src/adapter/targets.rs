@@ -183,7 +183,7 @@ impl LoraConfig {
         if patterns.is_empty() {
             return Ok(names.iter().map(|name| first_number(name)).collect());
         }
-        // of names that a pattern matches; the first one decides
+        // `Some` for names that a pattern matches; the first such pattern decides
         let mut numbers: Vec<Option<Option<usize>>> = vec![None; names.len()];
         for pattern in patterns {
             let regex = compile("layers_pattern", pattern, &format!(r"\A(?:(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.)"))?;
@@ -279,7 +279,7 @@ fn fault(key: &'static str, pattern: &str, error: &fancy_regex::Error) -> Config
     ConfigFault::Pattern { key, pattern: shown, reason: error.to_string().chars().take(400).collect() }
 }
 
-/// The number in `.*?\.[^.]*\.(\d+)\.` at the beginning of `name`.
+/// Returns the number in `.*?\.[^.]*\.(\d+)\.` at the beginning of `name`.
 fn first_number(name: &str) -> Option<usize> {
     let parts: Vec<&str> = name.split('.').collect();
     let inner = parts.get(2..parts.len().saturating_sub(1))?;
@@ -290,7 +290,7 @@ fn is_number(part: &str) -> bool {
     !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The names with `N` for numbers, each once, in the order of the first.
+/// Lists the names with `N` for numbers, each once, in the order of their first appearance.
 fn summary(names: &[&str]) -> String {
     let mut seen: Vec<String> = Vec::new();
     for name in names {
@@ -303,8 +303,9 @@ fn summary(names: &[&str]) -> String {
     seen.join(", ")
 }
 
-/// The list that PEFT and others read as [`Targets::AllLinear`] on a model with these modules: last parts of names, or whole
-/// names where the model has more than its decoder, since other parts of it may have modules of the same last name.
+/// Returns the list that PEFT and others read as [`Targets::AllLinear`] on a model with these modules. It has the last parts of
+/// names. If the model has more than its decoder, it has whole names, since other parts of the model may have modules with the
+/// same last part.
 pub(super) fn spelled_out(modules: &Modules<'_>) -> Vec<String> {
     let last = |name: &&str| name.rsplit('.').next().unwrap_or(name).to_owned();
     let mut names: Vec<String> = match modules.prefix {

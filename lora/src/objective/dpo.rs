@@ -1,5 +1,5 @@
-//! DPO, and under other names: with label smoothing, with a likelihood term, with pair weights, with the longer answer's tail
-//! counted less, with another f-divergence.
+//! DPO, and its variants under other names: with label smoothing, a likelihood term, weights of pairs, a smaller weight on the
+//! longer answer's tail, or another f-divergence.
 
 use super::knobs::{self, KnobValue, Knobs};
 use super::loss::{Loss, smoothed_log_loss};

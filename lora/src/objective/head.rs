@@ -241,7 +241,7 @@ impl Objective {
         Ok(Head { loss, per_item_loss, d_policy, d_tails, scores, rewards, saturated, clipped, undecided })
     }
 
-    /// The rows that taught a run nothing, if they are many enough to matter.
+    /// Returns the rows that taught a run nothing, if there are enough of them to matter.
     pub fn unlearned(&self, counts: &UnlearnedCounts) -> Vec<Unlearned> {
         let &UnlearnedCounts { saturated, clipped, undecided, .. } = counts;
         let margin = self.saturates_beyond().filter(|_| counts.is_many(saturated));

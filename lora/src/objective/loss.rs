@@ -52,7 +52,7 @@ pub(crate) struct Pair<'t> {
 
 impl<'t> Pair<'t> {
     /// Log-ratio of the chosen answer less that of the rejected one, nats: times `beta` it is the reward margin. With an
-    /// f-divergence other than the reverse KL, of the scores that it puts in the log-ratios' place.
+    /// f-divergence other than the reverse KL, scores replace the log-ratios.
     pub(crate) fn log_ratio_margin(&self) -> Scalar<'t> {
         let [chosen, rejected] = [self.chosen, self.rejected].map(|answer| self.divergence.score(answer.log_ratio()));
         chosen - rejected
@@ -285,7 +285,7 @@ impl<F: for<'t> Fn(&Pair<'t>) -> Scalar<'t> + Send + Sync> PairLoss for Formula<
 }
 
 impl Loss {
-    /// Makes a loss of single pairs of its formula.
+    /// Makes a loss of single pairs from its formula.
     pub(super) fn of_pair(formula: impl for<'t> Fn(&Pair<'t>) -> Scalar<'t> + Send + Sync + 'static) -> Loss {
         Loss::Pair(Box::new(Formula(formula)))
     }

@@ -64,7 +64,7 @@ pub(super) const OF_PAIR_BATCHES: &[&Modifier] = &[&LIKELIHOOD];
 /// For any loss of single pairs without a reference.
 pub(super) const OF_PAIRS_ALONE: &[&Modifier] = &[&LIKELIHOOD, &WEIGHTING];
 
-/// The same, for the term of `--sft-weight`.
+/// [`SFT_REDUCTION`] for the term of `--sft-weight`.
 const SFT_TERM_REDUCTION: Knob = Knob {
     needs: Some(Needs {
         key: "sft_weight",

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Share of pairs without a gradient from which a run will hardly learn from its data.
+/// If more than this share of pairs has no gradient, a run will hardly learn from its data.
 const MANY: f64 = 0.03;
 
 /// How many of the rows that a run has seen taught it nothing.
@@ -12,14 +12,14 @@ pub struct UnlearnedCounts {
     pub rows: u64,
     /// Pairs for which the loss has no gradient, see [`Unlearned::Saturated`].
     pub saturated: u64,
-    /// Pairs whose gradient a bound of the formula took away.
+    /// Pairs whose gradient a bound of the formula removed.
     pub clipped: u64,
-    /// Rows of scored answers whose rewards say nothing to the loss.
+    /// Rows of scored answers whose rewards give no loss.
     pub undecided: u64,
 }
 
 impl UnlearnedCounts {
-    /// Whether `pairs` are so many of the rows that the run will not learn from its data.
+    /// Whether `pairs` is so large a share of the rows that the run will hardly learn from its data.
     pub(super) fn is_many(&self, pairs: u64) -> bool {
         pairs as f64 > MANY * self.rows as f64
     }

@@ -10,31 +10,31 @@ use super::step::Passes;
 use align_kernels::device::{Headroom, Packed};
 use align_kernels::{Device, Result, cpu};
 
-/// Share of the memory that is free at the start which a run may fill unless it is told: the rest is for the pages of the
-/// mapped weights and for everything else on the machine.
+/// Share of the free memory at the start that a run may fill by default. The rest is for the pages of the mapped weights and
+/// for everything else on the machine.
 pub const SHARE: f64 = Headroom::HOST.share;
-/// Cached log-probs of the reference may take one part in so many of the limit when they are kept in memory.
+/// Cached log-probs of the reference may take 1/16 of the limit when they are kept in memory.
 const CACHE_SHARE: u64 = 16;
 
-/// What cached log-probs may take of the memory where nothing says how much there is.
+/// Returns the bytes that cached log-probs may take if no limit is given.
 pub(super) fn default_cache_limit() -> u64 {
     (cpu::free_bytes() as f64 * SHARE) as u64 / CACHE_SHARE
 }
 
-/// How much a run may hold, and what of it is held all the time.
+/// How much a run may hold, and what it holds all the time.
 #[derive(Debug)]
 pub(super) struct Budget {
     counted: Counted,
     headroom: Headroom,
     limit: u64,
-    /// What may be filled: the limit without what is not counted, or from the plan on what it says, so that smaller passes hold
-    /// no more than the largest.
+    /// Bytes that may be filled. Before the plan: the limit less what is not counted. After it: the plan's peak, so that
+    /// smaller passes hold no more than the largest.
     room: u64,
-    /// Copies of weights that cannot be used in their file.
+    /// Bytes of the copies of weights that cannot be used in their file.
     copies: u64,
-    /// What the cached log-probs of the reference take.
+    /// Bytes of the reference's cached log-probs.
     cache: u64,
-    /// What the threads keep for packing, as far as that was planned.
+    /// What the threads keep for packing, according to the plan.
     packed: Packed,
 }
 
@@ -43,61 +43,63 @@ pub(super) struct Budget {
 pub struct Plan {
     /// Bytes that it may hold.
     pub limit: u64,
-    /// Bytes that it will hold at most: the sum of the parts.
+    /// The most bytes that it will hold: the sum of the parts.
     pub peak: u64,
-    /// Whether the run may hold that much. If not, all layers are recomputed in the plan.
+    /// Whether the run may hold that much. If not, the plan recomputes all layers.
     pub fits: bool,
-    /// What they are for, by name.
+    /// What the bytes are for: names and amounts.
     pub parts: Vec<(&'static str, u64)>,
     /// Layers of the model.
     pub layers: usize,
-    /// How many of them keep their activations in that pass; the others are recomputed.
+    /// How many of them keep their activations in the largest pass; the others are recomputed.
     pub layers_kept: usize,
-    /// Tokens of the pass that holds most, those of the reference included; it may be one without a backward pass.
+    /// Tokens of the pass that holds the most bytes, those of the reference included. It may have no backward pass.
     pub(super) most_tokens: usize,
-    /// What the limit would have to be.
+    /// The limit that the run needs, with all layers recomputed.
     pub limit_needed: u64,
     /// The rows of the largest pass with a backward pass.
     pub(super) pass: Forest,
-    /// The same with the rows of the reference that an earlier pass of its step has computed.
+    /// The same pass with the reference's rows, even if an earlier pass of its step has computed them.
     pub(super) with_reference: Forest,
-    /// Tokens of the trees of a mean step.
+    /// Mean number of tokens in the trees of a step.
     pub(super) mean_tokens: f64,
     /// See [`StepsKnown`](super::steps::StepsKnown).
     pub(super) scored_first: f64,
-    /// Steps of the run, and those of them that are in its first epoch.
+    /// Steps of the run.
     pub(super) steps: u64,
+    /// Steps of its first epoch.
     pub(super) first_epoch: u64,
 }
 
 impl Plan {
-    /// Rows of the largest pass that are the reference's.
+    /// Returns how many rows of the largest pass are the reference's.
     pub fn reference_rows(&self) -> usize {
         self.pass.plan.reference
     }
 
-    /// Rows of the largest pass, those of the reference included.
+    /// Returns the number of rows of the largest pass, those of the reference included.
     pub fn rows(&self) -> usize {
         self.pass.plan.rows()
     }
 }
 
 impl Budget {
-    /// Plans for passes that `counted` counts. The limit is `limit` bytes, or a share of what is free on `device`, which holds
-    /// `copies` bytes of weights that cannot be used in their file.
+    /// Makes a budget for the passes that `counted` counts. The limit is `limit` bytes, or by default a share of what is free
+    /// on `device`. The device holds `copies` bytes of weights that cannot be used in their file.
     pub(super) fn new(device: &Device, counted: Counted, copies: u64, limit: Option<u64>) -> Budget {
         let headroom = device.headroom();
         let limit = limit.unwrap_or_else(|| (device.free_bytes() as f64 * headroom.share) as u64);
         Budget { counted, headroom, limit, room: headroom.room(limit), copies, cache: 0, packed: Packed::default() }
     }
 
-    /// The passes of the run, which compute nothing.
+    /// Returns the model that counts the run's passes and computes nothing.
     pub(super) fn counted(&self) -> &Counted {
         &self.counted
     }
 
-    /// Layers to keep in a forward pass over the rows of `forest`; the others are recomputed, which costs one more forward pass
-    /// of those layers and changes no bit of the result. `None` if it holds more than planned even with none.
+    /// Returns how many layers to keep in a forward pass over the rows of `forest`. The others are recomputed: that costs one
+    /// more forward pass of those layers and changes no bit of the result. `None` if the pass holds more than planned even if
+    /// it keeps no layer.
     ///
     /// # Errors
     /// As [`Counted::pass`].
@@ -105,7 +107,7 @@ impl Budget {
         Ok(self.fitting(forest, gradients)?.map(|(kept, _)| kept))
     }
 
-    /// Bytes that cached log-probs of the reference may take of what the run may hold.
+    /// Returns how many bytes of the limit the reference's cached log-probs may take.
     pub(super) fn cache_limit(&self) -> u64 {
         self.limit / CACHE_SHARE
     }
@@ -120,12 +122,13 @@ impl Budget {
         self.cache = bytes;
     }
 
-    /// What is held all the time.
+    /// Returns the bytes that the run holds all the time.
     fn held(&self) -> u64 {
         self.counted.held() + self.copies + self.cache
     }
 
-    /// The most layers that can be kept, and what the pass takes then. `None` if it is too much even with none.
+    /// Returns the most layers that can be kept, and what the pass costs with them. `None` if the pass holds too much even if
+    /// it keeps no layer.
     fn fitting(&self, forest: &Forest, gradients: Gradients) -> Result<Option<(usize, PassCost)>> {
         let Some(room) = self.room.checked_sub(self.held()) else { return Ok(None) };
         let fits = |kept: usize| -> Result<Option<(usize, PassCost)>> {
@@ -133,7 +136,7 @@ impl Budget {
             let packing = self.counted.packing(cost.packed.and(self.packed));
             Ok((cost.peak + packing <= room).then_some((kept, cost)))
         };
-        // most passes can keep all layers; else the most is searched between what fits and what does not
+        // most passes can keep all layers; otherwise a binary search finds the most that fit
         let all = self.counted.layers();
         if let Some(kept) = fits(all)? {
             return Ok(Some(kept));
@@ -149,8 +152,8 @@ impl Budget {
         Ok(found)
     }
 
-    /// What a run will hold that has these passes. The plan tells of that with a backward pass and the most rows, one of the
-    /// first epoch if there is any.
+    /// Plans what a run with these passes will hold. [`Plan::pass`] is the one with the most rows among those with a backward
+    /// pass. A pass of the first epoch is preferred to one of a later epoch.
     ///
     /// # Errors
     /// As [`Counted::pass`].
@@ -183,7 +186,7 @@ impl Budget {
         let (LargestWithGradient { pass, with_reference, gradients, .. }, (layers_kept, cost)) =
             first.expect("a run of at least one step has a pass");
         self.room = self.held() + packed + most;
-        // in the first pass of a step they come when the kept layers go
+        // the first pass of a step makes gradients while the kept layers are freed
         let (of_adapter, of_gradients) = match gradients {
             Gradients::Fresh => ("adapter, optimiser", 0),
             Gradients::There => ("adapter, gradients, optimiser", self.counted.gradient_bytes().min(most - cost.kept)),
@@ -219,13 +222,13 @@ impl Budget {
 /// The largest forward passes of some steps.
 #[derive(Debug, Default)]
 pub(super) struct Largest {
-    /// Of the first passes of their steps, and of others; each in the first epoch, and in later ones where the reference is
-    /// known.
+    /// The largest of each kind. 0 and 2 are first passes of their steps, 1 and 3 are others. 2 and 3 are in later epochs,
+    /// where the reference is known.
     with_gradient: [Option<LargestWithGradient>; 4],
     without_gradient: Option<Forest>,
     /// What the threads keep for packing after all of them.
     packed: Packed,
-    /// Bytes of the five.
+    /// Bytes of these five passes. The last is the one without a gradient.
     bytes: [u64; 5],
 }
 
@@ -233,16 +236,16 @@ pub(super) struct Largest {
 #[derive(Debug)]
 struct LargestWithGradient {
     pass: Forest,
-    /// The same with the rows of the reference that an earlier pass of its step has computed.
+    /// The same pass with the reference's rows, even if an earlier pass of its step has computed them.
     with_reference: Forest,
     /// Whether other passes of its step have left gradients.
     gradients: Gradients,
-    /// Whether it is of a later epoch than the first, where the reference of its answers is known.
+    /// Whether it is in a later epoch than the first and the reference of its answers is known.
     later: bool,
 }
 
 impl Largest {
-    /// Looks at the passes of a step of an epoch, where the first one with a backward pass finds `gradients`.
+    /// Adds the passes of a step in epoch `epoch`. `gradients` is what its first pass with a backward pass finds.
     pub(super) fn add(&mut self, passes: Passes, gradients: Gradients, epoch: u64, counted: &Counted) -> Result<()> {
         let mut gradients = gradients;
         let mut least = |forest: &Forest, gradients| -> Result<u64> {

@@ -1,13 +1,13 @@
-//! Columns that an objective cannot do without, and rows that lack one.
+//! Columns that an objective requires, and rows that lack one.
 
 use super::error::TrainError;
 use crate::objective::{Column, Objective};
 use align_data::{Dataset, EncodedRow, NumberCounts};
 
-/// Rows that are read at a time, looking for the first that lacks a column.
+/// How many rows are read at a time to find the first that lacks a column.
 const WINDOW: usize = 1024;
 
-/// Refuses data of which a row lacks a column that the objective reads.
+/// Refuses data if a row lacks a column that the objective reads.
 ///
 /// # Errors
 /// [`TrainError::MissingColumn`] with the first such row; [`TrainError::Data`].
@@ -35,7 +35,7 @@ fn rows_with(column: Column, counts: &NumberCounts) -> usize {
     }
 }
 
-/// `FILE:LINE: ROW`, or the row alone where the file cannot be read any more.
+/// Returns `FILE:LINE: ROW`, or the row alone if the file can no longer be read.
 fn place(data: &Dataset, row: &EncodedRow) -> String {
     let described = super::step::describe(row);
     match data.place(row.row) {

@@ -1,9 +1,9 @@
-//! Some of a row's scored answers, others in each epoch.
+//! Chooses some of a row's scored answers, anew in each epoch.
 
 use align_data::{EncodedRow, Target};
 use align_kernels::rng::Key;
 
-/// Leaves those of the row's scored answers that [`chosen`] says.
+/// Keeps only the row's scored answers that [`chosen`] returns.
 pub(super) fn choose(row: &mut EncodedRow, most: usize, seed: u64, epoch: u64) {
     let Target::Rewards(rewards) = &mut row.target else { return };
     if let Some(places) = chosen(row.row, row.answers.len(), most, seed, epoch) {
@@ -12,8 +12,8 @@ pub(super) fn choose(row: &mut EncodedRow, most: usize, seed: u64, epoch: u64) {
     }
 }
 
-/// Which `most` of the `n` scored answers of a row an epoch takes, in their order, each choice of so many as likely as any
-/// other. It hangs on seed, epoch and the row's number alone. `None` for all of them.
+/// Returns which `most` of a row's `n` scored answers an epoch takes, in their order. Every choice is equally likely. It
+/// depends only on the seed, the epoch and the row's number. `None` if the epoch takes all of them.
 pub(super) fn chosen(row: usize, n: usize, most: usize, seed: u64, epoch: u64) -> Option<Vec<usize>> {
     if n <= most {
         return None;

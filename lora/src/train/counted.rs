@@ -1,4 +1,4 @@
-//! The passes of a run on a device that counts: what they hold and compute, before they run.
+//! Runs the passes of a run on a device that only counts, to learn in advance what they hold and compute.
 
 use super::forest::{Forest, Scorers};
 use super::options::TrainOptions;
@@ -30,32 +30,33 @@ pub(super) struct Counted {
     state: u64,
 }
 
-/// Whether the adapters' gradients are there before a pass, from another one of the same step.
+/// Whether another pass of the same step has made the adapters' gradients before this pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gradients {
-    /// They are not: the pass makes them.
+    /// No: the pass makes them.
     Fresh,
-    /// They are, and the pass adds to them.
+    /// Yes: the pass adds to them.
     There,
 }
 
-/// What a pass takes beside what a run holds all the time.
+/// What a pass needs in addition to what a run holds all the time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PassCost {
-    /// Bytes that it holds at most, the adapters' gradients included.
+    /// The most bytes that it holds, the adapters' gradients included.
     pub peak: u64,
-    /// Bytes that its layers keep between the forward and the backward pass: their inputs where they are recomputed.
+    /// Bytes that its layers keep between the forward and the backward pass. A recomputed layer keeps its inputs.
     pub kept: u64,
     /// What the threads keep for packing.
     pub packed: Packed,
-    /// Operations of the forward pass; a multiplication and an addition are two. Norms, gates, rotations and the optimiser do
-    /// not count.
+    /// Operations of the forward pass. A multiplication and an addition count as two. Norms, gates, rotations and the optimiser
+    /// do not count.
     pub forward: f64,
-    /// Operations of the backward pass, with what it recomputes.
+    /// Operations of the backward pass, including what it recomputes.
     pub backward: f64,
 }
 
-/// Operations of one layer's forward pass, and of its backward pass with the forward pass of the rows with a gradient once more.
+/// Operations of one layer's forward pass and of its backward pass. The backward pass includes a second forward pass of the
+/// rows with a gradient.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct LayerCost {
     pub forward: f64,
@@ -63,10 +64,10 @@ pub(super) struct LayerCost {
 }
 
 impl Counted {
-    /// Counts passes of a model of `config` on `device`.
+    /// Makes a model of `config` that counts passes as `device` would run them.
     ///
     /// # Errors
-    /// None: no memory is refused that is only counted.
+    /// None: a device that only counts refuses no memory.
     pub(super) fn new(
         device: &Device,
         config: ModelConfig,
@@ -96,12 +97,12 @@ impl Counted {
         })
     }
 
-    /// Layers of the model.
+    /// Returns the number of layers of the model.
     pub(super) fn layers(&self) -> usize {
         self.model.config().num_hidden_layers
     }
 
-    /// Bytes that a run holds all the time: norms and biases in f32, adapters, the optimiser's state.
+    /// Returns the bytes that a run holds all the time: norms and biases in f32, adapters, the optimiser's state.
     pub(super) fn held(&self) -> u64 {
         self.count.in_use() as u64
     }
@@ -111,17 +112,17 @@ impl Counted {
         self.state
     }
 
-    /// Bytes of the gradients of all parameters.
+    /// Returns the bytes of the gradients of all parameters.
     pub(super) fn gradient_bytes(&self) -> u64 {
         self.params.iter().map(|param| (param.len() * size_of::<f32>()) as u64).sum()
     }
 
-    /// Bytes of all threads' packing.
+    /// Returns the bytes of all threads' packing.
     pub(super) fn packing(&self, packed: Packed) -> u64 {
         packed.bytes(self.model.device().threads()) as u64
     }
 
-    /// How it scores.
+    /// Returns how its passes score answers.
     pub(super) fn scoring(&self) -> Scoring<'_> {
         Scoring {
             model: &self.model,
@@ -135,8 +136,8 @@ impl Counted {
         }
     }
 
-    /// What a pass over the rows of `forest` takes that keeps what `layers_kept` layers need for the backward pass and recomputes
-    /// the others. If no row has a gradient there is no backward pass.
+    /// Returns the cost of a pass over the rows of `forest`. It keeps what `layers_kept` layers need for the backward pass and
+    /// recomputes the other layers. If no row has a gradient, there is no backward pass.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`] for rows that no device would run: a defect.
@@ -175,7 +176,7 @@ impl Counted {
         scoring.over(forest, mode, masks, layers_kept)
     }
 
-    /// Operations of [`Model::first_layer`] over the rows of `forest`.
+    /// Counts the operations of [`Model::first_layer`] over the rows of `forest`.
     ///
     /// # Errors
     /// As [`Counted::pass`].

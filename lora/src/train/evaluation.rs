@@ -1,8 +1,8 @@
 //! Loss and rewards over a data set.
 //!
-//! What the rows of a loss share (KTO's reference point, BCO's shift if the run has none of its own) is computed over the whole
-//! set, so an evaluation does not depend on the size of a batch. Two kinds of evaluation go by batches: those of losses that
-//! compare the rows of a batch with each other, and those of data in TRL's order, which follow TRL.
+//! The numbers that the rows of a loss share (KTO's reference point, BCO's shift if the run has none of its own) are computed
+//! over the whole set, so an evaluation does not depend on the size of a batch. Two kinds of evaluation work batch by batch:
+//! those of losses that compare the rows of a batch with each other, and those of data in TRL's order, as TRL does.
 
 use super::columns;
 use super::error::TrainError;
@@ -19,17 +19,17 @@ const HEAD_ROWS: usize = 1024;
 /// How an evaluation cuts its rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvalBatches {
-    /// How many rows are read together. In an evaluation by batches, the rows of a batch.
+    /// How many rows are read together. In an evaluation batch by batch, the rows of a batch.
     pub batch_size: usize,
     /// Limit on prompt + one answer.
     pub max_length: usize,
     /// Tokens of the trees of one forward pass.
     pub micro_batch_tokens: usize,
-    /// What the run remembers; nothing, where there is none.
+    /// What the run remembers. Empty if there is no run.
     pub history: History,
 }
 
-/// With which rows an evaluated row shares the numbers of a loss.
+/// The rows with which an evaluated row shares the numbers of a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sharing {
     /// With its batch.
@@ -56,7 +56,7 @@ impl Sharing {
     }
 }
 
-/// Means over the rows of a data set, in its unshuffled order. Calls `progress` with the number of rows that are done.
+/// Computes means over the rows of a data set, in its unshuffled order. Calls `progress` with the number of rows that are done.
 ///
 /// # Errors
 /// [`TrainError`].
@@ -171,8 +171,8 @@ impl Evaluation<'_> {
     }
 }
 
-/// Sums over the rows of a whole set, `at_once` at a time. Each part of the loss is divided by its count in the whole set. An
-/// error comes with the place of the first row of its chunk, from which its own place counts.
+/// Sums over the rows of a whole set, `at_once` rows at a time. Each part of the loss is divided by its count in the whole set.
+/// An error comes with the place of its chunk's first row; the row's number in the error counts from there.
 fn means_of_set(
     objective: &Objective,
     set: &[RowLogps],
@@ -205,7 +205,7 @@ pub fn one_prompt(objective: &Objective, data: &Dataset) -> bool {
     objective.coupling() == Coupling::MismatchedRows && data.has_one_prompt()
 }
 
-/// An evaluation has no step and no learning rate.
+/// Turns the error of a step into that of an evaluation, whose message names no step.
 fn of_evaluation(error: TrainError) -> TrainError {
     match error {
         TrainError::NonFinite { what, rows, .. } => TrainError::NonFiniteEvaluation { what, rows },

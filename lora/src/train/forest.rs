@@ -1,4 +1,4 @@
-//! From encoded rows to the rows of one forward pass: trees of prompts and answers, for the policy and the reference.
+//! Lays out encoded rows as the rows of one forward pass: trees of prompts and answers, for the policy and the reference.
 
 use align_data::Answer;
 use align_engine::rows::{RowPlan, SequenceTree};
@@ -18,32 +18,32 @@ pub struct Tree<'a> {
 pub struct Branch<'a> {
     /// Token ids, without those that were cut.
     pub ids: &'a [u32],
-    /// Ranges of `ids` that are read and not scored, ascending; most answers have none.
+    /// Ranges of `ids` that the model reads but that are not scored, in ascending order. Most answers have none.
     pub unscored: &'a [Range<usize>],
     /// Whether it has a gradient.
     pub role: Role,
 }
 
 impl<'a> Branch<'a> {
-    /// What is kept of an answer.
+    /// Makes a branch of the tokens that are kept of an answer.
     pub fn of(answer: &'a Answer, role: Role) -> Branch<'a> {
         Branch { ids: answer.kept_ids(), unscored: &answer.unscored, role }
     }
 
-    /// The ranges of its tokens that are not scored.
+    /// Returns the ranges of its tokens that are not scored.
     pub fn gaps(&self) -> impl Iterator<Item = Range<usize>> + use<'a> {
-        // those of an answer that was cut may lie behind its end
+        // the ranges of an answer that was cut may lie beyond its end
         let end = self.ids.len();
         let within = move |gap: &Range<usize>| gap.start.min(end)..gap.end.min(end);
         self.unscored.iter().map(within).filter(|gap| !gap.is_empty())
     }
 
-    /// Tokens that are scored.
+    /// Returns the number of tokens that are scored.
     pub fn scored_tokens(&self) -> usize {
         self.ids.len() - self.gaps().map(|gap| gap.len()).sum::<usize>()
     }
 
-    /// An answer whose every token is scored.
+    /// Makes an answer with every token scored.
     pub fn all_scored(ids: &'a [u32], role: Role) -> Branch<'a> {
         Branch { ids, unscored: &[], role }
     }
@@ -65,8 +65,8 @@ pub enum Scorers {
     Policy,
     /// Both models, in one pass.
     PolicyAndReference,
-    /// The policy's score head, one number an answer: on the last token that is not `pad`, as transformers' sequence
-    /// classifiers have it.
+    /// The policy's score head. It gives one number per answer, at the last token that is not `pad`, as transformers' sequence
+    /// classifiers do.
     Reward {
         /// The model's pad token, if it has one.
         pad: Option<u32>,
@@ -80,13 +80,13 @@ pub struct Forest {
     pub plan: RowPlan,
     /// `[rows]` token ids
     pub ids: Vec<u32>,
-    /// The tree of each row, by its place in what was given, and which of the tree's tokens the row holds: the prompt's first,
-    /// then those of its answers.
+    /// For each row, the index of its tree among the given trees, and which of the tree's tokens the row holds. The tokens of
+    /// the prompt count first, then those of the answers.
     pub tokens: Vec<(usize, usize)>,
-    /// Rows that predict a scored token, or with [`Scorers::Reward`] those that are scored: policy answers with a gradient
-    /// first, detached ones, reference ones.
+    /// Rows that predict a scored token, or with [`Scorers::Reward`] rows that are scored. They are in this order: the policy's
+    /// answers with a gradient, its detached answers, the reference's answers.
     pub scored_rows: Vec<u32>,
-    /// The token that each of them must predict; none with [`Scorers::Reward`].
+    /// The token that each scored row must predict. Empty with [`Scorers::Reward`].
     pub targets: Vec<u32>,
     /// How many of the scored rows have a gradient.
     pub scored_with_gradient: usize,
@@ -95,16 +95,16 @@ pub struct Forest {
     pub(super) scorers: Scorers,
 }
 
-/// Places of one answer's tokens among the scored rows; with [`Scorers::Reward`] of its one row.
+/// Places of one answer's tokens among the scored rows. With [`Scorers::Reward`], the place of its one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scored {
-    /// Those of the policy.
+    /// Places for the policy.
     pub policy: Range<usize>,
-    /// Those of the reference; `None` if it does not score the answer.
+    /// Places for the reference. `None` if it does not score the answer.
     pub reference: Option<Range<usize>>,
 }
 
-/// Rows of one tree of one scorer, while they are laid out.
+/// A tree, or some of its answers, with all answers rotated alike.
 struct Part<'a> {
     /// Place among the trees.
     tree: usize,
@@ -123,8 +123,8 @@ struct PartBranch<'a> {
 }
 
 impl Forest {
-    /// Lays out `trees`. `same_rope(a, b)` says whether sequences of `a` and `b` tokens are rotated alike: answers that differ
-    /// in it get a prompt of their own.
+    /// Lays out `trees`. `same_rope(a, b)` says whether sequences of `a` and `b` tokens are rotated alike. Answers that are
+    /// rotated differently do not share a prompt.
     pub fn new(trees: &[Tree<'_>], scorers: Scorers, same_rope: impl Fn(usize, usize) -> bool) -> Forest {
         Forest::with_references(trees, scorers, |_| scorers == Scorers::PolicyAndReference, same_rope)
     }
@@ -144,7 +144,7 @@ impl Forest {
         let empty = SequenceTree { prompt: 0..0, branches: Vec::new() };
         let mut trees = vec![empty.clone(); parts.len()];
 
-        // policy rows with a gradient: prompts of trees that have such an answer, and those answers; then those without one
+        // first the policy's answers with a gradient, with the prompts of their trees; then those without
         let mut with_gradient = 0;
         for role in [Role::Gradient, Role::Detached] {
             for (part, tree) in parts.iter().zip(&mut trees) {
@@ -180,7 +180,7 @@ impl Forest {
         Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers, scorers }
     }
 
-    /// The same without the rows of the reference.
+    /// Returns the forest without the rows of the reference.
     pub fn without_reference(&self) -> Forest {
         let RowPlan { policy, detached, ref trees, .. } = self.plan;
         let rows = policy + detached;
@@ -210,7 +210,8 @@ struct Layout {
 }
 
 impl Layout {
-    /// Lays out an answer of `part` in its tree, the first one behind the prompt. Returns the places of its scored rows.
+    /// Lays out an answer of `part` in its tree. The first answer of a tree brings the prompt with it. Returns the places of
+    /// its scored rows.
     fn add(
         &mut self,
         scorers: Scorers,
@@ -227,7 +228,7 @@ impl Layout {
         scored
     }
 
-    /// `ids` are tokens `first..` of the tree.
+    /// Adds a row for each of `ids`, which are tokens `first..` of the tree. Returns the rows.
     fn place(&mut self, ids: &[u32], tree: usize, first: usize) -> Range<usize> {
         let start = self.ids.len();
         self.ids.extend_from_slice(ids);
@@ -235,8 +236,8 @@ impl Layout {
         start..self.ids.len()
     }
 
-    /// Every scored token of the answer is predicted by the row before it; the first one by the prompt's last row. A reward
-    /// model scores one row.
+    /// Adds the scored rows of an answer and returns their places. The row before a token predicts it; the prompt's last row
+    /// predicts the first token. A reward model scores one row.
     fn score(
         &mut self,
         scorers: Scorers,
@@ -248,7 +249,7 @@ impl Layout {
         if let Scorers::Reward { pad } = scorers {
             let mut from_the_end = answer.clone().rev().chain(prompt.clone().rev());
             let last = from_the_end.find(|&row| Some(self.ids[row]) != pad);
-            // of pad tokens alone, transformers takes the first
+            // if every token is `pad`, transformers takes the first
             self.scored_rows.push(last.unwrap_or(prompt.start) as u32);
             return start..start + 1;
         }
@@ -266,7 +267,7 @@ impl Layout {
     }
 }
 
-/// Trees whose answers are all rotated alike.
+/// Splits trees into parts whose answers are all rotated alike.
 fn split_by_rope<'a>(trees: &[Tree<'a>], same_rope: impl Fn(usize, usize) -> bool) -> Vec<Part<'a>> {
     let mut parts: Vec<Part<'a>> = Vec::with_capacity(trees.len());
     let mut place = 0;

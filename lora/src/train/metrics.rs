@@ -7,21 +7,21 @@ use serde_json::{Map, Value};
 /// One line of `metrics.jsonl` for an optimiser step. Loss and rewards are those before the update.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepMetrics {
-    /// From 1.
+    /// Number of the step, from 1.
     pub step: u64,
-    /// Epochs that are done, with the part of the current one.
+    /// Epochs completed, including the fraction of the current one.
     pub epoch: f64,
     /// The objective over the batch.
     pub loss: f64,
-    /// Before clipping.
+    /// Norm of the gradient, before clipping.
     pub grad_norm: f64,
     /// The schedule's rate of this step.
     pub learning_rate: f64,
-    /// Over the answers of the batch.
+    /// Means over the answers of the batch.
     pub preferences: Preferences,
     /// Tokens so far, the prompt counted once for each answer.
     pub num_tokens: u64,
-    /// Of this step, counted as in `num_tokens`.
+    /// Speed of this step, with tokens counted as in `num_tokens`.
     pub tokens_per_second: f64,
 }
 
@@ -30,41 +30,41 @@ pub struct StepMetrics {
 pub struct EvalMetrics {
     /// Updates that the adapter has had.
     pub step: u64,
-    /// Epochs that these are.
+    /// The same in epochs.
     pub epoch: f64,
     /// Rows evaluated.
     pub rows: u64,
     /// The objective, a mean over all rows.
     pub loss: f64,
-    /// Over the answers of all rows.
+    /// Means over the answers of all rows.
     pub preferences: Preferences,
     /// Share of pairs whose chosen answer has the larger mean log-prob per token under the policy.
     pub logps_accuracies: Option<f64>,
 }
 
-/// Means over the chosen (desirable) and rejected (undesirable) answers of a set of rows. `None` if there is no such answer, or
-/// it has no such number.
+/// Means over the chosen (desirable) and rejected (undesirable) answers of a set of rows. A field is `None` if there is no such
+/// answer, or if the answers lack the number.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Preferences {
-    /// As the objective defines rewards, of chosen answers.
+    /// Reward of chosen answers, as the objective defines it.
     pub rewards_chosen: Option<f64>,
-    /// The same of rejected answers.
+    /// The same for rejected answers.
     pub rewards_rejected: Option<f64>,
     /// Share of pairs with `rewards_chosen > rewards_rejected`; pairs only.
     pub rewards_accuracies: Option<f64>,
     /// `rewards_chosen - rewards_rejected`
     pub rewards_margins: Option<f64>,
-    /// Of chosen answers under the policy, in nats.
+    /// Log-prob of chosen answers under the policy, in nats.
     pub logps_chosen: Option<f64>,
-    /// The same of rejected answers.
+    /// The same for rejected answers.
     pub logps_rejected: Option<f64>,
     /// KTO's reference point, in nats.
     pub kl: Option<f64>,
-    /// Share of pairs whose gradient a bound of the loss took away.
+    /// Share of pairs whose gradient a bound of the loss removed.
     pub clipped: Option<f64>,
 }
 
-/// Sums from which [`Preferences`] are made, over the micro-batches of a step or the batches of an evaluation.
+/// Sums over the micro-batches of a step or the batches of an evaluation. [`Preferences`] are made from them.
 #[derive(Debug, Clone, Default)]
 pub struct PreferenceSums {
     chosen: ClassSums,
@@ -82,7 +82,7 @@ struct ClassSums {
     /// Answers that have a reward.
     rewarded: u64,
     rewards: f64,
-    /// Those with a log-prob: none of a reward model's.
+    /// Answers that have a log-prob. Those of a reward model have none.
     with_logp: u64,
     logps: f64,
 }
@@ -118,7 +118,7 @@ impl PreferenceSums {
                 Some(Target::Label(true)) => self.chosen.add(reward(0), logp(0)),
                 Some(Target::Label(false)) => self.rejected.add(reward(0), logp(0)),
                 Some(Target::Rewards(scores)) => {
-                    // a pair of the best and the worst answer; none if all are equal
+                    // a pair of the best and the worst answer; no pair if all are equal
                     let by_score = |a: &usize, b: &usize| scores[*a].total_cmp(&scores[*b]);
                     let (best, worst) = ((0..scores.len()).rev().max_by(by_score), (0..scores.len()).min_by(by_score));
                     if let (Some(best), Some(worst)) = (best, worst)
@@ -172,7 +172,7 @@ impl PreferenceSums {
         }
     }
 
-    /// The means.
+    /// Returns the means.
     pub fn means(&self) -> Preferences {
         let (chosen, rejected) = (self.chosen.mean_reward(), self.rejected.mean_reward());
         let rewarded = self.pairs > 0 && self.chosen.rewarded > 0;
@@ -210,7 +210,7 @@ impl Preferences {
 }
 
 impl StepMetrics {
-    /// The line's object.
+    /// Returns the JSON object of the line.
     pub fn to_json(&self) -> Value {
         let mut line = Map::new();
         line.insert("step".into(), self.step.into());
@@ -231,7 +231,7 @@ impl StepMetrics {
 }
 
 impl EvalMetrics {
-    /// The line's object: every key with `eval_` before it, and `step`.
+    /// Returns the JSON object of the line: `step`, `epoch`, and the other keys with `eval_` before them.
     pub fn to_json(&self) -> Value {
         let mut line = Map::new();
         line.insert("step".into(), self.step.into());
@@ -242,7 +242,7 @@ impl EvalMetrics {
         Value::Object(line)
     }
 
-    /// The `eval_` keys and their values.
+    /// Returns the `eval_` keys and their values.
     pub fn entries(&self) -> Vec<(String, f64)> {
         let mut entries = vec![("eval_loss".to_owned(), self.loss)];
         let named = self.preferences.entries().into_iter().chain([("logps/accuracies", self.logps_accuracies)]);

@@ -5,14 +5,14 @@
 //! | `forest.rs` | rows of a forward pass: trees of prompts and answers, policy and reference |
 //! | `scoring.rs` | one forward pass, log-probs per answer, and its backward pass |
 //! | `reference_cache/` | log-probs of the reference, computed once and looked up afterwards |
-//! | `reference_texts.rs` | texts whose likelihood a loss has a term for |
+//! | `reference_texts.rs` | texts of a reference corpus, for losses with a term for their likelihood |
 //! | `plan.rs` | the passes of a step, from lengths alone |
 //! | `completions.rs` | which of a row's scored answers an epoch takes |
-//! | `columns.rs` | columns that a loss cannot do without |
+//! | `columns.rs` | columns that a loss requires |
 //! | `step.rs` | runs the plan of an optimiser batch: passes, the objective's head, gradients |
 //! | `options.rs` | how a run trains, where it is, who watches it |
-//! | `note.rs` | what a run tells on its way |
-//! | `planning.rs` | what a run will be: its steps, memory and pace |
+//! | `note.rs` | what a run tells its user while it runs |
+//! | `planning.rs` | predicts a run: its steps, memory and pace |
 //! | `trainer.rs` | epochs, batches, updates |
 //! | `evaluation.rs` | loss and rewards over a data set |
 //! | `metrics.rs` | what is reported, under TRL's names |

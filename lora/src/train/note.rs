@@ -1,9 +1,9 @@
-//! What a run tells its user on its way, once. Facts: the words are the command line's.
+//! What a run tells its user while it runs, each thing once. Notes are facts; the command line puts them into words.
 
 use super::reference_cache::{CacheCounts, CacheNote};
 use crate::objective::Unlearned;
 
-/// Something that the user of a run should know. No run ends because of one.
+/// Something that the user of a run should know. A note never ends a run.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the variants' lines name their fields")]
 pub enum Note {
@@ -15,9 +15,10 @@ pub enum Note {
     OnePrompt { role: DataRole, loss: String },
     /// `rows` rows have a `column` that `loss` does not read.
     UnreadColumn { column: &'static str, rows: usize, loss: String },
-    /// A forward pass of `step` holds more than was planned, with all layers recomputed. Told of the first such step.
+    /// A forward pass of `step` holds more than was planned, even with all layers recomputed. Only the first such step is
+    /// noted.
     BeyondPlan { step: u64 },
-    /// `counts` says how the log-probs of the reference were obtained in that part `of` the run.
+    /// `counts` says how the log-probs of the reference were obtained. `of` is the part of the run.
     CacheCounts { of: CountsOf, counts: CacheCounts },
     /// Something about the reference cache.
     Cache(CacheNote),
@@ -34,7 +35,7 @@ pub enum DataRole {
     Evaluation,
 }
 
-/// Over which part of a run answers are counted.
+/// The part of a run over which answers are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CountsOf {
     /// The first epoch alone.

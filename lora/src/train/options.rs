@@ -23,13 +23,13 @@ pub struct TrainOptions {
     pub optimizer: OptimizerKind,
     /// Decoupled with AdamW, coupled with RMSProp; 0 for none.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this global norm; 0 or infinite: never.
+    /// Gradients are scaled down to this global norm. 0 or infinity turns that off.
     pub max_grad_norm: f64,
     /// How often each row is trained on.
     pub epochs: u64,
     /// Ends the run earlier than its epochs.
     pub max_steps: Option<u64>,
-    /// Scored answers that a step takes of a row, others in each epoch; `None`: all. Evaluations take all.
+    /// How many of a row's scored answers a step takes, chosen anew in each epoch. `None` for all. Evaluations take all.
     pub max_completions: Option<usize>,
     /// Data rows of an optimiser step.
     pub batch_size: usize,
@@ -39,22 +39,22 @@ pub struct TrainOptions {
     pub max_length: usize,
     /// Share of the adapters' inputs that is dropped while training.
     pub lora_dropout: f32,
-    /// Decides dropout and `max_completions`; `shuffle` has its own.
+    /// Seed of dropout and of the choice of `max_completions` answers. `shuffle` has its own seed.
     pub seed: u64,
     /// Order of the rows of an epoch.
     pub shuffle: Shuffle,
-    /// Evaluate after this many steps; `None`: after each epoch.
+    /// Steps between evaluations. `None` to evaluate after each epoch.
     pub eval_steps: Option<u64>,
     /// What the matrix products multiply.
     pub precision: Precision,
     /// What the logits are divided by before their softmax, above 0.
     pub logp_temperature: f32,
-    /// Bytes that the run may hold beside the mapped weights; `None`: [`SHARE`](super::SHARE) of what is free. It decides how
-    /// many layers keep their activations and how many are recomputed: no bit of the result depends on it.
+    /// Bytes that the run may hold beside the mapped weights. `None` for [`SHARE`](super::SHARE) of what is free. It decides
+    /// how many layers keep their activations and how many are recomputed. No bit of the result depends on it.
     pub memory: Option<u64>,
 }
 
-/// Where a run is: all that changes besides the adapter and the optimiser.
+/// Where a run is: everything that changes except the adapter and the optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
 pub struct TrainState {
     /// Updates made.
@@ -77,7 +77,7 @@ pub struct TrainState {
     pub counts_of_first_epoch: Option<CacheCounts>,
 }
 
-/// What a run tells while it goes on. The crate prints nothing itself.
+/// Receives what a run tells while it runs. The crate prints nothing itself.
 pub trait Observer {
     /// A step has ended.
     ///
@@ -96,6 +96,6 @@ pub trait Observer {
     /// # Errors
     /// As [`Observer::step`].
     fn epoch(&mut self, state: &TrainState) -> Result<(), TrainError>;
-    /// Something that the user should know, once.
+    /// Receives something that the user should know. Each note comes once.
     fn note(&mut self, note: Note);
 }

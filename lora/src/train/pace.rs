@@ -1,4 +1,4 @@
-//! What a step will take: its operations, and how fast this machine does them.
+//! How long a step will take: its operations, and how fast this machine does them.
 
 use super::counted::{LayerCost, PassCost};
 
@@ -8,12 +8,12 @@ pub(super) struct Work {
     pub forward: f64,
     /// Without what is recomputed.
     pub backward: f64,
-    /// Forward passes of layers once more, on the rows with a gradient alone.
+    /// Forward passes that layers run a second time, only on the rows with a gradient.
     pub recomputed: f64,
 }
 
 impl Work {
-    /// Of a pass that costs `cost`, and `kept` if it keeps all layers.
+    /// Returns the work of a pass that costs `cost`. It would cost `kept` if it kept all layers.
     pub(super) fn of(cost: PassCost, kept: PassCost) -> Work {
         Work { forward: cost.forward, backward: kept.backward, recomputed: cost.backward - kept.backward }
     }
@@ -27,20 +27,20 @@ impl Work {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Probe {
     pub forward: f64,
-    /// With its forward pass once more, on the rows with a gradient alone.
+    /// Includes a second forward pass, only on the rows with a gradient.
     pub backward: f64,
 }
 
 /// How long a step will take, if the machine stays as busy as it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// Operations of a mean step, what is recomputed included.
+    /// Mean operations of a step, including what is recomputed.
     pub operations: f64,
-    /// Of a mean step.
+    /// Mean seconds of a step.
     pub seconds_per_step: f64,
 }
 
-/// Operations a second of a layer.
+/// Operations per second of a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Rates {
     forward: f64,
@@ -48,15 +48,16 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// The same rate in both directions.
+    /// Makes rates that are the same forward and backward.
     pub(super) fn even(operations_per_second: f64) -> Rates {
         Rates { forward: operations_per_second, backward: operations_per_second }
     }
 
-    /// From a probe of one layer that costs `layer`, its forward pass of the rows with a gradient `recomputed`.
+    /// Computes the rates from a probe of one layer. `layer` is the cost of that layer, `recomputed` that of its second forward
+    /// pass.
     pub(super) fn new(layer: LayerCost, recomputed: f64, probe: Probe) -> Rates {
         let forward = layer.forward / probe.forward;
-        // the layer runs again as fast as the first time, or, where the clock was too coarse to say, all of it at one rate
+        // the second forward pass is as fast as the first; if the clock was too coarse to tell, all of `backward` has one rate
         let again = recomputed / forward;
         let backward = match probe.backward > 1.5 * again {
             true => (layer.backward - recomputed) / (probe.backward - again),
@@ -67,7 +68,7 @@ impl Rates {
 }
 
 impl Pace {
-    /// A mean step is `share` of `work`.
+    /// Computes the pace. A step takes the share `share` of `work` on average.
     pub(super) fn new(work: Work, rates: Rates, share: f64) -> Pace {
         let seconds = (work.forward + work.recomputed) / rates.forward + work.backward / rates.backward;
         Pace { operations: share * work.all(), seconds_per_step: share * seconds }
@@ -88,7 +89,7 @@ pub struct RunPace {
 }
 
 impl RunPace {
-    /// All steps, without evaluations.
+    /// Returns the seconds of all steps, without evaluations.
     pub fn seconds(&self) -> f64 {
         let later = self.later.unwrap_or(self.first).seconds_per_step;
         self.first.seconds_per_step * self.first_epoch as f64 + later * (self.steps - self.first_epoch) as f64

@@ -12,15 +12,15 @@ use std::ops::Range;
 pub struct RowTokens {
     /// Of its prompt.
     pub prompt: usize,
-    /// Of what is kept of each answer.
+    /// Of the kept part of each answer.
     pub answers: Vec<usize>,
     /// Of the mismatched answer behind its prompt; 0 if there is none.
     pub mismatched: usize,
-    /// Whether its answers may stand in several passes: scored answers may, those of a pair stay together.
+    /// Whether its answers may be split over several passes. Scored answers may; those of a pair stay together.
     pub separable: bool,
 }
 
-/// A row, or some of its answers: what one pass takes of it.
+/// What one pass takes of a row: all of its answers, or some.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// Place of the row in the step.
@@ -43,9 +43,9 @@ pub(super) enum Answers {
 /// Whether a pass has rows of the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reference {
-    /// If the objective reads one.
+    /// Yes, if the objective reads a reference.
     Asked,
-    /// An earlier pass of the step has computed its numbers.
+    /// No: an earlier pass of the step has computed the reference's numbers.
     Known,
 }
 
@@ -55,17 +55,17 @@ pub struct PassPlan {
     /// What it takes of the step's rows.
     pub pieces: Vec<Piece>,
     pub(super) answers: Answers,
-    /// Of the pieces' own answers; a mismatched answer never has a gradient.
+    /// Role of the pieces' own answers. A mismatched answer never has a gradient.
     pub(super) role: Role,
     pub(super) reference: Reference,
 }
 
-/// What the head of the objective takes at once.
+/// Which rows the head of the objective takes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeadRows {
     /// All rows of the step, once each is scored.
     Step,
-    /// The rows of each pass with a gradient; what they share with the step comes from the passes before.
+    /// The rows of each pass with a gradient. The numbers that they share with the step come from the passes before.
     Pass,
 }
 
@@ -78,7 +78,7 @@ pub struct StepPlan {
 }
 
 impl RowTokens {
-    /// Lengths of a row. It has a mismatched answer if `mismatched` is not 0.
+    /// Returns the lengths of a row. It has a mismatched answer if `mismatched` is not 0.
     pub fn of(row: &EncodedRow, mismatched: usize) -> RowTokens {
         RowTokens {
             prompt: row.prompt.len(),
@@ -88,7 +88,7 @@ impl RowTokens {
         }
     }
 
-    /// Tokens of the tree of some of its answers, without the mismatched one.
+    /// Counts the tokens of a tree of some of its answers, without the mismatched one.
     pub(super) fn tree(&self, answers: Range<usize>) -> usize {
         self.prompt + self.answers[answers].iter().sum::<usize>()
     }
@@ -97,7 +97,8 @@ impl RowTokens {
         0..self.answers.len()
     }
 
-    /// Ranges of its answers for passes of at most `micro_batch_tokens` tokens, each with the prompt and at least one answer.
+    /// Cuts its answers into ranges for passes of at most `micro_batch_tokens` tokens. Each has the prompt and at least one
+    /// answer.
     fn cut(&self, micro_batch_tokens: usize) -> Vec<Range<usize>> {
         if !self.separable || self.tree(self.whole()) <= micro_batch_tokens {
             return vec![self.whole()];
@@ -117,8 +118,8 @@ impl RowTokens {
 }
 
 impl StepPlan {
-    /// The passes of an optimiser step over `rows`. The trees of a pass have at most `micro_batch_tokens` tokens, unless one row
-    /// that cannot be cut has more.
+    /// Plans the passes of an optimiser step over `rows`. The trees of a pass have at most `micro_batch_tokens` tokens, unless
+    /// a single row that cannot be cut has more.
     pub fn of_step(rows: &[RowTokens], coupling: Coupling, micro_batch_tokens: usize) -> StepPlan {
         let batches = micro_batches(rows, micro_batch_tokens);
         let has_mismatched = coupling == Coupling::MismatchedRows;
@@ -142,7 +143,7 @@ impl StepPlan {
         StepPlan { passes: mismatched.into_iter().flatten().chain(own).collect(), head: HeadRows::Pass }
     }
 
-    /// The passes that score `rows` without gradients.
+    /// Plans the passes that score `rows` without gradients.
     pub fn of_scoring(rows: &[RowTokens], coupling: Coupling, micro_batch_tokens: usize) -> StepPlan {
         let answers = match coupling {
             Coupling::MismatchedRows => Answers::OwnAndMismatched,
@@ -153,19 +154,19 @@ impl StepPlan {
         StepPlan { passes, head: HeadRows::Step }
     }
 
-    /// The passes without a backward pass. They come first.
+    /// Returns the passes without a backward pass. They come first.
     pub fn before_gradients(&self) -> impl Iterator<Item = &PassPlan> {
         self.passes.iter().filter(|pass| pass.role == Role::Detached)
     }
 
-    /// The passes with a backward pass.
+    /// Returns the passes with a backward pass.
     pub fn with_gradient(&self) -> impl Iterator<Item = &PassPlan> {
         self.passes.iter().filter(|pass| pass.role == Role::Gradient)
     }
 }
 
 impl PassPlan {
-    /// Tokens of its trees over the rows of its step.
+    /// Counts the tokens of its trees. `rows` are all rows of its step.
     pub fn tokens(&self, rows: &[RowTokens]) -> usize {
         let of_piece = |piece: &Piece| {
             let row = &rows[piece.row];
@@ -178,13 +179,13 @@ impl PassPlan {
         self.pieces.iter().map(of_piece).sum()
     }
 
-    /// Those of its answers.
+    /// Counts the tokens of its answers.
     pub(super) fn answer_tokens(&self, rows: &[RowTokens]) -> usize {
         self.tokens(rows) - self.pieces.iter().map(|piece| rows[piece.row].prompt).sum::<usize>()
     }
 
-    /// The trees of the pass over the rows of its step. `mismatched` holds the ids of each row's mismatched answer; it may be
-    /// empty if the pass has none.
+    /// Returns the trees of the pass. `rows` are all rows of its step. `mismatched` holds the ids of each row's mismatched
+    /// answer; it may be empty if the pass has none.
     pub fn trees<'a>(&self, rows: &'a [EncodedRow], mismatched: &[&'a [u32]]) -> Vec<Tree<'a>> {
         let tree = |piece: &Piece| {
             let row = &rows[piece.row];
@@ -201,7 +202,7 @@ impl PassPlan {
     }
 }
 
-/// What each pass takes. Separable rows that do not fit into a pass are cut into several pieces, with the prompt in each.
+/// Returns what each pass takes. Separable rows that do not fit into a pass are cut into several pieces, each with the prompt.
 fn micro_batches(rows: &[RowTokens], micro_batch_tokens: usize) -> Vec<Vec<Piece>> {
     let tokens = |piece: &Piece| rows[piece.row].tree(piece.answers.clone()) + rows[piece.row].mismatched;
     let everything: Vec<Piece> = rows.iter().enumerate().map(|(row, of)| Piece { row, answers: of.whole() }).collect();

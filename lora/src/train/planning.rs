@@ -1,4 +1,4 @@
-//! What a run will be, before it starts: its steps, its memory, its pace.
+//! Predicts a run before it starts: its steps, its memory and its pace.
 
 use super::budget::{Largest, Plan};
 use super::columns;
@@ -19,11 +19,11 @@ use align_data::{Answer, Dataset, EncodedRow, RowKind, RowNumbers, Shuffle, Targ
 use align_engine::autograd::{Mode, ParamGrads, Tape};
 use std::time::Instant;
 
-/// A probe of the machine that takes less is made again.
+/// A probe of the machine that takes fewer seconds is repeated.
 const PROBE_SECONDS: f64 = 20.0;
 
 impl Trainer<'_> {
-    /// Updates that one epoch over `rows` rows makes, and the rows of a last batch too small to train on.
+    /// Returns the updates of one epoch over `rows` rows, and how many rows are left over because the last batch is too small.
     pub fn steps_per_epoch(&self, rows: usize) -> (u64, usize) {
         let batch = self.options.batch_size;
         let last = rows % batch;
@@ -33,13 +33,13 @@ impl Trainer<'_> {
         (rows.div_ceil(batch) as u64, 0)
     }
 
-    /// Updates of the whole run over `rows` rows.
+    /// Returns the updates of the whole run over `rows` rows.
     pub fn total_steps(&self, rows: usize) -> u64 {
         let all = self.steps_per_epoch(rows).0 * self.options.epochs;
         self.options.max_steps.map_or(all, |max| all.min(max))
     }
 
-    /// The same, where the run can be made.
+    /// Returns the same, or an error if the run is impossible.
     pub(super) fn steps_to_make(&self, rows: usize) -> Result<u64, TrainError> {
         if self.objective.reference_data() && self.reference_texts.is_none() {
             return Err(TrainError::NoReferenceData { loss: self.objective.name() });
@@ -53,11 +53,11 @@ impl Trainer<'_> {
         }
     }
 
-    /// What the run over `train` will hold in memory, evaluations over `eval` included. From then on each pass keeps as many
-    /// layers as fit into that; the run notes those that do not fit with none.
+    /// Plans what the run over `train` will hold in memory, evaluations over `eval` included. From then on each pass keeps as
+    /// many layers as fit into the plan. The run notes passes that do not fit even if they keep no layer.
     ///
     /// # Errors
-    /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::NoReferenceData`];
+    /// [`TrainError::Memory`] if the run would hold more than it may; [`TrainError::NoSteps`]; [`TrainError::NoReferenceData`];
     /// [`TrainError::OneRow`]; [`TrainError::MissingColumn`]; [`TrainError::Data`].
     pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
         let plan = self.estimate(train, eval)?;
@@ -73,10 +73,10 @@ impl Trainer<'_> {
         })
     }
 
-    /// As [`Trainer::plan`], whether it fits or not.
+    /// As [`Trainer::plan`], but the plan need not fit.
     ///
     /// # Errors
-    /// As there, but for [`TrainError::Memory`].
+    /// As [`Trainer::plan`], except [`TrainError::Memory`].
     pub fn estimate(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
         self.mismatch = train.mismatch();
         let steps = self.steps_to_make(train.len())?;
@@ -100,9 +100,9 @@ impl Trainer<'_> {
         Ok(Plan { steps, first_epoch, mean_tokens, scored_first, ..plan })
     }
 
-    /// As [`Trainer::estimate`] for a run without data: every step has a whole batch of rows as long as they may be. A row has
-    /// a prompt of one token, and two answers; of a loss of single answers or of sequences one, of scored answers
-    /// `max_completions` if that is given. A cache of the reference takes no memory in it.
+    /// As [`Trainer::estimate`], for a run without data: every step has a whole batch of rows of the largest length. A row has
+    /// a prompt of one token and two answers. A row of a labelled answer or of a sequence has one answer; a row of scored
+    /// answers has `max_completions`, if that is given. A cache of the reference takes no memory in this plan.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
@@ -118,7 +118,7 @@ impl Trainer<'_> {
         Ok(Plan { steps: 1, first_epoch: 1, mean_tokens: tokens as f64, scored_first, ..plan })
     }
 
-    /// The rows of a step, and texts of the reference data behind them, each sequence of `max_length` tokens.
+    /// Makes the rows of a step, followed by texts of the reference data. Each sequence has `max_length` tokens.
     fn longest_rows(&self) -> Vec<EncodedRow> {
         let TrainOptions { batch_size, max_length, max_completions, .. } = self.options;
         let answers = |n: usize| {
@@ -126,7 +126,7 @@ impl Trainer<'_> {
             vec![Answer { ids: vec![0; tokens], kept: tokens, unscored: Vec::new() }; n]
         };
         let row = |row: usize, target: Target, n: usize| {
-            // a mismatched answer is that of another prompt
+            // the prompts differ: a mismatched answer belongs to another prompt
             let prompt = vec![(row % self.model.config().vocab_size) as u32];
             EncodedRow { row, id: None, prompt, answers: answers(n), target, numbers: RowNumbers::default() }
         };
@@ -163,7 +163,7 @@ impl Trainer<'_> {
         steps::steps_known(data, shuffle, steps, cut, &cutting)
     }
 
-    /// Looks at the passes of the steps that may have the largest.
+    /// Adds the passes of the steps that may have the largest one.
     fn add_largest(
         &self,
         largest: &mut Largest,
@@ -176,7 +176,7 @@ impl Trainer<'_> {
             scoring.cache = None;
         }
         let texts = match (&self.reference_texts, role) {
-            // which of them meet which rows is not looked up
+            // any text may meet any row, so the longest are taken
             (Some(texts), Role::Gradient) => texts.longest(self.options.batch_size)?,
             _ => Vec::new(),
         };
@@ -195,7 +195,7 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The rows of a step.
+    /// Reads the rows of a step.
     fn rows(&self, data: &Dataset, step: &Candidate, role: Role) -> Result<Vec<EncodedRow>, TrainError> {
         let mut rows = data.rows(&step.rows)?;
         if role == Role::Gradient {
@@ -204,7 +204,7 @@ impl Trainer<'_> {
         Ok(rows)
     }
 
-    /// The passes of a step over its rows, texts behind them.
+    /// Lays out the passes of a step. `rows` are its rows, followed by texts.
     fn passes(
         &self,
         data: &Dataset,
@@ -216,7 +216,7 @@ impl Trainer<'_> {
         let donors = step.donors.as_ref().map(|donors| data.rows(donors)).transpose()?;
         let donors = donors.as_ref().map_or(Donors::Batch(data.mismatch()), |donors| Donors::Rows(donors));
         let is_asked = |branch: &Branch<'_>| {
-            // those are others in each epoch
+            // mismatched answers change with each epoch
             self.objective.coupling() == Coupling::MismatchedRows && branch.role == Role::Detached
         };
         let later = |trees: &[Tree<'_>]| {
@@ -230,13 +230,13 @@ impl Trainer<'_> {
         })
     }
 
-    /// Whether the run finds the log-probs of the reference from its second epoch on, but for mismatched answers.
+    /// Whether the run finds the log-probs of the reference from its second epoch on, except those of mismatched answers.
     fn remembers(&self) -> bool {
         let has_same_answers = self.options.max_completions.is_none() && !self.objective.reference_data();
         has_same_answers && self.cache_place.is_some() && self.budget.cache_has_room()
     }
 
-    /// Tokens of the trees of a mean step.
+    /// Returns the mean number of tokens in the trees of a step.
     fn mean_tokens(&self, train: &Dataset, known: &StepsKnown) -> f64 {
         let of_texts = self
             .reference_texts
@@ -245,7 +245,7 @@ impl Trainer<'_> {
         known.mean_tokens + of_texts
     }
 
-    /// Whether the cache has the answers of `data`, going by some of the steps over it.
+    /// Whether the cache has the answers of `data`, judged by some of the steps over it.
     fn is_cached(&self, data: &Dataset, known: &StepsKnown, role: Role) -> Result<bool, TrainError> {
         let scoring = self.scoring();
         let mut found = scoring.cache.as_ref().is_some_and(|cache| cache.found() > 0);
@@ -259,7 +259,7 @@ impl Trainer<'_> {
         Ok(found)
     }
 
-    /// Bytes that the cache takes of the memory: all that the run can put there, or what it may.
+    /// Returns the bytes of memory that the cache takes: all that the run can put there, but no more than its limit.
     fn cache_in_memory(&self, train: &Dataset, eval: Option<&Dataset>) -> u64 {
         let most = self.budget.cache_limit();
         if let Some(cache) = &self.cache {
@@ -272,7 +272,7 @@ impl Trainer<'_> {
             let tokens: u64 = (0..data.len()).map(|row| data.lengths(row).answer_tokens() as u64).sum();
             times * in_memory(data.survey().answers as u64, tokens)
         };
-        // mismatched answers are others in each epoch
+        // mismatched answers differ from epoch to epoch
         let (in_training, in_evaluation) = match self.objective.coupling() {
             Coupling::MismatchedRows => (1 + self.options.epochs, 2),
             Coupling::None | Coupling::WholeBatch => (1, 1),
@@ -281,14 +281,14 @@ impl Trainer<'_> {
         all.min(most)
     }
 
-    /// How long the steps of a planned run will take, from one layer's passes over the rows of its largest one.
+    /// Estimates how long the steps of a planned run will take. It times one layer over the rows of the run's largest pass.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
     pub fn pace(&self, plan: &Plan) -> Result<RunPace, TrainError> {
         let pass = &plan.pass;
         let mut probe = self.probe(pass)?;
-        // pages and threads were cold
+        // in the first probe, pages and threads were cold
         if probe.forward + probe.backward < PROBE_SECONDS {
             let warm = self.probe(pass)?;
             probe = Probe { forward: probe.forward.min(warm.forward), backward: probe.backward.min(warm.backward) };
@@ -298,7 +298,7 @@ impl Trainer<'_> {
         self.pace_at(plan, rates)
     }
 
-    /// How long the steps of a planned run take where products run at `operations_per_second`.
+    /// Estimates how long the steps of a planned run take if products run at `operations_per_second`.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
@@ -310,8 +310,8 @@ impl Trainer<'_> {
         let forest = &plan.with_reference;
         let share = plan.mean_tokens / (forest.plan.policy + forest.plan.detached) as f64;
         let known = forest.without_reference();
-        // passes before those for gradients: over mismatched answers, which are about as long, or over all that have a
-        // reference, whose other pass has none
+        // cost of the passes before those for gradients: mismatched answers are about as long as the rows' own; in other losses
+        // the rows are scored twice, once without the reference
         let scored = match self.objective.coupling() {
             Coupling::MismatchedRows => forest,
             Coupling::None | Coupling::WholeBatch => &known,
@@ -331,7 +331,7 @@ impl Trainer<'_> {
         Ok(RunPace { first, later, first_epoch: plan.first_epoch, steps: plan.steps })
     }
 
-    /// How many layers a forward pass over the rows of `forest` keeps, if it is the only one of its step.
+    /// Returns how many layers a forward pass over the rows of `forest` keeps if it is the only one of its step.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
@@ -339,8 +339,8 @@ impl Trainer<'_> {
         Ok(self.budget.layers_kept(forest, Gradients::Fresh)?.unwrap_or(0))
     }
 
-    /// What a forward pass over the rows of `forest` takes that keeps `layers_kept` layers, and its backward pass if any row has a
-    /// gradient.
+    /// Returns the cost of a forward pass over the rows of `forest` that keeps `layers_kept` layers, and of its backward pass
+    /// if any row has a gradient.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
@@ -365,8 +365,8 @@ impl Trainer<'_> {
     }
 }
 
-/// Of rows and texts that are too much for one pass, as many as fill one, the last text cut: what other texts may come to. None
-/// where all of them fit, or there are no texts.
+/// Fills one pass with rows and texts that are too many for it. A text is cut to fill the rest, since another text may have
+/// that length. `None` if everything fits into one pass, or if there are no texts.
 fn full_pass(rows: &[EncodedRow], texts: &[EncodedRow], micro_batch_tokens: usize) -> Option<Vec<EncodedRow>> {
     let all: usize = rows.iter().chain(texts).map(EncodedRow::tree_tokens).sum();
     if texts.is_empty() || all <= micro_batch_tokens {

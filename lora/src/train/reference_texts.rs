@@ -1,12 +1,12 @@
-//! Texts of a reference corpus, whose likelihood a loss has a term for: which of them a step takes.
+//! Texts of a reference corpus, for losses with a term for their likelihood: which of them a step takes.
 
 use align_data::{DataError, Dataset, EncodedRow, Shuffle};
 
-/// A corpus that a run goes through beside its rows, again and again, at its own length.
+/// A corpus that a run reads beside its rows. Rounds over all of its texts follow one another, whatever the number of rows.
 pub(super) struct ReferenceTexts {
     data: Dataset,
     shuffle: Shuffle,
-    /// The order of the last round asked for: all of it hangs on its number alone.
+    /// Number and order of the last round that was read. The order depends only on the number.
     order: Option<(u64, Vec<u32>)>,
 }
 
@@ -15,7 +15,7 @@ impl ReferenceTexts {
         ReferenceTexts { data, shuffle, order: None }
     }
 
-    /// The texts at the places `first..first + n` of all rounds laid end to end.
+    /// Reads the texts at the places `first..first + n` of all rounds laid end to end.
     ///
     /// # Errors
     /// Those of [`Dataset::rows`].
@@ -26,7 +26,7 @@ impl ReferenceTexts {
         self.data.rows(&numbers)
     }
 
-    /// The `n` longest texts, or all.
+    /// Reads the `n` longest texts, or all if there are fewer.
     ///
     /// # Errors
     /// Those of [`Dataset::rows`].
@@ -37,7 +37,7 @@ impl ReferenceTexts {
         self.data.rows(&numbers)
     }
 
-    /// Tokens of a mean text.
+    /// Returns the mean number of tokens of a text.
     pub(super) fn mean_tokens(&self) -> f64 {
         let tokens: usize = (0..self.data.len()).map(|i| self.data.lengths(i).tree()).sum();
         tokens as f64 / self.data.len() as f64

@@ -18,9 +18,9 @@ use std::sync::Arc;
 pub struct Scoring<'m> {
     /// The base, which both sides share.
     pub model: &'m Model,
-    /// Those of both sides; a side without one is the base.
+    /// The adapters of both sides. A side without one is the base.
     pub adapters: Adapters,
-    /// Whose numbers a pass gives.
+    /// Which models score the answers of a pass.
     pub scorers: Scorers,
     /// What the matrix products multiply.
     pub precision: Precision,
@@ -28,12 +28,13 @@ pub struct Scoring<'m> {
     pub logp_temperature: f32,
     /// Whether a forward pass also gives [`Forward::log_sum_squares`].
     pub extras: bool,
-    /// Where the log-probs of the reference are looked up and kept. It is that of this model, reference and precision.
+    /// Where the log-probs of the reference are looked up and kept. The cache must belong to this model, reference and
+    /// precision.
     pub cache: Option<Arc<ReferenceCache>>,
 }
 
-/// Dropout of a forward pass. Masks go with the tokens of the optimiser step, so that a step gives the same numbers however it
-/// is cut into passes.
+/// Dropout of a forward pass. Masks belong to the tokens of the optimiser step, so a step gives the same numbers however it is
+/// cut into passes.
 #[derive(Debug, Clone)]
 pub struct StepDropout {
     /// The same for all passes of the step.
@@ -42,17 +43,18 @@ pub struct StepDropout {
     pub trees: Vec<TreeOfStep>,
 }
 
-/// What a tree of a pass is in the optimiser step.
+/// Where a tree of a pass belongs in the optimiser step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TreeOfStep {
     /// Place of its data row in the step.
     pub row: usize,
-    /// Tokens of the row's answers that stand before this tree's first branch in the step, but not in this tree.
+    /// Tokens of the row's answers that come before this tree's first branch in the step but are not in this tree.
     pub left_out: usize,
 }
 
 impl StepDropout {
-    /// The number of token `token` of tree `tree`, whose prompt has `prompt` tokens: no two tokens of a step have the same.
+    /// Returns the number of token `token` of tree `tree`, whose prompt has `prompt` tokens. No two tokens of a step have the
+    /// same number.
     fn number(&self, tree: usize, token: usize, prompt: usize) -> u64 {
         let TreeOfStep { row, left_out } = self.trees[tree];
         let token = if token < prompt { token } else { token + left_out };
@@ -60,19 +62,19 @@ impl StepDropout {
     }
 }
 
-/// A forward pass, its tape still there for the backward pass.
+/// A forward pass, with its tape for the backward pass.
 pub struct Forward {
     tape: Tape,
     outputs: Var,
-    /// Host copy, one for each scored row: log-probs of tokens, or with [`Scorers::Reward`] a score for each answer; behind
-    /// them what the cache had.
+    /// Host copy, one number for each scored row: log-probs of tokens, or with [`Scorers::Reward`] a score for each answer. The
+    /// log-probs from the cache follow.
     tokens: Vec<f32>,
     log_sum_squares: Option<Vec<f64>>,
     answers: Vec<Scored>,
 }
 
 impl Scorers {
-    /// Those of an objective on a model.
+    /// Returns the scorers that an objective needs on a model.
     pub fn of(objective: &Objective, model: &Model) -> Scorers {
         match (objective.scores(), objective.reference()) {
             (Scores::Reward, _) => Scorers::Reward { pad: model.config().pad_token_id },
@@ -83,7 +85,7 @@ impl Scorers {
 }
 
 impl<'m> Scoring<'m> {
-    /// The same without the reference: for passes over answers of which it has said all.
+    /// Returns the same without the reference, for passes over answers that the reference has scored already.
     pub(super) fn policy_alone(&self) -> Scoring<'m> {
         let scorers = match self.scorers {
             Scorers::PolicyAndReference => Scorers::Policy,
@@ -92,7 +94,7 @@ impl<'m> Scoring<'m> {
         Scoring { scorers, cache: None, ..self.clone() }
     }
 
-    /// The rows of a forward pass over `trees`: of the reference, those of the answers that are not in the cache.
+    /// Lays out the rows of a forward pass over `trees`. The reference has rows only for answers that are not in the cache.
     pub fn forest(&self, trees: &[Tree<'_>]) -> Forest {
         match self.cached() {
             Some(cache) => {
@@ -104,12 +106,12 @@ impl<'m> Scoring<'m> {
         }
     }
 
-    /// The same where the reference is asked for some of the answers, counted over all trees.
+    /// As [`Scoring::forest`], but the reference scores only the answers that `referenced` accepts, counted over all trees.
     pub(super) fn forest_of(&self, trees: &[Tree<'_>], referenced: impl Fn(usize) -> bool) -> Forest {
         Forest::with_references(trees, self.scorers, referenced, |one, other| self.model.same_rope(one, other))
     }
 
-    /// The cache, if the reference is asked at all.
+    /// Returns the cache, if the reference scores answers at all.
     fn cached(&self) -> Option<&ReferenceCache> {
         self.cache.as_deref().filter(|_| self.scorers == Scorers::PolicyAndReference)
     }
@@ -144,8 +146,8 @@ impl<'m> Scoring<'m> {
         Ok(forward)
     }
 
-    /// Before the first number of an earlier run is used: computes the answers of one row that has such, so that they are
-    /// compared.
+    /// Compares the numbers of an earlier run before the first of them is used. For that it computes the answers of one row
+    /// that the cache has.
     fn compare(&self, cache: &ReferenceCache, trees: &[Tree<'_>]) -> Result<(), KernelError> {
         if !cache.wants_comparison() {
             return Ok(());
@@ -180,7 +182,7 @@ impl<'m> Scoring<'m> {
         self.over(forest, mode, masks, layers_kept)
     }
 
-    /// Dropout of policy rows whose tokens have these numbers.
+    /// Makes the dropout masks of policy rows. `numbers` are the numbers of their tokens.
     pub(super) fn masks(&self, dropout: Dropout, numbers: &[u64]) -> Result<Masks, KernelError> {
         Ok(Masks { dropout, numbers: Rc::new(self.model.device().upload("batch.numbers", numbers)?) })
     }
@@ -224,48 +226,48 @@ impl<'m> Scoring<'m> {
     }
 }
 
-/// What the answers of `trees` are cached by, and their scored tokens.
+/// Returns the cache key and the number of scored tokens of each answer of `trees`.
 fn keys<'a>(trees: &'a [Tree<'_>]) -> impl Iterator<Item = (SequenceKey, usize)> + 'a {
     trees.iter().flat_map(|tree| tree.branches.iter().map(|branch| (key(tree.prompt, branch), branch.scored_tokens())))
 }
 
-/// What an answer is cached by.
+/// Returns the cache key of an answer.
 fn key(prompt: &[u32], answer: &Branch<'_>) -> SequenceKey {
     SequenceKey::new(prompt, answer.ids, answer.gaps())
 }
 
 impl Forward {
-    /// The reference's log-probs that the pass has computed, with the keys of all its answers.
+    /// Returns the reference's log-probs that the pass has computed, each with its key. `keys` are those of all its answers.
     fn references(&self, keys: &[(SequenceKey, usize)]) -> Vec<(SequenceKey, &[f32])> {
         let computed = self.answers.iter().zip(keys);
         computed.filter_map(|(answer, (key, _))| Some((*key, self.tokens(answer.reference.as_ref()?)))).collect()
     }
 
-    /// The answers, in the order in which they were given.
+    /// Returns the answers, in the order in which they were given.
     pub fn answers(&self) -> &[Scored] {
         &self.answers
     }
 
-    /// Log-probs of scored tokens, nats.
+    /// Returns the log-probs of scored tokens, in nats.
     pub fn tokens(&self, range: &Range<usize>) -> &[f32] {
         &self.tokens[range.clone()]
     }
 
-    /// `ln Σ p²` over the vocabulary at scored tokens, with [`Scoring::extras`].
+    /// Returns `ln Σ p²` over the vocabulary at scored tokens. Only a pass with [`Scoring::extras`] has it.
     ///
     /// # Panics
-    /// Without them.
+    /// If the pass has no extras.
     pub fn log_sum_squares(&self, range: &Range<usize>) -> &[f64] {
         &self.log_sum_squares.as_ref().expect("the pass was asked for extras")[range.clone()]
     }
 
-    /// Log-prob of an answer, the sum over its tokens, in f64; with [`Scorers::Reward`] its reward.
+    /// Returns the log-prob of an answer, the sum over its tokens, in f64. With [`Scorers::Reward`] it is the reward.
     pub fn sum(&self, range: &Range<usize>) -> f64 {
         self.tokens(range).iter().map(|&logp| f64::from(logp)).sum()
     }
 
-    /// The gradient of `Σ d * logp(tokens)` over ranges of scored tokens, added to `grads`: every token of a range has its
-    /// derivative.
+    /// Adds the gradient of `Σ d * logp(tokens)` over ranges of scored tokens to `grads`. Every token of a range has the
+    /// derivative of the range.
     ///
     /// # Errors
     /// [`KernelError`].

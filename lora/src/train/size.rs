@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes. Shown in binary units; read with either kind, `3GB` being 3e9 bytes and `3GiB` 3 * 2^30.
+/// A number of bytes. It is shown in binary units and read with units of either kind: `3GB` is 3e9 bytes, `3GiB` is 3 * 2^30.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
@@ -27,7 +27,7 @@ const UNITS: [(&str, u64); 10] = [
 pub struct NotASize;
 
 impl Size {
-    /// The bytes and the name of the unit in which it is shown, and how many digits stand behind the point.
+    /// Returns the unit in which it is shown: its bytes, its name, and how many digits stand behind the point.
     fn unit(self) -> (f64, &'static str, usize) {
         match self.0 {
             0..0x400 => (1.0, "bytes", 0),
@@ -37,8 +37,8 @@ impl Size {
         }
     }
 
-    /// Rounds it to what can be shown. With [`f64::ceil`] for a need and [`f64::floor`] for a limit, a need above a limit is shown
-    /// as one.
+    /// Rounds it to a number that can be shown. If a need is rounded with [`f64::ceil`] and a limit with [`f64::floor`], a need
+    /// above the limit also looks larger.
     pub fn rounded(self, round: fn(f64) -> f64) -> Size {
         let (unit, _, digits) = self.unit();
         let shown = unit / 10f64.powi(digits as i32);

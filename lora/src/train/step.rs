@@ -1,8 +1,8 @@
 //! One optimiser step: forward and backward passes over micro-batches, then the update.
 //!
-//! The mean of the objective is over the rows of the step, whatever the micro-batches. A loss whose rows share statistics
-//! (KTO's reference point, say), and the answers of a row that does not fit one forward pass, get what they share from a first
-//! pass without gradients when the step does not fit one forward pass.
+//! The objective is a mean over the rows of the step, whatever the micro-batches. If a step does not fit one forward pass,
+//! passes without gradients may come first. They compute what rows share, for a loss with statistics (KTO's reference point,
+//! say), and what the answers of a row share, if the row does not fit one pass.
 
 use super::counted::Gradients;
 use super::error::TrainError;
@@ -21,11 +21,11 @@ use std::ops::Range;
 
 /// What the passes of a step share.
 pub struct Batch<'a> {
-    /// Its coupling decides which passes there are.
+    /// The objective. Its coupling decides which passes there are.
     pub objective: &'a Objective,
     /// All rows of the step, texts of the reference data included.
     pub rows: &'a [EncodedRow],
-    /// Limit on prompt + one answer, where mismatched answers are cut.
+    /// Limit on prompt + one answer. Mismatched answers are cut at it.
     pub max_length: usize,
     /// Tokens of the trees of one forward pass.
     pub micro_batch_tokens: usize,
@@ -46,7 +46,7 @@ pub enum Donors<'a> {
     Rows(&'a [EncodedRow]),
 }
 
-/// What a step or an evaluated batch gives.
+/// The result of a step or of an evaluated batch.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// The objective over the batch.
@@ -55,20 +55,20 @@ pub struct Outcome {
     pub preferences: PreferenceSums,
     /// Pairs for which the loss has no gradient.
     pub saturated: usize,
-    /// Pairs whose gradient a bound of the formula took away.
+    /// Pairs whose gradient a bound of the formula removed.
     pub clipped: usize,
-    /// Rows of scored answers whose rewards say nothing to the loss.
+    /// Rows of scored answers whose rewards give no loss.
     pub undecided: usize,
     /// What the run remembers once the step is made.
     pub history: History,
     /// Forward passes with a gradient.
     pub micro_batches: usize,
-    /// Those of them that held more than was planned, with all layers recomputed.
+    /// How many of them held more than was planned, even with all layers recomputed.
     pub beyond_plan: usize,
 }
 
 impl Outcome {
-    /// Counts a pass that does not fit.
+    /// Returns the layers to keep, and counts a pass that does not fit.
     fn kept(&mut self, layers: Option<usize>) -> usize {
         self.beyond_plan += usize::from(layers.is_none());
         layers.unwrap_or(0)
@@ -83,23 +83,23 @@ impl Outcome {
     }
 }
 
-/// Decides how many layers keep their activations in a forward and backward pass over some rows, the adapter's gradients being
-/// there before it or not.
+/// Decides how many layers keep their activations in a forward and backward pass over some rows. `None` if the pass does not
+/// fit. The second argument says whether the adapter has gradients before the pass.
 pub(super) type LayersKept<'a> = &'a dyn Fn(&Forest, Gradients) -> Result<Option<usize>, KernelError>;
 
-/// The forward passes of a batch, laid out and not made.
+/// The forward passes of a batch, laid out but not run.
 #[derive(Debug)]
 pub(super) struct Passes {
     /// Those with a backward pass, each with the rows of the reference that its answers need.
     pub with_gradient: Vec<Forest>,
-    /// Whether the reference's numbers are known before them, so that they run without its rows.
+    /// Whether the reference's numbers are known before these passes, so that they run without its rows.
     pub reference_is_known: bool,
-    /// Those without a backward pass: of an evaluation, or before the others for what their answers share.
+    /// Those without a backward pass: the passes of an evaluation, or those that compute what the answers of the others share.
     pub without_gradient: Vec<Forest>,
 }
 
 impl Batch<'_> {
-    /// Loss and gradients of the batch, the latter added to `grads`.
+    /// Computes the loss of the batch, and adds its gradients to `grads`.
     ///
     /// # Errors
     /// [`TrainError::NonFinite`] for a number that is NaN or infinite; [`TrainError::Kernel`].
@@ -164,7 +164,7 @@ impl Batch<'_> {
         Ok(outcome)
     }
 
-    /// Loss and rewards of the batch, without gradients.
+    /// Computes loss and rewards of the batch, without gradients.
     ///
     /// # Errors
     /// As [`Batch::gradients`].
@@ -189,7 +189,8 @@ impl Batch<'_> {
         Ok(logps)
     }
 
-    /// The forward passes of a step with [`Role::Gradient`], of an evaluation with [`Role::Detached`], laid out by `layout`.
+    /// Lays out the forward passes with `layout`: those of a step with [`Role::Gradient`], those of an evaluation with
+    /// [`Role::Detached`].
     pub(super) fn passes(&self, role: Role, layout: impl Fn(&[Tree<'_>]) -> Forest) -> Passes {
         let mismatched = self.mismatched();
         let (rows, coupling) = (self.tokens(&mismatched), self.objective.coupling());
@@ -205,7 +206,7 @@ impl Batch<'_> {
         }
     }
 
-    /// Lengths of the rows.
+    /// Returns the lengths of the rows.
     fn tokens(&self, mismatched: &[&[u32]]) -> Vec<RowTokens> {
         let mismatched = |place: usize| mismatched.get(place).map_or(0, |ids| ids.len());
         self.rows.iter().enumerate().map(|(place, row)| RowTokens::of(row, mismatched(place))).collect()
@@ -215,7 +216,7 @@ impl Batch<'_> {
         (0..self.rows.len()).collect()
     }
 
-    /// Mismatched answers of all rows, if the objective reads them.
+    /// Returns the mismatched answers of all rows. Empty if the objective reads none.
     fn mismatched(&self) -> Vec<&[u32]> {
         match self.objective.coupling() {
             Coupling::MismatchedRows => match self.donors {
@@ -230,7 +231,7 @@ impl Batch<'_> {
         }
     }
 
-    /// What the trees of a pass are in the step.
+    /// Returns where the trees of a pass belong in the step.
     fn trees_of_step(&self, pass: &PassPlan) -> Vec<TreeOfStep> {
         let of_piece = |piece: &Piece| {
             let answers = &self.rows[piece.row].answers;
@@ -244,7 +245,7 @@ impl Batch<'_> {
         pass.pieces.iter().map(of_piece).collect()
     }
 
-    /// What is known of the rows before any log-prob; these are NaN.
+    /// Returns what is known of the rows before they are scored. Their log-probs are NaN.
     fn rows_without_logps(&self) -> Vec<RowLogps> {
         let row = |row: &EncodedRow| {
             let n = row.answers.len();
@@ -263,7 +264,7 @@ impl Batch<'_> {
         self.rows.iter().map(row).collect()
     }
 
-    /// Puts the numbers of a forward pass into those of the rows.
+    /// Copies the numbers of a forward pass into `rows`.
     fn read(&self, pass: &PassPlan, forward: &Forward, rows: &mut [RowLogps]) {
         for ScoredPiece { piece, own, mismatched } in scored_pieces(pass, forward.answers()) {
             let numbers = &mut rows[piece.row];
@@ -297,7 +298,7 @@ impl Batch<'_> {
         }
     }
 
-    /// Tokens of a row's shortest answer.
+    /// Returns the number of tokens of a row's shortest answer.
     fn shared_len(&self, row: usize) -> usize {
         self.rows[row].answers.iter().map(|answer| answer.kept).min().unwrap_or(0)
     }
@@ -306,7 +307,7 @@ impl Batch<'_> {
         self.objective.statistics(rows, &self.history).map_err(|error| self.head_error(&self.everything(), error))
     }
 
-    /// The head over all rows of the step, which goes into `outcome`.
+    /// Computes the head over all rows of the step, and adds it to `outcome`.
     fn head_of_step(&self, logps: &[RowLogps], outcome: &mut Outcome) -> Result<Head, TrainError> {
         let statistics = self.statistics(logps)?;
         let head = self.head(&self.everything(), logps, &statistics)?;
@@ -337,8 +338,8 @@ impl Batch<'_> {
         }
     }
 
-    /// Sends the head's derivatives back through the answers of a pass, whose rows are at the same place in `members` as in
-    /// `head`: each row's own answers, not its mismatched one.
+    /// Sends the head's derivatives back through the rows' own answers of a pass, not through mismatched ones. A row has the
+    /// same place in `members` as in `head`.
     fn backward(
         &self,
         forward: Forward,
@@ -406,7 +407,7 @@ pub(super) fn head_error(error: HeadError, step: u64, name: impl Fn(usize) -> St
     }
 }
 
-/// A row as the user can find it again.
+/// Describes a row so that the user can find it.
 pub(super) fn describe(row: &EncodedRow) -> String {
     match &row.id {
         Some(id) => format!("row {} (from 0; id {id})", row.row),

@@ -7,23 +7,23 @@ use super::plan::{RowTokens, StepPlan};
 use crate::objective::Coupling;
 use align_data::{Dataset, Shuffle};
 
-/// Rows whose place in the run's order is looked at for the largest forward pass. Behind them a larger one may come, which then
-/// keeps fewer layers, and where that is not enough holds more than was planned.
+/// How many rows, in the run's order, are searched for the largest forward pass. A larger pass may come after them. It then
+/// keeps fewer layers; if that is not enough, it holds more than was planned.
 const ROWS_LOOKED_AT: usize = 4 << 20;
-/// Batches that are laid out, of those that fit one pass and of those that do not: how much a pass holds depends on more than
-/// its tokens.
+/// How many batches of each kind are laid out, since what a pass holds depends on more than its tokens. The kinds are those
+/// that fit one pass and those that do not, in the first epoch and in later ones.
 const MEASURED: usize = 8;
-/// Steps whose answers are looked up before the plan says that all are cached.
+/// How many steps' answers are looked up before the plan says that all are cached.
 const LOOKED_UP: u64 = 16;
 
-/// What the lengths of their rows say about some steps.
+/// What is known of some steps from the lengths of their rows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct StepsKnown {
     /// Steps that may contain the forward pass with the most tokens.
     pub candidates: Vec<Candidate>,
-    /// Some of all steps, as far from each other as they can be.
+    /// Some of all steps, at equal distances.
     pub spread: Vec<Candidate>,
-    /// Tokens of the trees of a mean step.
+    /// Mean number of tokens in the trees of a step.
     pub mean_tokens: f64,
     /// Share of the tokens that are in steps with passes before those for gradients.
     pub scored_first: f64,
@@ -43,31 +43,31 @@ pub(super) struct Candidate {
 pub(super) struct Cutting {
     pub coupling: Coupling,
     pub sharing: Sharing,
-    /// Rows of scored answers that do not fit into a pass are cut into several.
+    /// Whether rows of scored answers that do not fit into a pass are cut into several.
     pub cuts_rows: bool,
     pub micro_batch_tokens: usize,
-    /// At most so many scored answers of a row, chosen by this seed.
+    /// The most scored answers that are taken of a row, and the seed that chooses them. `None` if all are taken.
     pub chosen: Option<(usize, u64)>,
     /// With [`Role::Detached`] the passes are those of an evaluation.
     pub role: Role,
 }
 
-/// What the lengths of a step's rows say.
+/// What is known of a step from the lengths of its rows.
 struct StepTokens {
-    /// Of the trees of its rows.
+    /// Tokens of the trees of its rows.
     all: usize,
-    /// Of its largest pass; in a step, of those with a gradient.
+    /// Tokens of its largest pass. In a training step, only passes with a gradient count.
     largest_pass: usize,
-    /// Of the answers in that pass: scored tokens hold more than others.
+    /// Tokens of the answers in that pass: scored tokens hold more memory than others.
     scored: usize,
-    /// Whether there is one pass alone.
+    /// Whether there is only one pass.
     alone: bool,
     /// Whether there are passes before those for gradients.
     scored_first: bool,
 }
 
 impl Cutting {
-    /// `donors` are the rows whose answers follow the prompts, for a loss with mismatched answers.
+    /// Measures a step. `donors` are the rows whose answers follow the prompts, for a loss with mismatched answers.
     fn step(&self, data: &Dataset, epoch: u64, batch: &[u32], donors: &[u32]) -> StepTokens {
         let rows: Vec<RowTokens> =
             (0..batch.len()).map(|place| self.row(data, epoch, batch[place], donors.get(place))).collect();
@@ -87,7 +87,7 @@ impl Cutting {
         }
     }
 
-    /// Lengths of a row, and of the answer of `donor` behind its prompt.
+    /// Returns the lengths of a row, and that of the answer of `donor` behind its prompt.
     fn row(&self, data: &Dataset, epoch: u64, row: u32, donor: Option<&u32>) -> RowTokens {
         let lengths = data.lengths(row as usize);
         let mut answers: Vec<usize> = lengths.answers.iter().map(|&tokens| lengths.kept_of(tokens)).collect();
@@ -96,7 +96,7 @@ impl Cutting {
         {
             answers = places.into_iter().map(|place| answers[place]).collect();
         }
-        // the whole answer, cut where this prompt leaves no room
+        // the whole answer of the donor, cut to the room that this prompt leaves
         let mismatched = donor.map_or(0, |&donor| match data.lengths(donor as usize).answers {
             [tokens] => lengths.kept_of(*tokens),
             _ => 0,
@@ -105,7 +105,7 @@ impl Cutting {
     }
 }
 
-/// What is known of `steps` steps in the order of the run.
+/// Returns what is known of the first `steps` steps in the order of the run.
 pub(super) fn steps_known(
     data: &Dataset,
     shuffle: Shuffle,
@@ -113,7 +113,7 @@ pub(super) fn steps_known(
     cut: BatchCut,
     cutting: &Cutting,
 ) -> StepsKnown {
-    // of the first epoch and of later ones, where a cache knows more; of batches that fit one pass and of others
+    // first index: the first epoch, or later ones, where a cache knows more; second index: batches that fit one pass, or others
     let mut tops: [[Top; 2]; 2] = Default::default();
     let (mut all_tokens, mut first_tokens, mut looked_at) = (0, 0, 0u64);
     let (mut spread, distance) = (Vec::new(), steps.div_ceil(LOOKED_UP));
@@ -154,14 +154,15 @@ pub(super) fn steps_known(
     }
 }
 
-/// The [`MEASURED`] batches with the largest passes, with all and the scored tokens of these, the largest first.
+/// The [`MEASURED`] batches with the largest passes, the largest first. Each comes with that pass's tokens and its answers'
+/// tokens.
 #[derive(Default)]
 struct Top(Vec<((usize, usize), Candidate)>);
 
 impl Top {
     fn add(&mut self, largest_pass: (usize, usize), batch: &[u32], candidate: impl FnOnce() -> Candidate) {
         let place = self.0.partition_point(|(tokens, _)| *tokens >= largest_pass);
-        // the same rows come in every epoch, in files' order even together
+        // without shuffling, every epoch has the same batches
         if place < MEASURED && !self.0.iter().any(|(_, known)| known.rows == batch) {
             self.0.insert(place, (largest_pass, candidate()));
             self.0.truncate(MEASURED);
@@ -176,7 +177,7 @@ pub(super) struct BatchCut {
     pub single_last: SingleLast,
 }
 
-/// What becomes of a last batch of one row.
+/// What happens to a last batch of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SingleLast {
     Kept,

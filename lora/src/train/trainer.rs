@@ -45,7 +45,7 @@ pub struct Trainer<'m> {
     pub(super) mismatch: Mismatch,
 }
 
-/// What a run goes through.
+/// The data of a run, and how many steps it makes.
 struct Course<'a> {
     train: &'a Dataset,
     eval: Option<&'a Dataset>,
@@ -56,7 +56,7 @@ struct Course<'a> {
 }
 
 impl Course<'_> {
-    /// Epochs, and parts of one, that `steps` steps make.
+    /// Returns how many epochs `steps` steps make, fractions included.
     fn epochs_at(&self, steps: u64) -> f64 {
         steps as f64 / self.steps_per_epoch as f64
     }
@@ -64,9 +64,9 @@ impl Course<'_> {
 
 /// The rows of a step.
 struct StepRows {
-    /// Those of the data, then as many texts of the reference data if the objective has a term for them.
+    /// Rows of the data. If the objective has a term for reference data, the same number of its texts follows.
     rows: Vec<EncodedRow>,
-    /// How many are of the data.
+    /// How many of them are of the data.
     of_data: usize,
 }
 
@@ -100,16 +100,16 @@ impl BatchReader<'_> {
 
 /// An update of the adapter.
 pub struct Update {
-    /// Of the batch, before the update.
+    /// Result of the batch, before the update.
     pub outcome: Outcome,
-    /// Before clipping.
+    /// Norm of the gradient, before clipping.
     pub grad_norm: f64,
-    /// The one that was used.
+    /// The learning rate that was used.
     pub learning_rate: f64,
 }
 
 impl Update {
-    /// The metrics of the update, which was the last one of a run at `state`, after `epoch` epochs, with `tokens_per_second`.
+    /// Returns the metrics of the update. It must be the last one of a run at `state`, after `epoch` epochs.
     pub fn metrics(&self, state: &TrainState, epoch: f64, tokens_per_second: f64) -> StepMetrics {
         StepMetrics {
             step: state.step,
@@ -125,12 +125,12 @@ impl Update {
 }
 
 impl<'m> Trainer<'m> {
-    /// A run that trains `adapter` in place; the reference is the base with `reference`, or the bare base.
+    /// Makes a run that trains `adapter` in place. The reference is the base with `reference`, or the bare base.
     ///
     /// # Errors
-    /// [`TrainError::BatchOfOne`] for a loss that compares rows with a batch of one; [`TrainError::NoCompletions`];
-    /// [`TrainError::NoScoreHead`] for a reward model's
-    /// loss without its head, [`TrainError::ScoreHead`] for the reverse; [`TrainError::Kernel`].
+    /// [`TrainError::BatchOfOne`] for batches of one row if the loss compares rows; [`TrainError::NoCompletions`];
+    /// [`TrainError::NoScoreHead`] for a reward model's loss without its head, [`TrainError::ScoreHead`] for the reverse;
+    /// [`TrainError::Kernel`].
     pub fn new(
         model: &'m Model,
         adapter: Arc<AdapterSet>,
@@ -172,7 +172,7 @@ impl<'m> Trainer<'m> {
         })
     }
 
-    /// Has the log-probs of the reference looked up in `cache`, which is that of this model, reference and precision. No bit of
+    /// Looks up the log-probs of the reference in `cache`, which must belong to this model, reference and precision. No bit of
     /// the run depends on it.
     #[must_use]
     pub fn with_reference_cache(mut self, cache: ReferenceCache) -> Trainer<'m> {
@@ -188,7 +188,7 @@ impl<'m> Trainer<'m> {
         self
     }
 
-    /// Has each step take as many texts of `texts` as it has rows, for an objective with a term for their likelihood.
+    /// Makes each step take as many of `texts` as it has rows, if the objective has a term for their likelihood.
     #[must_use]
     pub fn with_reference_data(mut self, texts: Dataset) -> Trainer<'m> {
         let wanted = self.objective.reference_data();
@@ -196,12 +196,12 @@ impl<'m> Trainer<'m> {
         self
     }
 
-    /// Where it looks log-probs of the reference up.
+    /// Returns the cache in which it looks up log-probs of the reference.
     pub fn reference_cache(&self) -> Option<&ReferenceCache> {
         self.cache.as_deref()
     }
 
-    /// What it trains with.
+    /// Returns the objective that it trains.
     pub fn objective(&self) -> &Objective {
         &self.objective
     }
@@ -216,7 +216,7 @@ impl<'m> Trainer<'m> {
         self.reference.as_ref()
     }
 
-    /// How it trains.
+    /// Returns how it trains.
     pub fn options(&self) -> &TrainOptions {
         &self.options
     }
@@ -246,14 +246,14 @@ impl<'m> Trainer<'m> {
         Ok(())
     }
 
-    /// Evaluations that [`Trainer::run`] makes over a run of `rows` rows.
+    /// Returns how many evaluations [`Trainer::run`] makes in a run over `rows` rows.
     pub fn evaluations(&self, rows: usize) -> u64 {
         let total_steps = self.total_steps(rows);
         let every = self.options.eval_steps.unwrap_or(self.steps_per_epoch(rows).0);
         total_steps.div_ceil(every.max(1))
     }
 
-    /// Trains on the rows of the epoch that are left, or until the run's last step.
+    /// Trains on the rest of the epoch's rows, or until the run's last step.
     fn train_epoch(&mut self, course: &Course<'_>, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let order = course.train.order(self.options.shuffle, self.state.epoch);
         let rows = &order[self.state.cursor as usize..order.len() - course.left_over];
@@ -342,7 +342,7 @@ impl<'m> Trainer<'m> {
         Ok(())
     }
 
-    /// What the options and the data give reason to note.
+    /// Returns the notes that the options and the data give reason for.
     fn notes_at_start(&self, course: &Course<'_>) -> Vec<Note> {
         let loss = || self.objective.name();
         let mut notes = Vec::new();
@@ -367,7 +367,7 @@ impl<'m> Trainer<'m> {
         notes
     }
 
-    /// What the steps add up to that the user should know.
+    /// Returns the notes about all steps of the run.
     fn notes_at_end(&self) -> Vec<Note> {
         let mut notes = Vec::new();
         let counts = self.cache.as_deref().map(ReferenceCache::counts);
@@ -388,7 +388,8 @@ impl<'m> Trainer<'m> {
         notes.into_iter().for_each(|note| observer.note(Note::Cache(note)));
     }
 
-    /// One update from the rows of a batch, texts of the reference data behind them where the objective has a term for them.
+    /// Makes one update from the rows of a batch. Texts of the reference data follow them if the objective has a term for
+    /// those.
     ///
     /// # Errors
     /// [`TrainError::NonFinite`] before anything is changed; [`TrainError::Kernel`].
@@ -418,7 +419,7 @@ impl<'m> Trainer<'m> {
         Ok(Update { outcome, grad_norm, learning_rate })
     }
 
-    /// Loss and gradients of a batch at the current adapter, without an update.
+    /// Computes loss and gradients of a batch at the current adapter, without an update.
     ///
     /// # Errors
     /// As [`Trainer::step`].
@@ -434,7 +435,7 @@ impl<'m> Trainer<'m> {
         self.batch(rows).gradients(&scoring, dropout, &layers_kept, grads)
     }
 
-    /// The loss of a batch at the current adapter, without gradients.
+    /// Computes the loss of a batch at the current adapter, without gradients.
     ///
     /// # Errors
     /// As [`Trainer::step`].
@@ -443,7 +444,7 @@ impl<'m> Trainer<'m> {
         Ok(batch.evaluate(&self.scoring())?.loss)
     }
 
-    /// Tells `observer` loss and rewards over a data set, at the current adapter.
+    /// Evaluates a data set with the current adapter, and tells `observer` loss and rewards.
     ///
     /// # Errors
     /// [`TrainError`].
@@ -485,14 +486,14 @@ impl<'m> Trainer<'m> {
     }
 }
 
-/// Leaves of each row's scored answers as many as a step of the epoch takes.
+/// Keeps only those of each row's scored answers that a step of the epoch takes.
 pub(super) fn choose_completions(options: &TrainOptions, rows: &mut [EncodedRow], epoch: u64) {
     if let Some(most) = options.max_completions {
         rows.iter_mut().for_each(|row| completions::choose(row, most, options.seed, epoch));
     }
 }
 
-/// Tokens of the sequences of some rows, the prompt counted once for each answer.
+/// Counts the tokens of the sequences of some rows, with the prompt once for each answer.
 fn tokens(rows: &[EncodedRow]) -> u64 {
     rows.iter().flat_map(|row| row.answers.iter().map(|answer| (row.prompt.len() + answer.kept) as u64)).sum()
 }

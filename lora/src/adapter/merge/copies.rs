@@ -68,8 +68,8 @@ fn is_training_state(name: &OsStr) -> bool {
     exact.contains(&name) || (name.starts_with("random_states_") && name.ends_with(".pkl"))
 }
 
-/// Removes keys about a quantisation from `config.json`. An earlier merge may have left them, and programs would read the plain
-/// weights by them. Returns the removed keys.
+/// Removes keys about a quantisation from `config.json`. An earlier merge may have left them, and other programs would misread
+/// the plain weights because of them. Returns the removed keys.
 pub(super) fn without_quantisation(config: &mut Map<String, Value>) -> Vec<String> {
     let mut removed = Vec::new();
     for key in Quantization::KEYS {

@@ -1,4 +1,4 @@
-//! What keeps a cache from being used, and what is said about one that is.
+//! Why a cache cannot be used, and notes about one in use.
 
 use crate::train::size::Size;
 use std::io;
@@ -19,7 +19,7 @@ pub enum CacheError {
     Program { source: io::Error },
 }
 
-/// Something about the cache that the user should know. No run ends because of one.
+/// Something about the cache that the user should know. A note never ends a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
@@ -27,15 +27,15 @@ pub enum CacheNote {
     /// The file was no cache of these numbers, or its start was damaged.
     #[error("reference cache: {} is damaged at its start: its {bytes} are dropped", path.display())]
     DamagedStart { path: PathBuf, bytes: Size },
-    /// Records that do not agree with their checksums, or the part of one that an interrupted run left.
+    /// Some records do not agree with their checksums, or an interrupted run left part of a record.
     #[error(
         "reference cache: {} is damaged or cut short: {kept} answers of it are used, its last {bytes} are dropped", path.display()
     )]
     DamagedEnd { path: PathBuf, kept: u64, bytes: Size },
-    /// A record that was sound at the start is not any more.
+    /// A record was sound at the start and is damaged now.
     #[error("reference cache: {} changes while it is used: it is not read any more", path.display())]
     DamagedMeanwhile { path: PathBuf },
-    /// The same rows are there, under other conditions.
+    /// Another file has the same rows, computed under other conditions.
     #[error(
         "reference cache: these rows are in {}, but for other numbers ({}): they are computed anew", path.display(), .differs.join(", ")
     )]
@@ -53,7 +53,7 @@ pub enum CacheNote {
         path.display()
     )]
     Disagrees { path: PathBuf },
-    /// The run computes on with what the file holds now.
+    /// The run continues with what the file holds now.
     #[error(
         "warning: {} has changed since the run began: this run's numbers from here on are of changed weights, and its result with them; \
          start it again. Nothing is read from the reference cache or kept any more", path.display()

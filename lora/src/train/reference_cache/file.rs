@@ -1,4 +1,4 @@
-//! The file of one fingerprint: who may write it, what of it is sound, where its records are.
+//! The file of one fingerprint: who may write it, which part of it is sound, where its records are.
 
 use super::error::{CacheError, CacheNote};
 use super::fingerprint::Fingerprint;
@@ -10,28 +10,28 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// What the files are called.
+/// The ending of the files' names.
 const EXTENSION: &str = "logps";
-/// Files that are looked at for rows that a run does not find.
+/// How many other files are searched for rows that a run does not find.
 const OTHERS_LOOKED_AT: usize = 8;
-/// While a file grows to the limit, its directory is looked at so often.
+/// How often the size of its directory is checked while a file grows to the limit.
 const LOOKS: u64 = 64;
 
-/// An open cache file, with the places of its records: 16 bytes an answer, and what a hash table leaves free.
+/// An open cache file, with the places of its records. They take 16 bytes per answer and the free slots of a hash table.
 #[derive(Debug)]
 pub(super) struct CacheFile {
     path: PathBuf,
     file: File,
     head: Head,
-    /// By [`SequenceKey::short`].
+    /// Places of the records, by [`SequenceKey::short`].
     index: HashMap<u64, u64>,
-    /// Where the sound records end, and the next one goes.
+    /// Where the sound records end and the next one is written.
     end: u64,
-    /// Holds the lock. Others only read what was there when they came.
+    /// Whether this run holds the lock. Other runs only read what was there when they opened the file.
     writes: bool,
     /// Bytes that the files of its directory may fill.
     limit: u64,
-    /// Where the end was when the directory was looked at last.
+    /// Where the end was when the directory was last checked.
     looked_at: u64,
 }
 
@@ -40,13 +40,13 @@ pub(super) struct CacheFile {
 pub(super) enum Lookup {
     Found(Vec<f32>),
     Missing,
-    /// It had it, and the record is not sound any more.
+    /// The file had the answer, but the record is damaged now.
     Damaged,
 }
 
 impl CacheFile {
-    /// Opens the file of `fingerprint` in the directory `folder`, whose files may fill `limit` bytes, or begins it. What is not
-    /// sound in it is dropped.
+    /// Opens or creates the file of `fingerprint` in the directory `folder`, whose files may fill `limit` bytes. Damaged parts
+    /// of it are dropped.
     ///
     /// # Errors
     /// [`CacheError::Io`], [`CacheError::NotAFile`].
@@ -60,7 +60,7 @@ impl CacheFile {
         let name = blake3::hash(&head_bytes).to_hex();
         let path = folder.join(format!("{}.{EXTENSION}", &name[..32]));
         let io = |action, source| CacheError::Io { path: path.clone(), action, source };
-        // before it is opened: opening a pipe would wait
+        // checked before opening, because opening a pipe would wait
         if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(CacheError::NotAFile { path });
         }
@@ -80,7 +80,7 @@ impl CacheFile {
         Ok(cache)
     }
 
-    /// Finds the sound records; whoever writes drops the rest.
+    /// Finds the sound records. If this run writes the file, it drops the rest.
     fn examine(&mut self, head_bytes: &[u8], notes: &mut Vec<CacheNote>) -> io::Result<()> {
         let len = self.file.metadata()?.len();
         let mut reader = BufReader::with_capacity(1 << 20, &self.file);
@@ -94,7 +94,7 @@ impl CacheFile {
             })?;
         }
         if !self.writes {
-            // the end may be that of a record which is being written
+            // another run may be writing the last record
             return Ok(());
         }
         if !sound {
@@ -116,12 +116,12 @@ impl CacheFile {
         &self.path
     }
 
-    /// Answers in it.
+    /// Number of answers in the file.
     pub(super) fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// Whether this run adds to it.
+    /// Whether this run adds to the file.
     pub(super) fn writes(&self) -> bool {
         self.writes
     }
@@ -142,11 +142,12 @@ impl CacheFile {
         }
     }
 
-    /// Adds answers. Those whose short key is taken are left out: they are computed each time they come, one in 2^64 pairs.
-    /// Tells of old files that had to go for it.
+    /// Adds answers. An answer whose short key is taken is left out and computed each time it comes. That happens to one pair
+    /// of answers in 2^64. Returns a note if old files were removed to make room.
     ///
     /// # Errors
-    /// [`CacheNote::Full`] for a full disk, say, and [`CacheNote::FileFull`]. From then on nothing is written.
+    /// [`CacheNote::Full`] if the file cannot be written, e.g. on a full disk; [`CacheNote::FileFull`]. After an error, nothing
+    /// more is written.
     pub(super) fn add(&mut self, answers: &[(SequenceKey, &[f32])]) -> Result<Option<CacheNote>, CacheNote> {
         let mut bytes = Vec::new();
         let mut places = Vec::with_capacity(answers.len());
@@ -161,7 +162,7 @@ impl CacheFile {
             return Err(CacheNote::FileFull { path: self.path.clone(), limit: Size(self.limit) });
         }
         if let Err(source) = record::append(&mut self.file, self.end, &bytes) {
-            // what is left of it does not agree with its checks, if it cannot be taken away
+            // if it cannot be removed, what is left of it does not agree with its check
             let _ = self.file.set_len(self.end);
             self.stop_writing();
             return Err(CacheNote::Full { path: self.path.clone(), source });
@@ -182,15 +183,15 @@ impl CacheFile {
         let _ = self.file.unlock();
     }
 
-    /// Drops all records: in the file, if this run writes it.
+    /// Drops all records, also from the file if this run writes it.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.index.clear();
         self.end = self.head.bytes;
         if self.writes { self.file.set_len(self.end) } else { Ok(()) }
     }
 
-    /// The file of another fingerprint that has one of these answers, and what differs: the least, and of files that differ in
-    /// as much the one used last.
+    /// Finds a file of another fingerprint that has one of these answers, and says what differs. Of several files it takes the
+    /// one that differs least; if several differ equally, the one used last.
     pub(super) fn other_with(&self, keys: &[SequenceKey]) -> Option<CacheNote> {
         let folder = self.path.parent()?;
         let mut others = folder::files(folder, EXTENSION).ok()?;
@@ -206,7 +207,7 @@ impl CacheFile {
         Some(CacheNote::OtherFingerprint { path, differs })
     }
 
-    /// Removes the files of its directory that were not used for the longest time until the rest is within the limit.
+    /// Removes the least recently used files of its directory until the rest is within the limit.
     pub(super) fn prune(&mut self) -> Option<CacheNote> {
         self.looked_at = self.end;
         let folder = self.path.parent()?;

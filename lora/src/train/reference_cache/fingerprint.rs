@@ -1,4 +1,4 @@
-//! What decides the bits of a reference's log-probs, besides the tokens.
+//! What the bits of a reference's log-probs depend on besides the tokens.
 
 use super::error::CacheError;
 use crate::adapter::adapter_hash;
@@ -30,7 +30,8 @@ pub(super) struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// That of `model`, whose weights' bytes have the hash `weights`, under the adapter `reference` or none.
+    /// Makes the fingerprint of `model` with the adapter `reference`, if any. `weights` is the hash of the bytes of its
+    /// weights.
     ///
     /// # Errors
     /// [`CacheError::Program`] if this program's file cannot be read.
@@ -55,7 +56,7 @@ impl Fingerprint {
         })
     }
 
-    /// What differs from another one, in words.
+    /// Names what differs from another fingerprint.
     pub(super) fn differences(&self, other: &Fingerprint) -> Vec<&'static str> {
         let entries = |of: &Fingerprint| {
             let of = of.clone();
@@ -73,9 +74,9 @@ impl Fingerprint {
     }
 }
 
-/// Hash of the file of this program.
+/// Hashes the file of this program.
 fn program() -> Result<Hash, CacheError> {
-    // the link leads to the file that runs, even if another has taken its path
+    // the link leads to the file that runs, even if another file has taken its path
     let path = match cfg!(target_os = "linux") {
         true => "/proc/self/exe".into(),
         false => std::env::current_exe().map_err(|source| CacheError::Program { source })?,

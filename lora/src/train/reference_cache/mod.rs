@@ -1,10 +1,10 @@
-//! Log-probs of a frozen reference: computed when an answer first comes, read afterwards.
+//! Log-probs of a frozen reference: computed when an answer first appears, read afterwards.
 //!
-//! The reference of a run does not change, and the bits of an answer's log-probs depend on no other row of its pass. So a number
-//! that was computed once holds in every later epoch and in every later run of the same model, and a pass whose answers are all
-//! known has no reference rows. [`Scoring`](super::Scoring) is the only user: it looks answers up before a pass and adds what the
-//! pass computes. The cache keeps one f32 for each token, as the pass gives it, so every sum over them is the one that the pass
-//! would give. KTO's mismatched answers are answers like others.
+//! The reference of a run does not change, and the bits of an answer's log-probs depend on no other row of its pass. So a
+//! number that was computed once is valid in every later epoch and in every later run of the same model. A pass whose answers
+//! are all known has no reference rows. [`Scoring`](super::Scoring) is the only user: it looks answers up before a pass and
+//! adds what the pass computes. The cache keeps one f32 for each token, as the pass gives it, so sums over tokens are those
+//! that the pass would give. KTO's mismatched answers are cached like others.
 //!
 //! | file | holds |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | `weights.rs` | the hash of the weights, and whether they stay the same |
 //! | `record.rs` | the format of a cache file |
 //! | `file.rs` | the file of a fingerprint: its lock, its sound part, its index |
-//! | `error.rs` | what keeps a cache from being used, and the notes about it |
+//! | `error.rs` | why a cache cannot be used, and the notes about it |
 //!
 //! | what could go wrong | what happens |
 //! |---|---|
@@ -49,13 +49,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use weights::WatchedWeights;
 
-/// Bytes that the files of one directory may fill before the one that was not used for the longest time goes, and the one in
-/// use takes nothing new.
+/// Bytes that the files of one directory may fill. Beyond that, the least recently used file is removed, and the file in use
+/// takes no new records.
 const FOLDER_LIMIT: u64 = 8 << 30;
 /// Bytes of one answer in memory beside its log-probs: key, pointer and length, the place in the table, the allocator's share.
 const MEMORY_OVERHEAD: u64 = 64;
 
-/// Where log-probs that were computed are kept.
+/// Where computed log-probs are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CachePlace {
     /// They are gone when the run ends.
@@ -64,7 +64,7 @@ pub enum CachePlace {
     File,
 }
 
-/// How many answers were looked up, and what became of them.
+/// How many answers were looked up: those read, and those computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CacheCounts {
     /// Read from the cache.
@@ -77,7 +77,7 @@ pub struct CacheCounts {
 #[derive(Debug)]
 pub struct ReferenceCache {
     state: Mutex<State>,
-    /// Answers that were there when it was opened.
+    /// Number of answers in the file when it was opened.
     found: usize,
     path: Option<PathBuf>,
 }
@@ -86,13 +86,13 @@ pub struct ReferenceCache {
 struct State {
     weights: WatchedWeights,
     file: Option<CacheFile>,
-    /// What no file holds.
+    /// Answers that no file holds.
     memory: InMemory,
-    /// The numbers of earlier runs have been compared with some of this one.
+    /// Whether numbers of earlier runs have been compared with this run's. Also true if there are none.
     compared: bool,
-    /// The rows that come first were not there: other files are looked at once.
+    /// Whether other files have been searched for answers that this one lacks. Also true if the file had answers at the start.
     looked_elsewhere: bool,
-    /// The weights have changed: nothing holds any more.
+    /// Whether the weights have changed, so that no cached number is valid.
     closed: bool,
     counts: CacheCounts,
     notes: Vec<CacheNote>,
@@ -107,7 +107,7 @@ struct InMemory {
 }
 
 impl InMemory {
-    /// Whether there was room.
+    /// Adds an answer. Returns whether there was room.
     fn add(&mut self, key: SequenceKey, logps: &[f32]) -> bool {
         if !self.answers.contains_key(&key) {
             let bytes = in_memory(1, logps.len() as u64);
@@ -121,23 +121,24 @@ impl InMemory {
     }
 }
 
-/// Bytes that answers of `tokens` tokens take in memory.
+/// Returns the bytes that `answers` answers take in memory; together they have `tokens` tokens.
 pub(super) fn in_memory(answers: u64, tokens: u64) -> u64 {
     MEMORY_OVERHEAD * answers + 4 * tokens
 }
 
 impl ReferenceCache {
-    /// A cache for this process alone, of the weights in `files`. It takes a sixteenth of what a run may hold unless it is
-    /// told, as does one whose file takes nothing.
+    /// Makes a cache for this process alone, for the weights in `files`. By default it takes at most a sixteenth of what a run
+    /// may hold. So does a cache whose file takes nothing new.
     ///
     /// # Errors
-    /// [`CacheError::Io`] if the system says nothing about the weights' files.
+    /// [`CacheError::Io`] if the metadata of the weights' files cannot be read.
     pub fn in_memory(files: &WeightFiles) -> Result<ReferenceCache, CacheError> {
         Ok(Self::new(WatchedWeights::unhashed(files)?, None, Vec::new()))
     }
 
-    /// The cache of `model`, which was loaded from `files`, under the adapter `reference` or none, in the directory
-    /// `folder`, which is made if need be. One process at a time adds to it; others read what was there when they came.
+    /// Opens the cache of `model` with the adapter `reference`, if any. The model was loaded from `files`. The cache is in the
+    /// directory `folder`, which is made if it is missing. One process at a time adds to it; others read what was there when
+    /// they opened it.
     ///
     /// # Errors
     /// [`CacheError`].
@@ -180,33 +181,33 @@ impl ReferenceCache {
         ReferenceCache { state: Mutex::new(state), found, path }
     }
 
-    /// Its file.
+    /// Returns the path of its file. `None` if it is in memory.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
-    /// Answers that were there when it was opened.
+    /// Number of answers in the file when it was opened.
     pub fn found(&self) -> usize {
         self.found
     }
 
-    /// How many answers were looked up so far.
+    /// Returns how many answers were looked up so far.
     pub fn counts(&self) -> CacheCounts {
         self.state().counts
     }
 
-    /// What there is to say since the last time.
+    /// Returns the notes since the last call.
     pub fn take_notes(&self) -> Vec<CacheNote> {
         std::mem::take(&mut self.state().notes)
     }
 
-    /// Where it keeps what is new.
+    /// Returns where it keeps new log-probs.
     pub(super) fn place(&self) -> CachePlace {
         let writes = self.state().file.as_ref().is_some_and(CacheFile::writes);
         if writes { CachePlace::File } else { CachePlace::Memory }
     }
 
-    /// What answers may take of the memory.
+    /// Sets how many bytes of memory the answers may take.
     pub(super) fn limit_memory(&self, bytes: u64) {
         self.state().memory.limit = bytes;
     }
@@ -216,13 +217,14 @@ impl ReferenceCache {
         self.state().memory.limit
     }
 
-    /// Which answers it seems to have: a plan for [`ReferenceCache::get`], which reads them.
+    /// Says for each answer whether the cache seems to have it. Only [`ReferenceCache::get`] reads it and makes sure.
     pub(super) fn holds(&self, keys: &[SequenceKey]) -> Vec<bool> {
         let state = self.state();
         keys.iter().map(|key| !state.closed && state.holds(key)).collect()
     }
 
-    /// The log-probs of the answers of a pass, each with its number of tokens; none where they are not there.
+    /// Returns the log-probs of the answers of a pass. Each answer is given with its number of tokens. `None` for an answer
+    /// that the cache lacks.
     pub(super) fn get(&self, answers: &[(SequenceKey, usize)]) -> Vec<Option<Vec<f32>>> {
         let mut state = self.state();
         state.watch_weights();
@@ -238,15 +240,15 @@ impl ReferenceCache {
         found
     }
 
-    /// Keeps log-probs that were computed.
+    /// Keeps computed log-probs.
     pub(super) fn put(&self, answers: &[(SequenceKey, &[f32])]) {
         let mut state = self.state();
-        // before what is new is kept: until this moment the weights were those that the key stands for
+        // checked before new numbers are kept: the weights must still be those of the fingerprint
         state.watch_weights();
         if state.closed {
             return;
         }
-        // a number that ends the run is not kept for the next
+        // a number that is not finite ends the run and is not kept for the next
         let finite = |logps: &[f32]| logps.iter().all(|logp| logp.is_finite());
         let new: Vec<_> = answers.iter().copied().filter(|(key, logps)| !state.holds(key) && finite(logps)).collect();
         if new.is_empty() {
@@ -269,14 +271,13 @@ impl ReferenceCache {
         }
     }
 
-    /// Whether numbers of an earlier run are there that have not been compared with this one's.
+    /// Whether the cache has numbers of an earlier run that have not been compared with this run's.
     pub(super) fn wants_comparison(&self) -> bool {
         let state = self.state();
         !state.compared && !state.closed
     }
 
-    /// Compares log-probs that were computed with those that are there. If they differ in one bit, all that is there is
-    /// dropped.
+    /// Compares computed log-probs with cached ones. If one bit differs, all records of the file are dropped.
     pub(super) fn compare(&self, answers: &[(SequenceKey, &[f32])]) {
         let mut state = self.state();
         let mut differs = false;
@@ -288,7 +289,7 @@ impl ReferenceCache {
         }
         if let Some(file) = state.file.as_mut().filter(|_| differs) {
             let path = file.path().to_owned();
-            // what cannot be taken away is compared by the next run too
+            // if the records cannot be dropped, the next run compares them too
             let _ = file.clear();
             state.notes.push(CacheNote::Disagrees { path });
         }
@@ -324,7 +325,7 @@ impl State {
         }
     }
 
-    /// Closes the cache if the weights are not what they were.
+    /// Closes the cache if the weights have changed.
     fn watch_weights(&mut self) {
         if let Some(path) = (!self.closed).then(|| self.weights.changed()).flatten() {
             self.closed = true;

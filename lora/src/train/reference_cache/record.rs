@@ -1,10 +1,10 @@
-//! How cached log-probs lie in a file.
+//! The format of a file of cached log-probs.
 //!
 //! | part | bytes |
 //! |---|---|
 //! | magic, with the version of this format | 8 |
 //! | length of what follows | 4 |
-//! | the [`Fingerprint`], JSON | so many |
+//! | the [`Fingerprint`], JSON | that length |
 //! | check: start of the BLAKE3 hash of all before it | 16 |
 //!
 //! then, for each answer, in the order in which they were computed:
@@ -25,7 +25,7 @@ use std::ops::Range;
 
 /// The last digit is the version.
 const MAGIC: [u8; 8] = *b"ALIGNLP1";
-/// Longer than any fingerprint.
+/// A length in bytes that no fingerprint reaches.
 const LONGEST_FINGERPRINT: u32 = 1 << 16;
 const KEY: usize = 16;
 const HEAD_CHECK: usize = 16;
@@ -33,13 +33,13 @@ const RECORD_CHECK: usize = 8;
 /// Bytes of a record without its log-probs.
 const RECORD_OVERHEAD: u64 = (KEY + 4 + RECORD_CHECK) as u64;
 
-/// What a cached answer is found by: a hash of the tokens of the prompt and of the answer, of where one becomes the other, and
-/// of which of the answer's are scored.
+/// Identifies a cached answer: a hash of the tokens of the prompt and of the answer, of where the answer begins, and of which
+/// of its tokens are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SequenceKey([u8; KEY]);
 
 impl SequenceKey {
-    /// The key of `answer` after `prompt`, whose tokens in `gaps` are not scored.
+    /// Makes the key of `answer` after `prompt`. The answer's tokens in `gaps` are not scored.
     pub(crate) fn new(prompt: &[u32], answer: &[u32], gaps: impl IntoIterator<Item = Range<usize>>) -> SequenceKey {
         let mut bytes = Vec::with_capacity(16 + 4 * (prompt.len() + answer.len()));
         let mut put = |number: usize| bytes.extend_from_slice(&(number as u64).to_le_bytes());
@@ -49,12 +49,12 @@ impl SequenceKey {
             put(gap.start);
             put(gap.end);
         }
-        // behind the gaps: the two lengths say where the tokens begin
+        // the tokens come last: the two lengths say where they begin
         bytes.extend(prompt.iter().chain(answer).flat_map(|id| id.to_le_bytes()));
         SequenceKey(first(&blake3::hash(&bytes)))
     }
 
-    /// What an index holds of it.
+    /// Returns the part of the key that an index holds.
     pub(crate) fn short(&self) -> u64 {
         u64::from_le_bytes(first(&Hash::from_slice(&[self.0, self.0].concat()).expect("32 bytes")))
     }
@@ -74,7 +74,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// That of `fingerprint`, and its bytes.
+    /// Makes the head for `fingerprint`, and its bytes.
     pub(super) fn new(fingerprint: &Fingerprint) -> (Head, Vec<u8>) {
         let json = serde_json::to_vec(fingerprint).expect("texts become JSON");
         let mut bytes = MAGIC.to_vec();
@@ -85,7 +85,7 @@ impl Head {
         (Head { fingerprint: fingerprint.clone(), check, bytes: bytes.len() as u64 }, bytes)
     }
 
-    /// Reads one; none if there is no sound one of this version.
+    /// Reads a head. `None` if the file has no sound head of this version.
     pub(super) fn read(file: &mut impl Read) -> io::Result<Option<Head>> {
         let mut start = [0; 12];
         if !filled(file, &mut start)? {
@@ -120,7 +120,8 @@ impl Head {
         bytes.extend_from_slice(&check);
     }
 
-    /// The next record of a file that has at most `available` bytes more; none at its end, and where it is not sound.
+    /// Reads the next record of a file with at most `available` more bytes. `None` at the end of the file, or if the record is
+    /// damaged.
     pub(super) fn next(&self, file: &mut impl Read, available: u64) -> io::Result<Option<Record>> {
         let mut record = vec![0; KEY + 4];
         if available < RECORD_OVERHEAD || !filled(file, &mut record)? {
@@ -151,7 +152,7 @@ pub(super) struct Record {
     pub bytes: u64,
 }
 
-/// Fills `buffer`, unless the file ends before.
+/// Fills `buffer`. Returns whether the file was long enough.
 fn filled(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     match file.read_exact(buffer) {
         Ok(()) => Ok(true),
@@ -160,8 +161,8 @@ fn filled(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     }
 }
 
-/// Places of the records of a file, by [`SequenceKey::short`], and where the sound ones end. `file` is behind the head; `len`
-/// bytes are in it with the head.
+/// Calls `found` with [`SequenceKey::short`] and the place of each sound record. Returns where these records end. `file` is
+/// read from behind the head; it has `len` bytes, including the head.
 pub(super) fn index(
     head: &Head,
     file: &mut (impl BufRead + Seek),
@@ -176,7 +177,7 @@ pub(super) fn index(
     Ok(at)
 }
 
-/// Whether one of `keys` is in a file, going by the keys and lengths of its records alone. `file` is behind the head.
+/// Whether one of `keys` is in a file, judged only by the keys and lengths of its records. `file` is read from behind the head.
 pub(super) fn holds_any(file: &mut (impl BufRead + Seek), keys: &[SequenceKey]) -> io::Result<bool> {
     let mut start = [0; KEY + 4];
     while filled(file, &mut start)? {
@@ -195,7 +196,7 @@ pub(super) fn read_at(head: &Head, file: &mut (impl Read + Seek), (at, len): (u6
     head.next(file, len.saturating_sub(at))
 }
 
-/// Writes `bytes` at `at`, its end.
+/// Writes `bytes` at `at`, the end of the file.
 pub(super) fn append(file: &mut (impl Write + Seek), at: u64, bytes: &[u8]) -> io::Result<()> {
     file.seek(SeekFrom::Start(at))?;
     file.write_all(bytes)

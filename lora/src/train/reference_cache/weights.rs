@@ -1,10 +1,10 @@
-//! Which weights: a hash of all their bytes, and whether they stay what they were.
+//! Identifies weights by a hash of all their bytes, and notices if they change.
 //!
-//! Hashing reads every byte, seconds for a model of 7 billion parameters and more from a cold disk, so the hash of a large file
-//! is remembered. It is believed only for the same file (device, inode) of the same length whose times of the last change of
-//! content and of the last change of anything are the same to the nanosecond, and some of whose blocks have the same bytes. No
-//! program sets the latter of the two times: the system does, at every write. A file that was written a moment ago is hashed,
-//! and the hash not remembered: a second write within one tick of the file system's clock would go unseen.
+//! Hashing reads every byte. That takes seconds for a model of 7 billion parameters, and longer from a cold disk, so the hash
+//! of a large file is remembered. It is trusted only if the file is the same one (device, inode) and has the same length, the
+//! same times to the nanosecond (mtime and ctime) and the same bytes in some blocks. No program sets ctime: the system does, at
+//! every write. A file that was written a moment ago is hashed, but its hash is not remembered, because a second write within
+//! one tick of the file system's clock would go unseen.
 
 use super::error::CacheError;
 use align_data::store::stamp::Stamp;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// Files of fewer bytes are hashed each time: it takes less than a tenth of a second.
 const REMEMBERED_FROM: u64 = 256 << 20;
-/// Blocks whose bytes are looked at before a remembered hash is believed.
+/// Blocks whose bytes are compared before a remembered hash is trusted.
 const BLOCKS: usize = 256;
 const BLOCK: usize = 4096;
 
@@ -29,17 +29,17 @@ pub(super) struct WatchedWeights {
 #[derive(Debug)]
 struct Watched {
     file: MappedFile,
-    /// If it was hashed.
+    /// `None` if it was not hashed.
     hash: Option<Hash>,
     stamp: Option<Stamp>,
 }
 
 impl WatchedWeights {
-    /// The weights in `files` and the hash of all their bytes, in the order of the files' names; the names are not in it.
+    /// Watches the weights in `files` and hashes all their bytes, in the order of the files' names. The names are not hashed.
     /// Hashes of large files are looked up and kept in the directory `memory`.
     ///
     /// # Errors
-    /// [`CacheError::Io`] if the system says nothing about a file.
+    /// [`CacheError::Io`] if the metadata of a file cannot be read.
     pub(super) fn hashed(files: &WeightFiles, memory: &Path) -> Result<(WatchedWeights, Hash), CacheError> {
         Self::hashed_with(files, memory, REMEMBERED_FROM)
     }
@@ -63,7 +63,7 @@ impl WatchedWeights {
         Ok((weights, all.finalize()))
     }
 
-    /// The weights in `files`, watched without a hash.
+    /// Watches the weights in `files` without hashing them.
     ///
     /// # Errors
     /// As [`WatchedWeights::hashed`].
@@ -76,15 +76,15 @@ impl WatchedWeights {
         Ok(WatchedWeights { files })
     }
 
-    /// The first file that is not what it was. Where only its times have changed, its bytes are looked at again if they were
-    /// hashed.
+    /// Returns the first file that has changed. If only its times have changed, it is hashed again; a file without a hash
+    /// counts as changed.
     pub(super) fn changed(&mut self) -> Option<PathBuf> {
         let changed = |watched: &mut Watched| {
             let now = watched.file.metadata().ok().map(|metadata| Stamp::of(&metadata));
             if now == watched.stamp && now.is_some() {
                 return false;
             }
-            // of a file that became shorter, a part of the mapping is not there any more
+            // if the file became shorter, part of the mapping can no longer be read
             let long_enough =
                 watched.file.metadata().is_ok_and(|metadata| metadata.len() >= watched.file.bytes().len() as u64);
             watched.stamp = now;
@@ -98,7 +98,8 @@ fn hash_of(file: &MappedFile) -> Hash {
     Hasher::new().update_rayon(file.bytes()).finalize()
 }
 
-/// The hash of a file that was hashed before, or now for the next time. A memory that cannot be written costs time alone.
+/// Returns the remembered hash of a file, or hashes it now and remembers that. If the hash cannot be written, that costs only
+/// time.
 fn remembered(folder: &Path, file: &MappedFile, stamp: &Stamp) -> Hash {
     let path = folder.join(format!("{}.weights", identity(file.bytes(), stamp)));
     let check = |hash: &[u8]| Hasher::new().update(path.as_os_str().as_encoded_bytes()).update(hash).finalize();
@@ -109,12 +110,12 @@ fn remembered(folder: &Path, file: &MappedFile, stamp: &Stamp) -> Hash {
         return Hash::from_bytes(*hash);
     }
     let hash = hash_of(file);
-    // what is not remembered is hashed again
+    // if this fails, the next run hashes the file again
     let _ = NewFile::whole(&path, &[*hash.as_bytes(), *check(hash.as_bytes()).as_bytes()].concat());
     hash
 }
 
-/// Name of a file's state: its stamp and some of its bytes.
+/// Returns a name for a file's state: a hash of its stamp and of some of its bytes.
 fn identity(bytes: &[u8], stamp: &Stamp) -> Hash {
     let mut hasher = Hasher::new();
     for number in stamp.numbers() {
