@@ -589,12 +589,15 @@ unsafe fn logit_gradients(
     let (lse, factor) = (_mm512_set1_ps(lse), _mm512_set1_ps(factor / logit.temperature));
     for step in 0..z.len() / STEP_DEPTH {
         let mut halves = [_mm512_setzero_ps(); 2];
-        // not array::map: its code lacks the instruction set, so the closure may not be inlined
+        // no closures: what they are handed to lacks the instruction set, and may become calls
         for (i, half) in halves.iter_mut().enumerate() {
             let at = step * STEP_DEPTH + 16 * i;
             let there = ((1u32 << tokens.saturating_sub(at).min(16)) - 1) as __mmask16;
-            let other = target.and_then(|target| target.checked_sub(at)).filter(|lane| *lane < 16);
-            let mask = there & !other.map_or(0, |lane| 1 << lane);
+            let of_target = match target {
+                Some(target) if target >= at && target - at < 16 => 1 << (target - at),
+                _ => 0,
+            };
+            let mask = there & !of_target;
             // SAFETY: 16 of the whole steps of `z`.
             let z = unsafe { _mm512_loadu_ps(z.as_ptr().add(at)) };
             let mut g = _mm512_mul_ps(exp(_mm512_sub_ps(z, lse)), factor);
