@@ -133,11 +133,18 @@ impl Golden {
         golden["items"].as_array().unwrap_or_else(|| panic!("{}: no items", self.name))
     }
 
+    /// All threads for the real model, whose few runs take longest; one for the others, which tests beside them share.
+    fn threads(&self) -> String {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        if is_real(&self.name) { all() } else { 1 }.to_string()
+    }
+
     /// Runs `align-cli COMMAND` on this model and its adapter.
     fn run<S: AsRef<str>>(&self, command: &str, more: &[S]) -> crate::align::Run {
         let model = self.model.to_str().unwrap();
         let adapter = self.adapter.to_str().unwrap();
-        let common = [command, "--model", model, "--adapter", adapter, "--precision", "f32"];
+        let threads = self.threads();
+        let common = [command, "--model", model, "--adapter", adapter, "--precision", "f32", "--threads", &threads];
         align(&common.into_iter().chain(more.iter().map(AsRef::as_ref)).collect::<Vec<_>>())
     }
 
@@ -531,10 +538,12 @@ fn check_generation(which: fn(&str) -> bool) {
         let (_folder, path) = golden.data(&pairs()[..items.len()]);
         let model = golden.model.to_str().unwrap();
         let common = ["--data", &path, "--max-new-tokens", "32", "--json"];
+        let threads = golden.threads();
+        let base = ["generate", "--model", model, "--precision", "f32", "--threads", &threads];
         for which in ["policy", "base"] {
             let run = match which {
                 "policy" => golden.run("generate", &common),
-                _ => align(&[&["generate", "--model", model, "--precision", "f32"], &common[..]].concat()),
+                _ => align(&[&base[..], &common].concat()),
             };
             for (got, want) in run.ok().json_lines().iter().zip(items) {
                 let gap = number(&want[format!("{which}_min_top2_gap")]);

@@ -32,8 +32,9 @@ struct World {
 }
 
 impl World {
-    fn open(folder: &Path, model_dir: &Path) -> World {
-        let device = Device::cpu(Some(1)).unwrap();
+    /// On so many threads, or all.
+    fn open(folder: &Path, model_dir: &Path, threads: Option<usize>) -> World {
+        let device = Device::cpu(threads).unwrap();
         let files = WeightFiles::open(model_dir, ValueCheck::Finite).unwrap();
         let model = Model::load(&device, ModelConfig::open(model_dir).unwrap(), &files).unwrap();
         let adapter = Adapter::load(&model, &folder.join("adapter")).unwrap();
@@ -112,7 +113,7 @@ fn tiny_worlds() -> Vec<World> {
         .collect();
     folders.sort();
     assert!(!folders.is_empty() || std::env::var_os("ALIGN_GOLDENS").is_some());
-    folders.iter().map(|folder| World::open(folder, &folder.join("model"))).collect()
+    folders.iter().map(|folder| World::open(folder, &folder.join("model"), Some(1))).collect()
 }
 
 /// The loss of a golden, with the knobs of the folder's `meta.json`.
@@ -204,7 +205,7 @@ fn smollm2_has_the_gradients_of_torch() {
         eprintln!("skipped: smollm2-135m, ALIGN_SMOLLM2 does not name its directory");
         return;
     };
-    let world = World::open(&goldens_root().join("smollm2-135m"), Path::new(&dir));
+    let world = World::open(&goldens_root().join("smollm2-135m"), Path::new(&dir), None);
     check_sampled(&world, "sigmoid", RowKind::Pair);
     check_sampled(&world, "exo_pair", RowKind::Pair);
     check_sampled(&world, "kto", RowKind::Labelled);
@@ -217,7 +218,7 @@ fn smollm2_has_the_gradients_of_torch() {
 #[test]
 fn every_loss_has_the_gradient_of_its_value() {
     let folder = committed_goldens().join("tiny-llama");
-    let world = World::open(&folder, &folder.join("model"));
+    let world = World::open(&folder, &folder.join("model"), Some(1));
     let modified = ["mpo", "rpo", "ld_dpo", "f_js", "f_alpha"];
     for name in LOSSES.iter().map(|loss| loss.name).chain(modified) {
         let number = KnobValue::Number;
