@@ -28,11 +28,12 @@ impl Key {
     /// The words at the counters `low .. low + N` of one `high`: the loops run over the counters, for vector code.
     #[inline(always)]
     pub(crate) fn words_of<const N: usize>(self, high: u64, low: u64) -> [[u32; 4]; N] {
-        let low: [u64; N] = std::array::from_fn(|i| low + i as u64);
-        philox_in_lanes(
-            [self.0 as u32, (self.0 >> 32) as u32],
-            [low, low.map(|low| low >> 32), [high; N], [high >> 32; N]],
-        )
+        let (mut lows, mut highs) = ([low; N], [0; N]);
+        for i in 0..N {
+            lows[i] += i as u64;
+            highs[i] = lows[i] >> 32;
+        }
+        philox_in_lanes([self.0 as u32, (self.0 >> 32) as u32], [lows, highs, [high; N], [high >> 32; N]])
     }
 
     /// Uniform in [0, 1) with 24 bits, number `index` of this key.

@@ -16,10 +16,18 @@ pub(super) fn argmax(cpu: &Cpu, call: Argmax<'_>) {
             let largest = (runs.iter())
                 .map(|run| cpu.isa().dispatch(Largest(&row[run.clone()])))
                 .fold(f32::NEG_INFINITY, |largest, value| if value > largest { value } else { largest });
-            let place = |run: &Range<usize>| Some(run.start + row[run.clone()].iter().position(|&x| x == largest)?);
+            let place = |run: &Range<usize>| Some(run.start + first(&row[run.clone()], largest)?);
             *y = runs.iter().find_map(place).map_or(NONE, |column| column as u32);
         }
     });
+}
+
+/// The first place of a value. A chunk is searched whole, in vectors, before its place is looked for.
+fn first(row: &[f32], value: f32) -> Option<usize> {
+    const CHUNK: usize = 64;
+    let has_value = |chunk: &[f32]| chunk.iter().fold(false, |found, x| found | (*x == value));
+    let chunk = row.chunks(CHUNK).position(has_value)?;
+    row[chunk * CHUNK..].iter().position(|x| *x == value).map(|place| chunk * CHUNK + place)
 }
 
 /// The columns that count, as runs.
