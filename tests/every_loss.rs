@@ -1,4 +1,4 @@
-//! Every loss trains: twelve steps on the first two layers of the demo's model and its data of the matching kind.
+//! Every loss trains: twenty steps on the first two layers of the demo's model and its data of the matching kind.
 
 use crate::align::{read_lines, root, write_lines};
 use crate::watched_run;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-const STEPS: u64 = 12;
+const STEPS: u64 = 20;
 const BATCH: usize = 4;
 const MAX_LENGTH: usize = 128;
 

@@ -12,7 +12,7 @@ fn agrees_with_the_reference() {
     check_all(cases);
 }
 
-/// Every instruction set with one, two and three threads.
+/// An instruction set on one, two and three threads.
 fn by_threads(isa: Isa) -> [Device; 3] {
     [1, 2, 3].map(|threads| Device::cpu_with(Some(threads), isa).unwrap())
 }
@@ -83,17 +83,17 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
             let left = inputs.normal(m * depth, 1.0);
             let right = inputs.normal(n * k, 1.0);
             for (isa, precision) in Isa::available().into_iter().flat_map(|isa| PRECISIONS.map(|p| (isa, p))) {
-                let [device, two, three] = by_threads(isa);
-                let together = product(&device, layout, precision, [m, n, k], &left, &right);
-                for other in [&two, &three] {
-                    let same = product(other, layout, precision, [m, n, k], &left, &right) == together;
-                    assert!(same, "in {precision:?} on {}", other.describe());
-                }
-                for rows in [0..1, 11..12, 12..13, 40..41, 59..60, 60..61, 13..20, 3..19, 5..25, 29..61] {
+                let devices = by_threads(isa);
+                let [together, others @ ..] =
+                    devices.each_ref().map(|device| product(device, layout, precision, [m, n, k], &left, &right));
+                assert!(others.iter().all(|other| *other == together), "threads, in {precision:?} on {}", isa.name());
+                let parts = [0..1, 11..12, 12..13, 40..41, 59..60, 60..61, 13..20, 3..19, 5..25, 29..61];
+                // whatever the number of threads, so each part is made on one of them
+                for (rows, device) in parts.into_iter().zip(devices.iter().cycle()) {
                     let left = &left[rows.start * depth..rows.end * depth];
-                    let some = product(&three, layout, precision, [rows.len(), n, k], left, &right);
+                    let some = product(device, layout, precision, [rows.len(), n, k], left, &right);
                     let same = some == together[rows.start * cols..rows.end * cols];
-                    assert!(same, "rows {rows:?} in {precision:?} on {}", three.describe());
+                    assert!(same, "rows {rows:?} in {precision:?} on {}", device.describe());
                 }
             }
         }
@@ -245,13 +245,14 @@ fn stacks() -> Vec<Stack> {
 #[test]
 fn a_stack_is_its_layers_one_after_the_other() {
     let portable = Device::cpu_with(Some(1), Isa::Portable).unwrap();
-    for stack in stacks() {
+    for (turn, stack) in stacks().into_iter().enumerate() {
         for inputs in [FORWARD, DX].map(|layout| StackInputs::new(layout, stack)) {
-            for m in [1, 40, 300] {
+            for (i, m) in [1, 40, 300].into_iter().enumerate() {
+                // the next test compares numbers of threads; here they take turns
+                let threads = Some(1 + (turn + i) % 3);
                 let want = stacked(&portable, &inputs, 0..m);
-                // the next test compares numbers of threads, on 200 rows
                 for isa in Isa::available() {
-                    let device = Device::cpu_with(Some(3), isa).unwrap();
+                    let device = Device::cpu_with(threads, isa).unwrap();
                     let got = stacked(&device, &inputs, 0..m);
                     for (what, (got, want)) in got.iter().zip(&want).enumerate() {
                         let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
@@ -279,17 +280,16 @@ fn a_row_of_a_stack_has_the_same_bits_among_others_and_on_any_number_of_threads(
             let n: usize = stack.outputs.iter().sum();
             let cols = if let FORWARD = layout { n } else { stack.k };
             let inputs = StackInputs::new(layout, stack);
-            for [device, two, three] in Isa::available().into_iter().map(by_threads) {
-                let all = stacked(&device, &inputs, 0..200);
-                for other in [&two, &three] {
-                    let (others, all) = (stacked(other, &inputs, 0..200).concat(), all.concat());
-                    let same = std::iter::zip(others, all).all(|(a, b)| a.to_bits() == b.to_bits());
-                    assert!(same, "on {}", other.describe());
+            for devices in Isa::available().into_iter().map(by_threads) {
+                let same = |a: &[f32], b: &[f32]| std::iter::zip(a, b).all(|(a, b)| a.to_bits() == b.to_bits());
+                let [all, others @ ..] = devices.each_ref().map(|device| stacked(device, &inputs, 0..200));
+                for (other, device) in others.iter().zip(&devices[1..]) {
+                    assert!(same(&other.concat(), &all.concat()), "on {}", device.describe());
                 }
-                for rows in [0..1, 7..12, 3..19, 5..25, 0..32, 60..93] {
-                    let few = &stacked(&three, &inputs, rows.clone())[0];
-                    let same = few.iter().zip(&all[0][rows.start * cols..]).all(|(a, b)| a.to_bits() == b.to_bits());
-                    assert!(same, "rows {rows:?} on {}", three.describe());
+                let parts = [0..1, 7..12, 3..19, 5..25, 0..32, 60..93];
+                for (rows, device) in parts.into_iter().zip(devices.iter().cycle()) {
+                    let few = &stacked(device, &inputs, rows.clone())[0];
+                    assert!(same(few, &all[0][rows.start * cols..]), "rows {rows:?} on {}", device.describe());
                 }
             }
         }
