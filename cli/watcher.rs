@@ -10,7 +10,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Writes metrics, shows progress, and saves the adapter of the last epoch.
+/// Writes metrics and shows progress. At the end of each epoch, saves the adapter and the run record over those of the epoch
+/// before.
 pub(crate) struct Watcher<'a> {
     metrics: File,
     path: PathBuf,

@@ -206,7 +206,7 @@ fn repeats(repeats: &Repeats, one: &str, several: &str) {
     );
 }
 
-/// The progress of the passes over data.
+/// Shows how far reading and tokenising the data has come, and prints the notes that come up on the way.
 #[derive(Default)]
 pub(crate) struct DataReport {
     stage: Option<(Stage, Pass)>,

@@ -69,7 +69,7 @@ impl Random {
             candidates.truncate(self.top_k);
         }
         let largest = f64::from(candidates[0].1);
-        // subtract first: a tiny temperature would turn the logits themselves into infinities
+        // subtract first: at a low temperature `exp(logit / temperature)` would overflow
         let weight = |logit: f32| ((f64::from(logit) - largest) / f64::from(self.temperature)).exp();
         let mut weights: Vec<f64> = candidates.iter().map(|(_, logit)| weight(*logit)).collect();
         if self.top_p < 1.0 {

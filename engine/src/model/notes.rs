@@ -24,7 +24,7 @@ pub enum ModelNote {
 }
 
 impl ModelNote {
-    /// Returns all notes on a model whose weight files fit its configuration.
+    /// Returns all notes on a model. Call it after the model has loaded: then `files` holds every tensor that `config` needs.
     pub fn of(config: &ModelConfig, files: &WeightFiles) -> Vec<ModelNote> {
         let dir = || files.dir().to_owned();
         let mut notes = Vec::new();

@@ -115,7 +115,7 @@ impl WeightFiles {
         self.tensors().map(|(tensor, _)| tensor.bytes.len() as u64).sum()
     }
 
-    /// Returns the matrix `name`, which must be `[out_features, in_features]` according to config.json.
+    /// Returns the matrix `name`. `shape` is the `[out_features, in_features]` that config.json implies.
     ///
     /// # Errors
     /// [`LoadError::Missing`], [`LoadError::Shape`], [`LoadError::Dtype`], [`LoadError::NonFinite`], and

@@ -291,7 +291,8 @@ impl Run {
         .run(&self.device)
     }
 
-    /// The columns of the heads that are compared, of a tensor with `heads` heads of `width` columns.
+    /// Returns the columns of the compared heads from each row of `values`, widened to `R`. A row holds `heads` heads of `width`
+    /// columns each.
     fn part<R: Real>(&self, values: &[f32], heads: usize, width: usize) -> Vec<R> {
         let per_kv_head = heads / self.shape.geometry.num_key_value_heads * width;
         let columns = self.compared.start * per_kv_head..self.compared.end * per_kv_head;

@@ -100,8 +100,8 @@ impl Operands {
     unsafe fn tile<S: Simd, const M: usize, const N: usize>(self, row: usize, col: usize) -> usize {
         let mut a = self.a.wrapping_add(row * self.a_row);
         let mut b = self.b.wrapping_add(col);
-        // SAFETY: `run` checked that the last row, step and column are inside the operands. The pointers wrap because they pass
-        // the end after the last step.
+        // SAFETY: `run` checked that the last row, step and column are inside the operands. `a` and `b` advance with
+        // `wrapping_add` because they point past the end after the last step.
         unsafe {
             let c = self.c.add(row * self.c_stride + col);
             let mut sums = [[S::splat(0.0); N]; M];

@@ -19,7 +19,7 @@ pub(crate) fn available() -> bool {
     *AVAILABLE.get_or_init(|| processor_has_it() && system_saves_it() && permitted())
 }
 
-/// Whether this crate's tests emulate the unit, because the processor lacks it.
+/// Installs the emulator if this process cannot use the real unit. Returns whether the unit is now emulated. Tests only.
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) fn emulated() -> bool {
     !available() && tests::emulator::install()

@@ -299,7 +299,8 @@ impl OnUnit<'_> {
             let group = first..tokens.end.min(first + PANELS * BLOCK);
             let panels = group.start / BLOCK..group.end.div_ceil(BLOCK);
             let right: *mut u8 = right.as_mut_ptr().cast();
-            // SAFETY: the caller's contract; the scratch holds the panels.
+            // SAFETY: the thread is configured for the unit. `panels` are at most `PANELS`, all below the vocabulary's end, and the
+            // scratch has room for that many.
             unsafe { self.pack_weights(Weights::Logits(panels.clone()), right) };
             for row_panel in 0..parts.len().div_ceil(BLOCK) {
                 let left = left[row_panel * bytes / 4..].as_ptr().cast();
@@ -523,7 +524,8 @@ impl OnUnit<'_> {
         let left: *mut u8 = scratch.left.as_mut_ptr().cast();
         let right: *mut u8 = scratch.right.as_mut_ptr().cast();
         let right_across = right.wrapping_add(BACKWARD_CHUNK / BLOCK * bytes);
-        // SAFETY: the caller's contract; the scratch holds the panels.
+        // SAFETY: the caller runs this only where the unit is. `panels` are those of one chunk, and `left` and `right` have room
+        // for a chunk's.
         unsafe {
             self.unit.configure();
             self.pack_rows(panels.clone(), left);

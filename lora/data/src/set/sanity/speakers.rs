@@ -50,7 +50,7 @@ pub(super) fn look_at_roles(encoder: &Encoder, record: &Record, found: &mut Vec<
     for (name, text) in named_texts(record) {
         let turns = text.turns();
         if let Some(at) = turns.iter().position(|turn| !is_known(turn)) {
-            // the template leaves the turn out because of its role
+            // if the template left this turn out, the unknown role is the likely reason: report only the role
             let place = format!("{name}[{at}].");
             found.retain(|known| {
                 !(matches!(known.finding, Finding::NotRendered { .. }) && known.at.starts_with(&place))
