@@ -6,7 +6,7 @@ use align_lora::adapter::{AdapterError, MergeError, Task};
 use align_lora::train::TrainError;
 use std::fmt::Display;
 
-/// The message of an error, with advice behind it if there is any.
+/// Returns the message of an error, followed by the advice if there is any.
 pub(crate) fn with_advice(error: &impl Display, advice: Option<String>) -> String {
     advice.map_or_else(|| error.to_string(), |advice| format!("{error}{advice}"))
 }
@@ -37,7 +37,7 @@ pub(crate) fn of_training(error: &TrainError) -> Option<String> {
 /// What to do about rows that a run cannot use, as the end of the sentence.
 pub(crate) fn of_data(error: &DataError) -> Option<String> {
     let advice = match error {
-        // a row of a known shape, one of whose columns others may have
+        // other rows may have the column that this one lacks
         DataError::Row { reason: BadRow::Missing { .. }, .. } => ". Or leave such rows out with --on-bad-row skip",
         DataError::WrongShape { found, .. } => match found.kind()? {
             RowKind::Labelled => "; rows like this one are for --loss kto",

@@ -7,12 +7,11 @@ use crate::run_record::{template_name, template_of_run};
 use align_data::{TEMPLATE_FILE, TemplateSources};
 use std::path::{Path, PathBuf};
 
-/// Returns the template to use instead of the model's own: the template that `--chat-template` names, which may be a run's. The
-/// folder of another program's adapter may also have a template. That one is used if the model has none, and reported in any
-/// case.
+/// Returns the template to use instead of the model's own: that of `--chat-template`, or that of another program's adapter if the
+/// model has none. Warns if that adapter's template differs from the model's, or if a run's template has changed.
 ///
 /// # Errors
-/// [`CliError::Input`] for a record or a template of a run that cannot be read.
+/// [`CliError::Input`] if the record or the template of a run cannot be read, or if that template is gone.
 pub(crate) fn instead_of_the_models(
     flag: Option<&Path>,
     adapter: Option<&Path>,
@@ -53,8 +52,8 @@ pub(crate) fn instead_of_the_models(
     }
 }
 
-/// Compares the name that a run recorded for its template with the name of the current template: the run's own copy (`flag`),
-/// or else the model's.
+/// Warns if the current template is not the one that a run recorded as `name`. The current one is the run's own copy (`flag`), or
+/// else the model's. Fails if the run's template is gone.
 fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) -> Result<(), CliError> {
     let now = match flag {
         Some(own) => TemplateSources::of_folder(own)?,
@@ -82,8 +81,8 @@ fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) 
     Ok(())
 }
 
-/// Returns the template of a model. `None` if it cannot be read: plain texts do not need it, and conversations report the
-/// error.
+/// Returns the template of a model. `None` if there is none, or if it cannot be read: plain texts do not need it, and conversations
+/// report the error.
 pub(crate) fn of_model(model: &Path) -> Option<TemplateSources> {
     TemplateSources::of_folder(model).ok().flatten()
 }

@@ -38,12 +38,12 @@ pub(crate) fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
 pub(crate) struct DataOptions<'a> {
     pub args: &'a DataArgs,
     pub kind: Option<RowKind>,
-    /// Whether the data is the demo's. Its files are new each time, so a cache of their tokens would never be used again.
+    /// Whether `--demo` is given. The demo's files are new each time, so a cache of their tokens would never be used again.
     pub demo: bool,
     pub drops: Drops,
 }
 
-/// How many rows may be dropped, not counting bad ones.
+/// How many rows may be dropped, not counting bad ones and those that make no pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Drops {
     /// The command ends if more than a tenth are dropped.

@@ -31,7 +31,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help and version are results, on stdout with exit code 0; the rest is a usage error, or one of the file that has the value.
+/// Makes an error with better advice than clap's, or with the place of the flag in the file. Otherwise prints clap's
+/// message and exits: with 0 for help and version, else with 2.
 fn refused(mut error: clap::Error, expanded: &config_file::Expanded) -> error::CliError {
     if let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
         && let Some(instead) = args::instead_of(verb)

@@ -13,7 +13,7 @@ const SFT_ON: &str = "--sft-on";
 /// Returns the arguments for a second try if `error` comes from an option of the run that makes no sense for the data.
 ///
 /// # Errors
-/// `error`, with the run's option that causes it.
+/// `error`. If the run's option causes it but cannot be dropped, the message names the option.
 pub(crate) fn without_what_has_no_meaning(
     error: CliError,
     of_run: &OfRun,

@@ -50,7 +50,7 @@ impl Reference {
     /// one it is.
     ///
     /// # Errors
-    /// [`CliError::Input`] if an adapter cannot be read, or if the run was trained against another adapter.
+    /// [`CliError::Input`] if an adapter cannot be read, or if the one that the run was trained against is gone or was changed.
     pub(crate) fn find(
         flag: Option<&ReferenceChoice>,
         run: Option<&Path>,
@@ -81,8 +81,7 @@ impl Reference {
     }
 }
 
-/// Finds the adapter that a run was trained against, and its place. `None` if the run was trained against the base, or if that
-/// is unknown.
+/// Finds the adapter that a run was trained against, and its place. `None` if there was no such adapter, or if that is unknown.
 fn of_run(dir: &Path, kept: &Kept, loaded: &LoadedModel) -> Result<Option<(Reference, PathBuf)>, CliError> {
     let own = dir.join(REFERENCE);
     let is_adapter = |place: &PathBuf| place.join(ADAPTER_CONFIG).exists();

@@ -6,7 +6,7 @@ use align_data::Rejects;
 use align_engine::new_file::{NewFile, NewFileError};
 use std::path::Path;
 
-/// Writes the lines to a file, which is complete or does not exist, and reports that.
+/// Writes the lines to a file, in one step, and reports that.
 ///
 /// # Errors
 /// [`CliError::Runtime`] with the path.

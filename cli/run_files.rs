@@ -12,7 +12,7 @@ use std::path::Path;
 pub(crate) const OPTIONS: &str = "config.toml";
 /// A line for each step and each evaluation.
 pub(crate) const METRICS: &str = "metrics.jsonl";
-/// The rows that a run left out. The file is missing if the run left none out.
+/// The rows that a run left out. Only runs with `--on-bad-row skip` and without `--rejects` write this file.
 pub(crate) const REJECTS: &str = "rejects.jsonl";
 /// The record: hashes and running statistics.
 pub(crate) const RECORD: &str = "run_state.json";

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 /// A run that replaces an earlier one writes into a folder inside the output directory. The name of that folder begins with
 /// this.
 const STAGED: &str = ".run-";
-/// What a run writes before it has an adapter.
+/// Files that a run writes before it has an adapter, besides `OPTIONAL` ones.
 const BEFORE_THE_ADAPTER: [&str; 3] = [OPTIONS, METRICS, REJECTS];
 
 /// Where the user wants a run's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// In this directory. With `overwrite`, replaces what is there.
+    /// In this directory. With `overwrite`, the files of an earlier run there are replaced.
     Named { path: PathBuf, overwrite: bool },
     /// In the first of `<runs>/<name>-1`, `-2`, ... that does not exist.
     Fresh { runs: PathBuf, name: String },
@@ -172,7 +172,7 @@ fn make_with_parents(path: &Path) -> io::Result<()> {
     fs::create_dir(path)
 }
 
-/// Keeps other runs out of a directory.
+/// Locks a directory against other runs. `None` if the file system has no locks.
 fn lock(path: &Path) -> Result<Option<File>, CliError> {
     let folder = File::open(path).map_err(|error| CliError::file(path, &error))?;
     match folder.try_lock() {
@@ -185,7 +185,7 @@ fn lock(path: &Path) -> Result<Option<File>, CliError> {
     }
 }
 
-/// Removes what interrupted runs have left in an output directory. Keeps the adapters among it, and reports them.
+/// Removes the folders that interrupted runs left in an output directory. Keeps and reports those that hold an adapter.
 fn clear_interrupted(output: &Path) -> io::Result<()> {
     for entry in fs::read_dir(output)? {
         let (entry, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;

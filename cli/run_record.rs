@@ -95,7 +95,7 @@ pub(crate) fn template_name(template: Option<&TemplateSources>) -> String {
     template.map_or_else(|| "none".to_owned(), TemplateSources::hash)
 }
 
-/// Returns the recorded name of the chat template of the run in a folder. `None` if the folder does not say.
+/// Returns the name that the run in a folder recorded for its chat template. `None` if the folder does not say.
 ///
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
@@ -193,8 +193,8 @@ pub(crate) fn compare_form(dir: Option<&Path>, form: Option<Form>) -> Result<(),
     Ok(())
 }
 
-/// Reports if a typed prompt gets another form than the rows of the run in a folder. `no_chat` tells that the user asked for
-/// plain text.
+/// Reports if a typed prompt gets another form than the rows of the run in a folder. Does not report plain text that the user asked
+/// for (`no_chat`).
 ///
 /// # Errors
 /// As [`compare_form`].
@@ -218,7 +218,7 @@ fn forms(dir: Option<&Path>, found: Option<Form>) -> Result<Option<(Form, Form)>
     Ok(record.and_then(|record| record.of_run.form).zip(found).filter(|(of_run, found)| of_run != found))
 }
 
-/// Describes, for the record, what running statistics depend on.
+/// Describes loss, knobs and temperature, which running statistics depend on, for the run's record.
 pub(crate) fn describe(objective: &Objective, logp_temperature: f32) -> Value {
     json!({"loss": objective.name(), "knobs": knobs(objective), "logp_temperature": logp_temperature})
 }

@@ -61,7 +61,7 @@ pub(crate) struct EstimateArgs {
     pub json: bool,
 }
 
-/// A finite number above 0.
+/// Reads a number above 0, at most 1e12.
 fn speed(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value <= 1e12 => Ok(value),

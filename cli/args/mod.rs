@@ -128,13 +128,13 @@ const NO_COUNTERPART: &[(&[&str], &str)] = &[
     (&["do_eval"], "it is the command `eval`; leave it out"),
 ];
 
-/// What to do instead of a flag that TRL has and this program has not.
+/// Returns what to do instead of a flag of TRL or PEFT. `None` if [`NO_COUNTERPART`] lacks the flag.
 pub(crate) fn no_counterpart(flag: &str) -> Option<&'static str> {
     let name = flag.trim_start_matches('-').split('=').next()?.replace('-', "_");
     NO_COUNTERPART.iter().find(|(known, _)| known.contains(&name.as_str())).map(|(_, instead)| *instead)
 }
 
-/// The flag of that name or alias, `_` and `-` alike.
+/// Finds the flag with this name or alias. Does not distinguish `_` from `-`.
 pub(crate) fn find_flag<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
     let same = |flag: &str| flag.replace('_', "-") == name.replace('_', "-");
     command.get_arguments().find(|arg| {
@@ -144,7 +144,7 @@ pub(crate) fn find_flag<'c>(command: &'c Command, name: &str) -> Option<&'c Arg>
     })
 }
 
-/// The name under which help shows a flag that may also have other names.
+/// Returns the name under which help shows a flag. `flag` may be an alias.
 pub(crate) fn public_name(flag: &str) -> Option<String> {
     let cli = command();
     let arg = cli.get_subcommands().find_map(|command| find_flag(command, flag.trim_start_matches('-')))?;
@@ -159,7 +159,7 @@ pub(crate) fn opposite(switch: &str) -> String {
     format!("no_{switch}")
 }
 
-/// Makes that flag for a switch with this id and name. The later of the two on the command line counts.
+/// Makes the flag that turns off the switch with this id and name. The later of the two on the command line counts.
 fn opposite_flag(switch: &'static str, name: &str) -> Arg {
     let long = name.strip_prefix("no-").map_or_else(|| format!("no-{name}"), str::to_owned);
     let arg = Arg::new(opposite(switch)).long(long);
@@ -173,8 +173,8 @@ fn with_opposites(command: Command) -> Command {
     command.args(switches.into_iter().map(|name| opposite_flag(name, &name.replace('_', "-"))))
 }
 
-/// A flag that is found with `_` for `-` and the reverse, as TRL and PEFT write their names. If it takes a number, it takes one below 0 too, so
-/// that the message is about the number and not about a flag (`-1e-5`, with an exponent, needs a `=` before it).
+/// Lets a flag be typed with `_` for `-` and the reverse, as TRL and PEFT write their names. If it takes a number, accepts one
+/// below 0 too, so that the message is about the number and not about a flag (`-1e-5`, with an exponent, needs a `=` before it).
 fn as_typed(arg: Arg) -> Arg {
     let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
     let names: Vec<&str> = names.collect();
@@ -196,13 +196,13 @@ const FIRST_RUN: [&str; 22] = [
     "overwrite", "config", "memory",
 ];
 
-/// Flags of `estimate` that decide memory and time.
+/// Flags of `estimate` that `-h` shows: mostly those that decide memory and time.
 const OF_ESTIMATE: [&str; 18] = [
     "model", "adapter", "demo", "data", "max_length", "loss", "lora_rank", "target_modules", "lora_dropout", "optim",
     "batch_size", "max_completions", "micro_batch_tokens", "precision", "memory", "config", "gflops", "json",
 ];
 
-/// The whole command line, the knobs of all losses among the flags of the commands that take a loss.
+/// Builds the whole command line. The commands in [`WITH_KNOBS`] get the knobs of all losses as flags.
 pub(crate) fn command() -> Command {
     let experimental: Vec<&str> =
         objective::LOSSES.iter().filter(|loss| loss.experimental).map(|loss| loss.name).collect();
@@ -234,12 +234,12 @@ fn short_help(command: Command, shown: &[&str]) -> Command {
     })
 }
 
-/// `estimate` is about data only where it is given some.
+/// Makes `--data` optional for `estimate`.
 fn estimate(command: Command) -> Command {
     command.mut_arg("data", |data| data.required_unless_present(Resettable::Reset))
 }
 
-/// `inspect` takes the base of the adapter for the model, is about data only where it is given some, and goes on after a bad row.
+/// Makes `--data` optional for `inspect`, and `--model` too if there is an `--adapter`. Bad rows are skipped by default.
 fn inspect(command: Command) -> Command {
     let command = command.mut_arg("model", |model| model.required_unless_present("adapter"));
     let command = command.mut_arg("data", |data| {
@@ -250,10 +250,10 @@ fn inspect(command: Command) -> Command {
     command.mut_arg("on_bad_row", |choice| choice.default_value("skip"))
 }
 
-/// If more losses have a knob, its help is about the first of them.
+/// If more losses have a knob, its help names only the first of them.
 const NAMED: usize = 8;
 
-/// What the flag of a knob does, with the losses that have it and their defaults.
+/// Describes what a knob's flag does, with the losses that have the knob and their defaults.
 fn knob_help(knob: &Knob, losses: &[&'static objective::LossSpec]) -> String {
     let own = |loss: &objective::LossSpec| loss.knob(knob.key).expect("these losses have the knob");
     let default = |loss: &objective::LossSpec| match own(loss).default() {
@@ -289,7 +289,7 @@ fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>))
     }
 }
 
-/// Words that a flag takes, with `-` for `_` too.
+/// Makes the parser of a flag that takes these words, with `-` for `_` too.
 fn words(choices: &'static [&'static str]) -> clap::builder::PossibleValuesParser {
     let word = |choice: &&'static str| clap::builder::PossibleValue::new(choice).alias(choice.replace('_', "-"));
     clap::builder::PossibleValuesParser::new(choices.iter().map(word))

@@ -8,7 +8,7 @@ use align_kernels::cpu::Isa;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// A choice of the command line stands for the value of a library that has its name.
+/// Converts a choice of the command line into the value of a library with the same name.
 macro_rules! named_alike {
     ($choice:ident => $value:ident { $($name:ident),* }) => {
         impl From<$choice> for $value {
@@ -195,7 +195,7 @@ impl LogpArgs {
     }
 }
 
-/// A number above 0 that an f32 holds, and one by it too.
+/// Reads a number from 0.001 to 1000, so that neither it nor its inverse leaves the range of an f32.
 fn temperature(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if (1e-3..=1e3).contains(&value) => Ok(value),
@@ -203,7 +203,7 @@ fn temperature(text: &str) -> Result<f32, String> {
     }
 }
 
-/// A whole number of at least 1. `3.0` is one too: TRL's own defaults are written so.
+/// Reads a whole number from 1 to `u32::MAX`. Accepts `3.0` too: TRL writes its own defaults like that.
 pub(super) fn positive(text: &str) -> Result<u64, String> {
     let whole = text.split_once('.').filter(|(_, zeros)| zeros.bytes().all(|digit| digit == b'0'));
     match whole.map_or(text, |(whole, _)| whole).parse::<u64>() {
@@ -212,7 +212,7 @@ pub(super) fn positive(text: &str) -> Result<u64, String> {
     }
 }
 
-/// The most steps of a run; none is no limit.
+/// The largest number of steps of a run. `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct MostSteps(pub Option<u64>);
 
@@ -224,7 +224,7 @@ pub(super) fn most_steps(text: &str) -> Result<MostSteps, String> {
     }
 }
 
-/// As [`positive`], for those who gave -1 in TRL, or a part of an epoch.
+/// As [`positive`]. The message also helps those who gave -1 or part of an epoch, as TRL allows.
 pub(super) fn epochs(text: &str) -> Result<u64, String> {
     positive(text).map_err(|fault| format!("{fault}; give enough epochs, and --max-steps to end within them"))
 }
@@ -289,7 +289,7 @@ pub enum PrecisionChoice {
 }
 
 impl PrecisionChoice {
-    /// The fast one. Where `ALIGN_CPU` names what the machine has not, opening the device says so.
+    /// Returns the faster format. If `ALIGN_CPU` names an instruction set that the machine lacks, opening the device reports that.
     fn of_this_machine() -> PrecisionChoice {
         if Isa::chosen().is_ok_and(Isa::has_bf16_unit) { PrecisionChoice::Bf16 } else { PrecisionChoice::F32 }
     }

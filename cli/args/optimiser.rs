@@ -85,7 +85,7 @@ impl OptimiserArgs {
                 unused(&[("rmsprop-alpha", self.rmsprop_alpha.is_some())])?;
                 let torch = AdamNumbers::default();
                 let eps = self.adam_epsilon.unwrap_or(torch.eps);
-                // with 0, a parameter that has had no gradient yet would be divided by 0
+                // with 0, the update of a parameter that has had no gradient yet would be 0 / 0
                 if !(eps >= f64::from(f32::MIN_POSITIVE) && eps <= 1.0) {
                     return Err(CliError::Usage(format!("--adam-epsilon {eps}: expected a number above 0, at most 1")));
                 }

@@ -122,7 +122,7 @@ pub(crate) struct TrainArgs {
     pub cache: CacheArgs,
 }
 
-/// An amount of memory. A small one without a unit has lost it.
+/// Reads an amount of memory. Refuses less than 1 MiB without a unit: the unit was probably forgotten.
 fn memory(text: &str) -> Result<Size, String> {
     match text.parse::<Size>() {
         Ok(Size(0..0x10_0000)) if text.parse::<f64>().is_ok() => {

@@ -1,4 +1,4 @@
-//! Commands that people type and this program does not have, and the command that does it.
+//! Commands that people type but this program does not have, and the commands to give instead.
 
 use align_lora::objective;
 
@@ -12,7 +12,7 @@ const VERBS: [(&[&str], &str); 6] = [
     (&["info", "show", "tokenize", "stats"], "align-cli inspect --model DIR --data FILE"),
 ];
 
-/// Returns the command to give instead of `verb`: the name of a loss trains with it.
+/// Returns the command to give instead of `verb`. If `verb` is the name of a loss, the command trains with that loss.
 pub(crate) fn instead_of(verb: &str) -> Option<String> {
     if objective::find(verb).is_ok() || objective::mix(verb).is_some() {
         return Some(format!("align-cli train --loss {verb} --model DIR --data FILE"));

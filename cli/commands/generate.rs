@@ -186,7 +186,8 @@ fn turn(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
 }
 
-/// Makes a prompt from what the user types: a turn if the model has a chat template or --chat is given, otherwise plain text.
+/// Makes a prompt from what the user types: a turn if the model has a chat template or --chat is given, otherwise plain text. With
+/// `as_text` it is always plain text.
 fn user_turn(encoder: &Encoder, as_text: bool, text: &str) -> Result<Text, CliError> {
     if as_text {
         return Ok(Text::Plain(text.to_owned()));
@@ -243,7 +244,8 @@ fn show(
     print(format!("[{}] {}\n    {}\n", prompt.row, decode(encoder, &prompt.ids)?.trim(), text.trim()).as_bytes())
 }
 
-/// Reads turns from the terminal until its input ends. The whole conversation is the context of every answer.
+/// Reads turns from the terminal until its input ends. The whole conversation is the context of every answer; plain texts are
+/// continued one by one.
 fn chat(
     loaded: &LoadedModel,
     adapter: Option<&Arc<AdapterSet>>,

@@ -201,7 +201,7 @@ fn sequences(sequences: &Sequences) -> Value {
     json!({"scored": part, "found_by": found_by, "chosen_alone": sequences.chosen_alone})
 }
 
-/// Returns as JSON how many rows repeat an earlier one, and the first two places.
+/// Returns as JSON how many rows repeat an earlier one, and the places of the first of them and of its original.
 fn repeats(repeats: &Repeats) -> Value {
     let place = |(path, line): &(std::path::PathBuf, u64)| json!({"path": name(path), "line": line});
     let first = repeats.first.as_ref();
@@ -282,7 +282,7 @@ fn tokens_of(encoder: &Encoder, row: &EncodedRow) -> Value {
     })
 }
 
-/// Returns the first and last place of each range of tokens in an answer that is read but not scored.
+/// Finds the ranges of an answer's tokens that are read but not scored. Returns the first and last place of each.
 fn gaps(answer: &Answer) -> Vec<[usize; 2]> {
     let kept = answer.unscored.iter().filter(|gap| gap.start < answer.kept);
     kept.map(|gap| [gap.start, gap.end - 1]).collect()

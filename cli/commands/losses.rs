@@ -81,7 +81,7 @@ fn list() -> String {
     text
 }
 
-/// Returns what a section of the document says about a kind of rows.
+/// Returns the title of the section about a kind of rows, and its first sentence.
 fn heading(data: RowKind, scores: Scores) -> (&'static str, &'static str) {
     if scores == Scores::Reward {
         return (

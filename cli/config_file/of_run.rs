@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Most characters of a value that the line about it shows.
+/// Most characters of a value in the line that reports it.
 const LONGEST: usize = 60;
 /// Options that decide how a prompt becomes tokens.
 const PROMPTS: &[&str] = &["chat-template", "chat", "system"];
@@ -41,7 +41,7 @@ fn takes(command: &str, matches: &ArgMatches) -> &'static [&'static [&'static st
         "score" if is_given(matches, "reward_model") => &[PROMPTS, ROWS, SCORED, &["precision"]],
         "score" => &[PROMPTS, ROWS, SCORED, LOG_PROBS],
         "inspect" if has_data(matches) => &[PROMPTS, ROWS, SCORED, PAIRS],
-        // the new run may have another loss and other rows, so it does not take the options about scored tokens
+        // the new run may have another loss and other rows: `options_of_run` adds `SCORED` only if the loss is the same
         "train" | "estimate" => &[PROMPTS, ROWS],
         "generate" if has_data(matches) => &[PROMPTS, &["columns", "implicit-prompt"]],
         "generate" => &[PROMPTS],
@@ -144,7 +144,7 @@ pub(crate) fn options_of_run(
     Ok(Some(OfRun { arguments: [before.to_vec(), behind.to_vec()], flags, path, words }))
 }
 
-/// The directory of `--adapter` or `--reward-model`.
+/// Returns the directory of `--reward-model` or `--adapter`.
 fn adapter_of(matches: &ArgMatches) -> Option<&Path> {
     let dir = |id| matches.try_get_one::<PathBuf>(id).ok().flatten().map(PathBuf::as_path);
     dir("reward_model").or_else(|| dir("adapter"))
@@ -193,7 +193,7 @@ impl Taken<'_> {
     }
 }
 
-/// Whether a value turns an option off, which leaving the option out does too.
+/// Whether a value means the same as leaving the option out.
 fn is_nothing(value: &toml::Value) -> bool {
     matches!(value, toml::Value::Boolean(false)) || value.as_str() == Some("")
 }
@@ -233,7 +233,8 @@ fn keys_for_rows_of(matches: &ArgMatches, run: &toml::Table) -> &'static [&'stat
     }
 }
 
-/// Checks that the file belongs to the adapter beside it. Also checks what commands need before they read any flag from it.
+/// Checks that the file has the rank and alpha of the adapter beside it. If not, `eval` fails and other commands warn. Also refuses
+/// a `max-length` that is no number of tokens.
 fn check(file: &ConfigFile, dir: &Path, command: &str) -> Result<(), CliError> {
     let fail = |what: String| CliError::Input(format!("{}: {what}", file.path.display()));
     let config = LoraConfig::read(&dir.join(ADAPTER_CONFIG))?;

@@ -18,13 +18,14 @@ use std::path::{Path, PathBuf};
 const MOST_BYTES: u64 = 64 << 20;
 /// The value that stands for the run's own copy of the chat template.
 pub(super) const OWN_TEMPLATE: &str = ".";
-/// Flags whose value is always a path. A relative path starts at the file's directory.
+/// Flags whose value is a path, apart from exceptions in [`resolve`]. A relative path starts at the file's directory.
 const PATHS: [&str; 7] = ["data", "eval_data", "reference_data", "adapter", "output", "chat_template", "rejects"];
 
 /// Flags of the command line that replace other flags of the file.
 const REPLACED: [(&str, &[&str]); 2] = [("warmup_ratio", &["warmup_steps"]), ("warmup_steps", &["warmup_ratio"])];
 
-/// Choices of the command line that do not read some flags of the file, which are then left out: flag, choice, flags left out.
+/// Flags of the file that are left out if the command line makes a choice that does not read them. Each entry: the flag of the
+/// choice, the choice, the flags left out.
 const UNREAD: [(&str, &str, &[&str]); 3] = [
     ("optim", "rmsprop", &["adam_beta1", "adam_beta2", "adam_epsilon"]),
     ("optim", "adamw", &["rmsprop_alpha"]),
@@ -49,7 +50,7 @@ impl Expanded {
     }
 }
 
-/// Adds the flags of the file that `--config` names to the arguments.
+/// Adds the flags in the file of `--config` to the arguments.
 ///
 /// # Errors
 /// [`CliError::Input`] for a file that cannot be read, an unknown key or a value of the wrong kind, with its line.
@@ -106,7 +107,7 @@ fn given_choice(arguments: &[OsString], arg: &Arg) -> Option<String> {
     word_of(arg, (0..arguments.len()).rev().find_map(value)?)
 }
 
-/// Returns the first name of a choice.
+/// Returns the name of the choice that `text` spells, which may be an alias.
 fn word_of(arg: &Arg, text: &str) -> Option<String> {
     Some(arg.get_possible_values().iter().find(|word| word.matches(text, false))?.get_name().to_owned())
 }
@@ -152,7 +153,7 @@ fn flags_of_file(file: &ConfigFile, command: &Command, given: &HashSet<&str>) ->
     Ok(flags)
 }
 
-/// Warns if the template beside a run's options is no longer that of the run.
+/// Warns if the template beside a run's options is no longer that of the run. Fails if the folder has no record of a run.
 fn check_own_template(file: &ConfigFile, key: &str) -> Result<(), CliError> {
     let folder = file.path.parent().unwrap_or(Path::new(""));
     let Some(name) = template_of_run(folder)? else {
@@ -223,8 +224,8 @@ impl ConfigFile {
         CliError::Input(format!("{}:{}: {what}", self.path.display(), line_of(&self.text, key)))
     }
 
-    /// Returns the value of `key` as the flag `arg` of `command`, once for each value of a list. A switch that is off becomes
-    /// the opposite flag, if there is one.
+    /// Returns the value of `key` as the flag `arg` of `command`, once for each value of a list. A switch that is off becomes the
+    /// opposite flag, if there is one and the switch is no knob of a loss.
     ///
     /// # Errors
     /// [`CliError::Input`] for a value of the wrong kind, with its line.
@@ -266,7 +267,8 @@ impl ConfigFile {
     }
 }
 
-/// Whether a flag is a knob of a loss. A run's file says of each that it is off, and another loss may set it.
+/// Whether a flag is a knob of a loss. A run's file also lists switches that are off. A preset that turns one on would
+/// refuse it as a flag.
 fn is_knob(arg: &Arg) -> bool {
     objective::knobs().iter().any(|(knob, _)| arg.get_id() == knob.key)
 }
@@ -278,7 +280,7 @@ fn opposite_of(command: &Command, switch: &Arg) -> Option<String> {
     arg.get_long().map(|long| format!("--{long}"))
 }
 
-/// Makes a path in the file relative to the working directory.
+/// Joins a path in the file to the file's directory. Leaves other values as they are.
 fn resolve(id: &str, text: String, folder: &Path) -> OsString {
     let inside = folder.join(&text);
     let is_path = match id {

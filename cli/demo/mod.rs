@@ -44,7 +44,7 @@ pub(crate) struct DemoPaths {
     pub model: PathBuf,
     /// `{id, prompt, chosen, rejected}`, conversational.
     pub pairs_train: PathBuf,
-    /// The same shape; what is asked about here occurs in no other file of the demo.
+    /// The same shape. Its subjects occur in no other data file of the demo.
     pub pairs_eval: PathBuf,
     /// `{id, prompt, completion, label}`.
     pub labelled: PathBuf,
@@ -73,7 +73,7 @@ pub(crate) fn materialise(dir: &Path) -> io::Result<DemoPaths> {
     })
 }
 
-/// Makes `path` hold `bytes`: nobody ever sees a part of them there.
+/// Writes `bytes` to `path` in one step, unless the file already holds them.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::read(path).is_ok_and(|there| there == bytes) {
         return Ok(());

@@ -10,7 +10,7 @@ use align_engine::generate::{Request, Sampling, generate};
 use align_engine::model::stop_token_ids;
 use std::sync::Arc;
 
-/// How many are continued.
+/// How many prompts are continued.
 const PROMPTS: usize = 3;
 
 /// Some held-out prompts of the demo, to see what training changes.
@@ -21,7 +21,7 @@ pub(crate) struct DemoPrompts {
 }
 
 impl DemoPrompts {
-    /// None without the demo.
+    /// Takes the first held-out prompts of the demo. `None` without the demo.
     ///
     /// # Errors
     /// [`CliError`].
@@ -40,7 +40,7 @@ impl DemoPrompts {
         Ok(Some(DemoPrompts { encoder, prompts, request }))
     }
 
-    /// Prints how they are continued.
+    /// Prints how the model continues the prompts with `adapter`.
     ///
     /// # Errors
     /// [`CliError`].

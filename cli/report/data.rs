@@ -11,7 +11,7 @@ use align_data::{
 };
 use align_engine::model::{ModelConfig, RopeScaling};
 
-/// Reports what a survey of the data found, so that no row is dropped, cut or moved silently.
+/// Reports what a survey of the data found, so that no row is dropped or cut silently.
 pub(crate) fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     let mut line = format!("{label}: {} kept, from {}", rows(survey.kept as u64), records(survey.records as u64));
     if let Some(layout) = &survey.layout {
@@ -39,7 +39,7 @@ pub(crate) fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     teaches_nothing(label, survey);
 }
 
-/// Warns about rows that are longer than the texts that the model was trained on.
+/// Warns about rows with more tokens than the model was trained for: `max_position_embeddings`.
 pub(crate) fn beyond_positions(label: &str, data: &Dataset, config: &ModelConfig) {
     let most = config.max_position_embeddings;
     if config.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. })) {
@@ -117,7 +117,7 @@ fn teaches_nothing(label: &str, survey: &Survey) {
     }
 }
 
-/// Reports on data if only its prompts are read.
+/// Reports on the data of a command that reads only the prompts.
 pub(crate) fn prompts(survey: &Survey, asked: &ReadingArgs) {
     by_names("data", survey);
     super::warnings(survey, asked);
@@ -138,7 +138,7 @@ fn by_names(label: &str, survey: &Survey) {
     }
 }
 
-/// Reports rows that lack the turn marker of the run: all of them, or those that are dropped for it.
+/// Reports if no row has the turn marker of the run, or if the rows without it are dropped.
 pub(crate) fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
     let (Some(of_run), Some(own)) = (of_run, &survey.decided.turn_marker) else { return };
     let lacks_it = BadRow::NoTurnMarker { chosen: String::new(), rejected: String::new(), marker: None };
@@ -180,7 +180,7 @@ fn by_name(label: &str, named: &ByName, survey: &Survey) {
     say!("{label}: {what} `{}` of {}", named.column, records(named.records as u64));
 }
 
-/// Words which part of sequences is scored, and how it is found.
+/// Describes which part of sequences is scored, and how it is found.
 fn sequences(sequences: &Sequences) -> &'static str {
     match (sequences.part, sequences.spans) {
         (SftPart::Completion, _) if sequences.chosen_alone => "the chosen answers; the rejected ones are not read",

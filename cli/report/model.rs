@@ -1,4 +1,4 @@
-//! Words what a user should know about a model's folder: one line each, on stderr.
+//! Prints what a user should know about a model's folder: one line each, on stderr.
 
 use super::say;
 use align_engine::json::shorten;
@@ -6,7 +6,7 @@ use align_engine::model::ModelNote;
 
 /// How many names of a long list a line shows.
 const SHOWN: usize = 3;
-/// Most characters of one name, since a stranger's file may hold any text.
+/// Most characters of a fault in an index, since a stranger's file may hold any text.
 const LONGEST: usize = 200;
 
 /// Prints the notes on a model.

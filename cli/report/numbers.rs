@@ -27,7 +27,7 @@ pub(super) fn records(n: u64) -> String {
     format!("{n} {}", if n == 1 { "record" } else { "records" })
 }
 
-/// `12.3 million`, `456 thousand` or `789`.
+/// `1.23 billion`, `12.3 million`, `45.6 thousand` or `7890`.
 pub(crate) fn count(n: u64) -> String {
     match n {
         0..10_000 => n.to_string(),

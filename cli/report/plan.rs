@@ -37,7 +37,7 @@ fn memory(plan: &Plan) {
     detail!("  {}", parts.join(", "));
 }
 
-/// Words how long a step takes, and what it computes.
+/// Describes how long a step takes, and what it computes.
 pub(crate) fn step_time(pace: &RunPace) -> String {
     let Pace { operations, seconds_per_step } = pace.first;
     let rate = operations / seconds_per_step / 1e9;
@@ -48,7 +48,7 @@ pub(crate) fn step_time(pace: &RunPace) -> String {
     format!("about {seconds_per_step:.2} s a step ({operations} at {rate:.0} GFLOP/s){later}")
 }
 
-/// Words what a step computes.
+/// Describes how many operations a step takes.
 pub(crate) fn step_operations(pace: &RunPace) -> String {
     match pace.first.operations {
         few @ 0.0..1e12 => format!("{:.1} GFLOP", few / 1e9),
@@ -71,7 +71,8 @@ impl PlannedTime {
         PlannedTime { seconds: pace.seconds(), first_step: pace.first.seconds_per_step }
     }
 
-    /// Words the time that the run takes if its first steps took `seconds_per_step`. `None` if that agrees with the plan.
+    /// Describes the time that the run takes if its first steps took `seconds_per_step`. `None` if that agrees with the plan, or is
+    /// below a second.
     pub(crate) fn corrected(&self, seconds_per_step: f64) -> Option<String> {
         let factor = seconds_per_step / self.first_step;
         let all = self.seconds * factor;

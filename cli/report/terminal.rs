@@ -40,7 +40,7 @@ const REMEMBERED: usize = 100;
 
 static SAID: Mutex<Said> = Mutex::new(Said::Forgotten);
 
-/// Remembers the messages of a command, which may be tried again.
+/// Begins to remember messages, for a command that may be tried again.
 pub(crate) fn remember_messages() {
     *said() = Said::Remembered(Vec::new());
 }
@@ -57,7 +57,8 @@ fn said() -> MutexGuard<'static, Said> {
     SAID.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the command's first try printed this message. Each message is skipped once.
+/// Returns whether the command's first try printed this message, and forgets it: each is skipped once. During the first try,
+/// remembers the message instead.
 fn was_said(message: &str) -> bool {
     match &mut *said() {
         Said::Forgotten => false,
@@ -84,7 +85,7 @@ pub(crate) fn say_line(message: &str) {
     if std::io::stderr().is_terminal() { BARS.suspend(write) } else { write() }
 }
 
-/// Returns the columns of the terminal. `None` if stderr is no terminal.
+/// Returns the columns of the terminal, at most [`WIDEST`]. `None` if stderr is no terminal.
 fn width() -> Option<usize> {
     let stderr = std::io::stderr();
     let columns = terminal_size::terminal_size_of(&stderr).map_or(WIDEST, |(columns, _)| columns.0.into());

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Steps before the first figure, and before the planned time is corrected.
+/// Steps that must end before the first estimate, and before the planned time is corrected.
 pub(super) const FIRST_STEPS: usize = 3;
 /// How many of the last durations count.
 const RECENT: usize = 16;
-/// The figure for one step or evaluation changes by this factor at most, so that one slow step moves the time left a little.
+/// The figure for one step or evaluation changes by this factor at most, so that one slow step moves the time left only a little.
 const MOST_CHANGE: f64 = 1.2;
 
 /// The time that the steps and evaluations of a run still take.

@@ -17,7 +17,7 @@ pub(crate) fn is_warning(warning: &Warning) -> bool {
     warning.finding != Finding::NoTemplateApplied
 }
 
-/// Words the line of a finding.
+/// Returns the line that reports a finding.
 pub(crate) fn line(warning: &Warning, looked_at: usize) -> String {
     let Warning { path, line, .. } = warning;
     let word = if is_warning(warning) { "warning" } else { "note" };

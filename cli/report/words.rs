@@ -14,7 +14,7 @@ pub(crate) fn adapter(config: &LoraConfig) -> String {
     format!("rank {}, alpha {}{scale}{dropout}{patterns}", config.rank, config.alpha)
 }
 
-/// Words a loss, or each loss of a mix, with its knobs and their values. A knob that all losses of a kind share is shown only
+/// Describes a loss, or each loss of a mix, with its knobs and their values. A knob that all losses of a kind share is shown only
 /// if its value is not the default.
 pub(crate) fn loss(objective: &Objective) -> String {
     let losses = objective.losses().map(|(spec, knobs)| {

@@ -4,7 +4,7 @@ use crate::model::ConfigError;
 use crate::weights::LoadError;
 use align_kernels::KernelError;
 
-/// A model could not be loaded, or it computes numbers that are not finite.
+/// Loading a model, or generating with it, failed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum EngineError {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Size of the largest JSON file that is read. The largest `model.safetensors.index.json` in public use is below 20 MB.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// The file should hold one JSON object, but does not.
+/// No JSON object could be read from a file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
@@ -65,7 +65,8 @@ pub fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Shortens text from a foreign file to one line: at most `longest` characters, without characters that move the cursor.
+/// Shortens text from a foreign file to one line: escapes control characters, and replaces what follows the first `longest`
+/// characters by `...`.
 pub fn shorten(text: &str, longest: usize) -> String {
     let mut line = String::new();
     for character in text.chars().take(longest) {

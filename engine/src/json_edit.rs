@@ -1,11 +1,11 @@
-//! Removes a key from a JSON text and leaves all other bytes unchanged. Parsing and rewriting the text would round numbers that
-//! need more than 64 bits.
+//! Removes a key from a JSON text and keeps the other members byte for byte. Parsing and rewriting the text would round numbers
+//! that need more than 64 bits.
 
 use serde::de::{Deserialize, IgnoredAny};
 use std::ops::Range;
 
-/// Returns the text without the members called `key` of its object. `None` if there are no such members, or if the text is not
-/// an object.
+/// Returns the text of an object without its members called `key`. `None` if it has no such members, or if the text is not an
+/// object.
 pub fn without_key(text: &[u8], key: &str) -> Option<Vec<u8>> {
     let members = members(text)?;
     let (named, others): (Vec<_>, Vec<_>) = members.iter().partition(|member| member.key == key);

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-/// Whether this path exists; a broken link does not.
+/// Whether this path exists. `false` only if the system does not find it, as for a broken link.
 pub(crate) fn exists(path: &Path) -> bool {
     !matches!(std::fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }

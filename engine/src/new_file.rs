@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// A file that gets its name when [`NewFile::finish`] has put every byte on the disk. Until then, and after any error, an older
-/// file under that name stays unchanged.
+/// A file that gets its name when [`NewFile::finish`] has put every byte on the disk. Until then, an older file under that name
+/// stays unchanged, whatever fails.
 #[derive(Debug)]
 pub struct NewFile {
     path: PathBuf,
@@ -102,7 +102,7 @@ pub fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Does nothing: this system cannot open a folder as a file, and it writes in order.
+/// Does nothing: this system cannot open a folder as a file to flush it.
 ///
 /// # Errors
 /// None.

@@ -58,7 +58,7 @@ pub struct Dropout {
     pub p: f32,
     /// Seed of the run.
     pub seed: u64,
-    /// Step of the optimiser. Every step has other masks.
+    /// Step of the optimiser. The masks change at every step.
     pub step: u64,
 }
 
@@ -67,8 +67,8 @@ pub struct Dropout {
 pub struct Masks {
     /// Applies to all rows.
     pub dropout: Dropout,
-    /// `[policy + detached]`: the number of each row's token among those of the step. A mask belongs to a token: it depends
-    /// neither on the token's row nor on the other rows of the pass.
+    /// `[policy + detached]`: the number of each row's token within the step. A mask belongs to a token: it depends neither on
+    /// the token's row nor on the other rows of the pass.
     pub numbers: Rc<Buffer<u64>>,
 }
 

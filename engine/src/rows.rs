@@ -79,7 +79,7 @@ impl RowPlan {
     }
 
     /// Returns the length of the sequence that each row belongs to, prompt included, for ropes that depend on it. The rows of a
-    /// prompt belong to its longest branch. So branches that need other angles must be in their own trees.
+    /// prompt count with its longest branch. So a branch that needs other angles for the prompt must be in its own tree.
     pub fn sequence_lengths(&self) -> Vec<usize> {
         let mut lengths = vec![0; self.rows()];
         for tree in &self.trees {

@@ -34,8 +34,8 @@ pub struct MemoryReport {
     pub names: BTreeMap<&'static str, MemoryUse>,
     /// Bytes that the system has mapped for the arena. Only those that were touched have pages.
     pub mapped: usize,
-    /// Bytes of all blocks so far that nobody had touched before, so that the system had to find pages for them. A step that
-    /// needs no more memory than earlier ones leaves it unchanged.
+    /// Bytes of all blocks so far that nobody had touched yet, so that the system had to find pages for them. A step that needs no
+    /// more memory than earlier ones leaves it unchanged.
     pub fresh: u64,
 }
 
@@ -128,7 +128,7 @@ pub(crate) struct Block {
 
 // SAFETY: a block is an owned part of a mapping; nothing about it is tied to the thread that took it.
 unsafe impl Send for Block {}
-// SAFETY: as above; shared access reads no memory, it only copies the pointer.
+// SAFETY: shared access reads no memory: it only copies the pointer and the flag.
 unsafe impl Sync for Block {}
 
 impl Memory {
@@ -144,8 +144,8 @@ impl Memory {
         self.state.lock().expect("no holder of the memory lock panics")
     }
 
-    /// Makes this thread one of the device's: bytes that it holds elsewhere and counts from now on ([`Counted`]) are in this
-    /// report.
+    /// Makes this thread one of the device's: the device's report contains the bytes that the thread holds outside the arena and
+    /// counts from now on ([`Counted`]).
     pub(crate) fn adopt_this_thread(self: &Arc<Memory>) {
         HOME.set(Some(self.clone()));
     }
@@ -304,8 +304,8 @@ impl Block {
     /// If the block is shorter.
     pub(crate) fn elements<T: Pod>(&mut self, len: usize) -> &mut [T] {
         assert!(len.checked_mul(size_of::<T>()).is_some_and(|bytes| bytes <= self.len), "{len} elements of the block");
-        // SAFETY: the block is initialised, begins at a cache line and holds the bytes by the assertion; T is plain numbers of
-        // any content, and `&mut self` makes this the only borrow.
+        // SAFETY: the block is initialised, begins at a cache line and holds the bytes by the assertion; `T: Pod` allows any bits,
+        // and `&mut self` makes this the only borrow.
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr().cast::<T>(), len) }
     }
 

@@ -83,21 +83,21 @@ impl Comparison {
 /// Runs every case with every instruction set that this machine has and compares the outputs with the references.
 ///
 /// # Panics
-/// With the list of everything that failed. If there is nothing to check, too: a test that checks nothing must not pass.
+/// With the list of everything that failed, or if there is nothing to check: a test that checks nothing must not pass.
 #[cfg(test)]
 pub(crate) fn check_all(cases: Vec<Case>) {
     let mut compared = 0;
     let mut failures = Vec::new();
     for case in cases {
         for isa in crate::cpu::Isa::available() {
-            // its threads have kept nothing yet
+            // a new device: its threads keep nothing for packing yet
             let device = Device::cpu_with(Some(2), isa).expect("two threads can be started");
             if isa.is_emulated() && case.flops > MOST_EMULATED {
                 println!("{} {}: too large for the emulated {}", case.kernel, case.shape, isa.name());
                 continue;
             }
             let place = format!("{} {} on {}", case.kernel, case.shape, device.describe());
-            // in the pool, since a thread of no device tells none what it takes
+            // in the device's pool: its report counts only what its own threads keep
             let comparisons = device.install(|| {
                 let mut prepared = (case.prepare)(&device)?;
                 prepared.reset()?;
@@ -123,7 +123,8 @@ pub(crate) fn check_all(cases: Vec<Case>) {
     assert!(compared > 0, "no case was checked");
 }
 
-/// Compares what the one run of a case has taken of a device with what is counted. Returns what is wrong.
+/// Compares what the one run of a case took on a device with what a [`Device::Count`] counts for it. Returns what is wrong, or
+/// `None`.
 ///
 /// # Errors
 /// [`crate::KernelError`].
@@ -140,7 +141,7 @@ fn counted(case: &Case, device: &Device) -> Result<Option<String>> {
     let held = device.memory();
     let (blocks, packed) = (held.blocks_peak, held.packed.peak);
     let planned = [count.peak(), count.packed().bytes(device.threads())];
-    // calls of fewer rows may keep more for packing, and where a call has few tasks, one thread may have taken all of them
+    // the count of `packed` is a bound: calls of fewer rows may keep more, and one thread may have taken all of a call's few tasks
     let is_counted = blocks == planned[0] && packed <= planned[1];
     Ok((!is_counted).then(|| format!("takes {blocks} bytes and packs {packed}, {planned:?} are counted")))
 }
@@ -149,7 +150,7 @@ fn counted(case: &Case, device: &Device) -> Result<Option<String>> {
 #[cfg(test)]
 const MOST_EMULATED: f64 = 3e7;
 
-/// Largest absolute difference; infinite where one is NaN or the lengths differ.
+/// Largest absolute difference; infinite if one is NaN or the lengths differ.
 pub(crate) fn max_error(got: &[f32], exact: &[f64]) -> f64 {
     if got.len() != exact.len() {
         return f64::INFINITY;
@@ -225,7 +226,7 @@ pub(crate) fn float(device: &Device, dtype: FloatDtype, values: &[f32]) -> Resul
     })
 }
 
-/// Half a unit in the last of the eight places of bf16 of the largest value.
+/// Half a bf16 unit in the last place of the largest value: bf16 has eight significant bits.
 pub(crate) fn half_ulp_of_bf16(exact: &[f64]) -> f64 {
     exact.iter().fold(0.0f64, |largest, x| largest.max(x.abs())) / 256.0
 }
@@ -237,7 +238,7 @@ pub(crate) enum Direction {
     Backward,
 }
 
-/// Shapes of real models, which are timed, and odd ones for the tests alone; with each whether it is timed.
+/// Lists shapes of real models, which are timed, and odd ones for the tests alone, each with whether it is timed.
 pub(crate) fn shapes<S>(
     timed: impl IntoIterator<Item = S>,
     odd: impl IntoIterator<Item = S>,

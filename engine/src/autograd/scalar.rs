@@ -136,7 +136,7 @@ macro_rules! unary_ops {
 type UnaryOp = for<'t> fn(Scalar<'t>) -> Scalar<'t>;
 
 unary_ops! {
-    /// `e^x`; infinite above x = 709.7.
+    /// `e^x`; infinite above about x = 709.78.
     exp: |x| x.exp(), |_, y| y;
 
     /// `e^x - 1`, to full precision near 0.

@@ -89,7 +89,7 @@ impl Tape {
         self.device.alloc_float(name, self.precision().into(), len)
     }
 
-    /// Makes a value that no op made: an input of the tape.
+    /// Makes a value without a node, such as an input of the tape.
     pub fn leaf(&mut self, rows: usize, cols: usize, grad_rows: usize, buffer: impl Into<FloatBuffer>) -> Var {
         self.value(rows, cols, grad_rows, Rc::new(buffer.into()), None)
     }
@@ -212,8 +212,7 @@ impl Tape {
         Ok(copy)
     }
 
-    /// Returns the buffer of a value that the caller gives up, so that the caller can overwrite it. Returns a copy if somebody
-    /// else holds the value.
+    /// Consumes a value and returns its buffer, for the caller to overwrite. Returns a copy if anything else holds the value.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

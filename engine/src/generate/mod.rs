@@ -1,8 +1,8 @@
 //! Generation: prefill, then one token per step for each sequence of the batch, with a cache of keys and values.
 //!
-//! A Phi 3 with longrope rotates all keys of a text differently once the text is longer than
-//! `original_max_position_embeddings`. The cached keys of that sequence are then stale. So that sequence alone is read again,
-//! and continues as if it had been that long from the start. The other sequences of the batch are not affected.
+//! A Phi 3 with longrope rotates all keys of a sequence differently once it is longer than `original_max_position_embeddings`.
+//! Its cached keys are then stale. So that sequence alone is read again, and continues as if it had been that long from the
+//! start. The other sequences of the batch are not affected.
 
 mod sampler;
 

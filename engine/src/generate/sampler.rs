@@ -32,11 +32,11 @@ impl Sampling {
     /// Greedy decoding.
     pub const GREEDY: Sampling = Sampling { random: None, repetition_penalty: 1.0 };
 
-    /// Chooses the token at position `position` of sequence number `sequence`. The choice depends only on the arguments, the
-    /// seed and this place.
+    /// Chooses new token number `position` of sequence number `sequence`. The choice depends only on the arguments and the
+    /// seed.
     ///
-    /// `seen` are the tokens of the sequence so far. `banned` are tokens that may not come now, such as the stop tokens before
-    /// the minimum length.
+    /// `seen` are the tokens of the sequence so far, prompt included. `banned` are tokens that may not come now, such as the
+    /// stop tokens before the minimum length.
     pub fn choose(&self, logits: &[f32], seen: &[u32], banned: &[u32], sequence: u64, position: u64) -> u32 {
         let mut logits = logits.to_vec();
         if self.repetition_penalty != 1.0 {

@@ -20,9 +20,9 @@ pub struct ModelConfig {
     pub num_hidden_layers: usize,
     /// Query heads of a layer.
     pub num_attention_heads: usize,
-    /// Divides `num_attention_heads`.
+    /// Key and value heads of a layer; a divisor of `num_attention_heads`.
     pub num_key_value_heads: usize,
-    /// Not always `hidden_size / num_attention_heads`.
+    /// Width of a head; not always `hidden_size / num_attention_heads`.
     pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,

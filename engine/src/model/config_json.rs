@@ -80,7 +80,7 @@ impl ConfigJson {
         self.size_or_required(key, None)
     }
 
-    /// Returns such an integer, or `default` if the key is absent. The key must be there if `default` is `None`.
+    /// As [`Self::size`], or `default` if the key is absent. The key must be there if `default` is `None`.
     ///
     /// # Errors
     /// As [`Self::size`].
@@ -88,7 +88,7 @@ impl ConfigJson {
         self.size_opt(key)?.or(default).ok_or_else(|| self.missing(key))
     }
 
-    /// Returns such an integer, or `default` if the key is absent.
+    /// As [`Self::size`], or `default` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].
@@ -96,7 +96,7 @@ impl ConfigJson {
         Ok(self.size_opt(key)?.unwrap_or(default))
     }
 
-    /// Returns such an integer, `None` if the value is `null`, or `default` if the key is absent.
+    /// As [`Self::size`], `None` if the value is `null`, or `default` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].
@@ -104,7 +104,7 @@ impl ConfigJson {
         if self.has(key) { self.size_opt(key) } else { Ok(Some(default)) }
     }
 
-    /// Returns such an integer. `None` if the key is absent.
+    /// As [`Self::size`]. `None` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].

@@ -54,7 +54,7 @@ pub enum LocateError {
     Snapshot { name: String, snapshot: PathBuf },
 }
 
-/// Names the directory of a file, or says that such a file holds no model.
+/// Ends the message about a file: names its directory if that holds a model, or says that GGUF files are not read.
 fn beside(path: &Path) -> String {
     if path.extension().is_some_and(|ending| ending == "gguf") {
         return " in the Hugging Face layout (config.json and safetensors): GGUF files are not read".to_owned();

@@ -93,8 +93,9 @@ pub fn architecture_to_name(json: &ConfigJson) -> Result<Option<&'static str>, C
     Ok(if known { None } else { name.copied() })
 }
 
-/// Whether the name of a class says that it computes scores, classes or places in a text. Such a model has other weights than
-/// the family's language model. A class with a neutral name, such as `LlamaModel`, may be a language model.
+/// Whether the name of a class says that it has another task than writing text, such as scoring or classifying. Such a model
+/// has other weights than the family's language model. A class with a neutral name, such as `LlamaModel`, may be a language
+/// model.
 fn has_other_task(class: &str) -> bool {
     let other = ["Reward", "Classif", "Score", "Embedding", "Encoder", "Bidirectional", "MaskedLM"];
     match class.split_once("For") {

@@ -22,7 +22,7 @@ pub struct Family {
 }
 
 /// What a family uses for keys that `config.json` lacks. `None` if the key must be there, unless a comment says how the value
-/// follows from other keys.
+/// follows from other keys. Only `pad_token_id` may have no value at all.
 pub(super) struct Defaults {
     pub num_attention_heads: Option<usize>,
     /// `None` means as many as `num_attention_heads`.
@@ -132,8 +132,8 @@ impl ModelConfig {
         self.layers = vec![LayerConfig { sliding_window, rope: 0 }; self.num_hidden_layers];
     }
 
-    /// Refuses a hidden size that is no multiple of the number of heads, even if `head_dim` is given. The family's own code
-    /// does the same.
+    /// Refuses a hidden size that is no multiple of the number of heads, even if `head_dim` is given. The family's code in
+    /// transformers does the same.
     pub(super) fn check_heads_divide_hidden(&self, json: &ConfigJson) -> Result<(), ConfigError> {
         if self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Ok(());

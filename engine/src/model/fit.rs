@@ -20,7 +20,7 @@ pub const WRAPPERS: [(&str, &str); 8] = [
 /// Tensors of the files that the model does not use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UnusedTensors {
-    /// Tensors that config.json does not mention: parts that this program does not run, or a sign that config.json belongs to
+    /// Tensors that config.json does not imply: parts that this program does not run, or a sign that config.json belongs to
     /// another model.
     pub names: Vec<String>,
     /// Number of tensors of a Gemma 3's vision tower, which text does not need.

@@ -93,7 +93,8 @@ pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the base that the adapter's config names, if `dir` holds an adapter. Reads nothing else from that file.
+/// Returns the base that the adapter's config names, if any. `None` if `dir` holds no adapter. Reads nothing else from that
+/// file.
 fn adapter_in(dir: &Path) -> Option<Option<String>> {
     let path = dir.join("adapter_config.json");
     if !exists(&path) {

@@ -9,7 +9,7 @@ use align_kernels::{Columns, Device, FloatBuffer, FloatDtype, Indices, Result, r
 #[derive(Debug)]
 pub struct KvCache {
     capacity: usize,
-    /// Per layer `[batch, capacity, num_key_value_heads * head_dim]`.
+    /// Keys and values of each layer, `[batch, capacity, num_key_value_heads * head_dim]`.
     layers: Vec<[FloatBuffer; 2]>,
     phase: Phase,
 }

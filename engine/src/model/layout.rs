@@ -164,7 +164,7 @@ impl ModelConfig {
     /// Returns the id of a projection.
     ///
     /// # Panics
-    /// If layers do not have it.
+    /// If the layers of this model do not have it.
     pub(super) fn linear_id(&self, layer_idx: usize, projection: Projection) -> LinearId {
         let projections = self.projections();
         let place = projections.iter().position(|&other| other == projection).expect("a projection of this model");
@@ -193,7 +193,7 @@ impl ModelConfig {
     /// Counts the elements of all weights that the model uses.
     pub fn parameters(&self) -> u64 {
         let tensors = Layout::new(self.tensor_prefixes[0]).tensors(self);
-        // Sizes are at most 2^24 each, and there are a few thousand tensors at most, so nothing overflows.
+        // Sizes are at most 2^24, and at most 1024 layers have 7 matrices each (or fewer, fused), so the sum is below 2^61.
         tensors.iter().map(|(_, shape)| shape.iter().map(|&size| size as u64).product::<u64>()).sum()
     }
 }
@@ -241,7 +241,7 @@ impl Layout {
         layout
     }
 
-    /// The embedding, `[vocab_size, hidden_size]`.
+    /// Name of the embedding, `[vocab_size, hidden_size]`.
     pub fn embed_tokens(&self) -> String {
         match self.embedding {
             EmbeddingName::Own => format!("{}embed_tokens.weight", self.prefix),
@@ -249,12 +249,12 @@ impl Layout {
         }
     }
 
-    /// The norm before the head, `[hidden_size]`.
+    /// Name of the norm before the head, `[hidden_size]`.
     pub fn final_norm(&self) -> String {
         format!("{}norm.weight", self.prefix)
     }
 
-    /// The head, `[vocab_size, hidden_size]`; not stored if it is tied to the embedding.
+    /// Name of the head, `[vocab_size, hidden_size]`. The files need not hold it if it is tied to the embedding.
     pub fn lm_head(&self) -> String {
         self.head.to_owned()
     }
@@ -265,17 +265,17 @@ impl Layout {
         config.tie_word_embeddings && files.equal(&self.lm_head(), &self.embed_tokens()) != Some(false)
     }
 
-    /// The matrix of a projection.
+    /// Name of a projection's matrix.
     pub fn weight(&self, layer_idx: usize, projection: Projection) -> String {
         format!("{}layers.{layer_idx}.{}.weight", self.prefix, projection.path())
     }
 
-    /// The bias of a projection that has one.
+    /// Name of the bias of a projection that has one.
     pub fn bias(&self, layer_idx: usize, projection: Projection) -> String {
         format!("{}layers.{layer_idx}.{}.bias", self.prefix, projection.path())
     }
 
-    /// The weight of a norm.
+    /// Name of a norm's weight.
     pub fn norm(&self, layer_idx: usize, norm: Norm, config: &ModelConfig) -> String {
         format!("{}layers.{layer_idx}.{}.weight", self.prefix, norm.path(config))
     }

@@ -106,8 +106,8 @@ fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     Some(cache.join("huggingface").join("hub"))
 }
 
-/// Whether a text is `NAME` or `ORG/NAME` by the hub's rules, for a model or a data set: letters, digits, `-`, `_`, `.`, no `--`
-/// or `..`, neither `-` nor `.` at an end.
+/// Whether each part of a `NAME` or `ORG/NAME` keeps the hub's rules, for a model or a data set: 1 to 96 letters, digits, `-`,
+/// `_`, `.`, no `--` or `..`, neither `-` nor `.` at an end. Does not count the parts.
 pub fn is_hub_name(name: &str) -> bool {
     name.split('/').all(|part| {
         !part.is_empty()

@@ -5,11 +5,11 @@ use super::layout::Layout;
 use crate::weights::{IndexFault, WeightFiles};
 use std::path::PathBuf;
 
-/// Something about a model's folder that a user may not know. It changes no number of this program.
+/// Something about a model's folder that a user may not know. It has no effect on what this program computes.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "a variant's text says what its fields are")]
 pub enum ModelNote {
-    /// config.json does not mention some tensors, so it may belong to another model.
+    /// config.json does not imply some of the tensors, so it may belong to another model.
     UnusedTensors { dir: PathBuf, names: Vec<String> },
     /// config.json says that the weights are quantised, but they are not.
     PlainWeights { dir: PathBuf, key: &'static str, method: String },

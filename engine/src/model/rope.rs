@@ -18,11 +18,11 @@ pub struct RopeConfig {
     pub rope_theta: f64,
     /// Columns of a head that are rotated: the first ones. An even number.
     pub rotary_dim: usize,
-    /// The change of frequencies for texts longer than those of the first training.
+    /// The change of frequencies for texts longer than those of the original training.
     pub scaling: RopeScaling,
 }
 
-/// How frequencies are changed for sequences longer than those of the first training.
+/// How frequencies change for sequences longer than those of the original training.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "a variant's text says what its fields are")]
 pub enum RopeScaling {
@@ -35,9 +35,9 @@ pub enum RopeScaling {
     /// Multiplies wavelengths above `original_max_position_embeddings / low_freq_factor` by `factor`. Keeps those below
     /// `original_max_position_embeddings / high_freq_factor`. Blends in between.
     Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: usize },
-    /// Divides the frequencies of columns that turn less than `beta_slow` times by `factor`. Keeps those that turn more than
-    /// `beta_fast` times. Uses a ramp in between, which begins and ends at whole columns if `truncate`. Multiplies cosine and
-    /// sine by `attention_factor`.
+    /// Divides by `factor` the frequencies of columns that turn fewer than `beta_slow` times over the original length. Keeps
+    /// those that turn more than `beta_fast` times. Uses a ramp in between, which begins and ends at whole columns if
+    /// `truncate`. Multiplies cosine and sine by `attention_factor`.
     Yarn {
         factor: f64,
         attention_factor: f64,

@@ -24,8 +24,8 @@ impl RopeConfig {
         Ok(rope)
     }
 
-    /// Reads the encoding of a Phi 3. It rotates part of the head, longrope has three names, and the length of the first
-    /// training stands beside the other keys.
+    /// Reads the encoding of a Phi 3. It may rotate only part of the head, longrope has three names, and the original length is
+    /// 4096 if the file gives none.
     pub(super) fn read_phi3(json: &ConfigJson, config: &ModelConfig) -> Result<RopeConfig, ConfigError> {
         let (parameters, theta) = flat_parameters(json)?;
         let partial = match parameters.positive_opt("partial_rotary_factor")? {
@@ -49,8 +49,8 @@ impl RopeConfig {
         Ok(RopeConfig { rope_theta: check_theta(&parameters, theta)?, rotary_dim, scaling })
     }
 
-    /// Reads an encoding of whole heads from an object of parameters. Uses `theta` if `rope_theta` is missing. `original`,
-    /// which stands beside the object in the file, wins over the object's own `original_max_position_embeddings`.
+    /// Reads an encoding that rotates whole heads from an object of parameters. Uses `theta` if `rope_theta` is missing.
+    /// `original`, which stands beside the object in the file, wins over the object's own `original_max_position_embeddings`.
     pub(super) fn from_parameters(
         parameters: &ConfigJson,
         config: &ModelConfig,
@@ -127,7 +127,7 @@ fn unknown_type(json: &ConfigJson, found: &str, supported: &[&'static str]) -> C
     }
 }
 
-/// Reads the base of the powers, which must be above 0 as an f32.
+/// Reads `rope_theta`, which must be a positive, normal number as an f32.
 fn check_theta(parameters: &ConfigJson, default: f64) -> Result<f64, ConfigError> {
     let rope_theta = parameters.positive_opt("rope_theta")?.unwrap_or(default);
     match (rope_theta as f32).is_normal() {

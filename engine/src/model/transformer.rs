@@ -18,7 +18,7 @@ use align_kernels::{Buffer, Count, Device, Indices, Precision, Result};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// A model on a device. The weights stay in their files, mapped.
+/// A model on a device. The matrices stay in their mapped files unless the device needs a copy.
 #[derive(Debug)]
 pub struct Model {
     device: Device,
@@ -75,7 +75,7 @@ impl Model {
         Ok(Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead })
     }
 
-    /// Makes a model without weights on a counting device. Passes over it show how much memory and work they need.
+    /// Makes a model without weights on a counting device. Its passes show how much memory and work they need.
     pub fn absent(count: &Arc<Count>, config: ModelConfig) -> Model {
         const SOUND: &str = "weights that are not there have every shape, and no memory is refused to them";
         let device = Device::Count(count.clone());

@@ -20,7 +20,7 @@ pub fn attention(tape: &mut Tape, geometry: Geometry, qkv: &Var) -> Result<Var> 
         .run(tape.device())?;
     let grad_rows = qkv.grad_rows();
     let o = tape.leaf(rows, cols, grad_rows, o);
-    // the node keeps its own output, which shares memory with the projection that reads it
+    // the node keeps its own output; the projection that reads the output keeps the same buffer
     tape.push_over(o.clone(), |tape| {
         Ok(Attention {
             geometry,

@@ -8,7 +8,7 @@ use align_kernels::rms_norm::{self, Groups};
 use align_kernels::{FloatBuffer, Result};
 
 /// `rms_norm(head) * (offset + weight)` for every query head with the first of `weights`, and for every key head with the
-/// second. The values in `qkv` stay unchanged. Saves `rstd` (4 bytes a head) and keeps `qkv`.
+/// second. The value heads stay unchanged. Saves `rstd` (4 bytes a head) and keeps `qkv`.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

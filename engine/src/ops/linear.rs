@@ -23,8 +23,9 @@ pub struct Linear {
 }
 
 /// Computes the outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`. Policy rows get the
-/// policy's update, reference rows the reference's. If there is a `residual`, adds it, and the result has its format. Keeps `x`
-/// unless it can be recomputed. Saves `u = dropout(x)·Aᵀ` (rank floats a row) if the policy has an update, and nothing else.
+/// policy's update, reference rows the reference's, without dropout. If there is a `residual`, adds it, and the result has its
+/// format. If the policy has an update, saves `u = dropout(x)·Aᵀ` (rank floats a row) and keeps `x` unless it can be
+/// recomputed. Otherwise saves nothing.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
@@ -213,14 +214,14 @@ impl Backward for Node {
 /// A layer in the backward pass.
 struct LayerGradient<'a> {
     piece: &'a SavedPiece,
-    /// The columns of the layer's output.
+    /// The layer's columns of the output's gradient.
     dy: Columns<'a>,
     /// The field `u` holds `du = scaling dy·B`.
     update: Option<Update<'a>>,
 }
 
 impl Node {
-    /// Makes the layers, without their `du`.
+    /// Makes the layers; their `du` is not computed yet.
     fn layers<'a>(&'a self, device: &Device, dy: FloatSlice<'a>) -> Result<Vec<LayerGradient<'a>>> {
         let (m, stride) = (self.input.grad_rows, self.out_features());
         let mut first = 0;

@@ -143,7 +143,8 @@ pub enum IndexFault {
     Copies { tensor: String, shard: String, other: String },
 }
 
-/// The weight file could not be written. An older file under its name stays unchanged.
+/// The weight file could not be written. An older file under its name stays unchanged, unless the last flush of the folder
+/// failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]

@@ -54,7 +54,7 @@ impl WeightFiles {
         Ok(WeightFiles { dir, shards, places, index_faults, links, value_check, all_zero })
     }
 
-    /// Whether `dir` holds a weight file, damaged or not. A plan of a run can do without.
+    /// Whether `dir` holds a weight file, damaged or not. Planning a run needs none.
     pub fn are_in(dir: &Path) -> bool {
         index::has_weights(dir)
     }
@@ -175,7 +175,7 @@ impl WeightFiles {
         Ok((tensor, file))
     }
 
-    /// Checks the values of a tensor. Returns whether all of them are zero.
+    /// Checks the values of a tensor, and returns whether all of them are zero. Returns `false` if values are not checked.
     fn check_values(&self, device: &Device, tensor: &TensorInfo, file: &SafetensorsFile) -> Result<bool, LoadError> {
         if self.value_check == ValueCheck::Skip {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! Weights of the base model. They are only read: nothing writes them or differentiates by them.
+//! Weights of the base model. They are only read: nothing writes them or computes their gradient.
 
 use align_kernels::device::{Buffer, WeightBuffer, WeightDtype, WeightSlice};
 use align_kernels::{Device, KernelError, Slice};

@@ -88,8 +88,8 @@ pub(crate) fn parse(file: &[u8]) -> Result<Header, HeaderFault> {
     Ok(Header { metadata: raw.metadata, tensors })
 }
 
-/// Returns the dtype and shape of a tensor. Checks that it lies right after byte `before` and inside the `available` bytes of
-/// data.
+/// Returns the dtype and shape of a tensor. Checks that it begins at byte `before` of the data, fills its span, and ends within
+/// the `available` bytes.
 fn check_tensor(
     name: &str,
     tensor: &RawTensor,

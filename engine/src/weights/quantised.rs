@@ -47,7 +47,7 @@ impl fmt::Display for QuantisedFormat {
     }
 }
 
-/// Endings of tensor names that only one format has.
+/// Endings of tensor names, each with the format that it points to.
 const ENDINGS: [(&str, QuantisedFormat); 17] = [
     (".qweight", QuantisedFormat::GptqOrAwq),
     (".qzeros", QuantisedFormat::GptqOrAwq),

@@ -57,7 +57,8 @@ pub enum Then {
 }
 
 impl ReadAhead {
-    /// Takes the pages of each stage, in the order of a pass. `None` if they fit into `free_bytes` of memory with ease.
+    /// Starts the thread that reads ahead. `stages` are the pages of each stage, in the order of a pass. `None` if they fit
+    /// into `free_bytes` of memory with ease, or if the thread cannot start.
     pub fn new(stages: Vec<Vec<Pages>>, free_bytes: u64) -> Option<Arc<ReadAhead>> {
         let bytes: usize = stages.iter().flatten().map(|pages| pages.bytes.len()).sum();
         if bytes as f64 <= EASE * free_bytes as f64 {
@@ -91,8 +92,8 @@ impl ReadAhead {
     }
 }
 
-/// Returns the stage to ask for at `stage`. `None` if the pass has not moved. A new pass arrives at the first stage from any
-/// stage where the previous pass ended.
+/// Returns the stage to ask for when a pass moves from `before` to `stage`. `None` if it has not moved, or if no stage follows.
+/// Stage 0 always asks for stage 1: a new pass begins there, wherever the previous one ended.
 fn next(before: usize, stage: usize, stages: usize) -> Option<usize> {
     match stage {
         0 => Some(1).filter(|next| *next < stages),

@@ -26,8 +26,8 @@ impl TensorSpec {
     }
 }
 
-/// Writes a safetensors file. The file gets its name when [`Self::finish`] has put every byte on the disk. Until then, and
-/// after any error, an older file under that name stays unchanged.
+/// Writes a safetensors file. The file gets its name when [`Self::finish`] has put every byte on the disk. Until then, an older
+/// file under that name stays unchanged, whatever fails.
 #[derive(Debug)]
 pub struct SafetensorsWriter {
     path: PathBuf,

@@ -24,7 +24,7 @@ fn case(rows: usize, cols: usize, timed: bool) -> Case {
             if !timed && cols > 2 {
                 x.iter_mut().step_by(3).for_each(|value| *value = f32::NAN);
             }
-            // the first columns, the last and one twice, in no order
+            // the first columns and the last, one twice and one beyond the row, in no order
             let left_out: Vec<u32> = match cols > 16 {
                 true => vec![cols as u32 - 1, 9, 0, 1, 9, cols as u32 + 5],
                 false => Vec::new(),
@@ -55,7 +55,7 @@ impl Prepared for Ready {
     }
 
     fn check(&self) -> Vec<Comparison> {
-        // columns below 2^24 are whole in f32; no arithmetic, so no room
+        // columns below 2^24 are exact in f32; there is no arithmetic, so the bound is 0
         let got: Vec<f32> = self.y.download().into_iter().map(|column| column as f32).collect();
         vec![Comparison::with_bound("y", &got, &self.want, 0.0)]
     }

@@ -22,7 +22,7 @@ pub(super) fn argmax(cpu: &Cpu, call: Argmax<'_>) {
     });
 }
 
-/// The first place of a value. A chunk is searched whole, in vectors, before its place is looked for.
+/// Finds the first place of a value: first the chunk that holds it, in vectors, then the place in that chunk.
 fn first(row: &[f32], value: f32) -> Option<usize> {
     const CHUNK: usize = 64;
     let has_value = |chunk: &[f32]| chunk.iter().fold(false, |found, x| found | (*x == value));

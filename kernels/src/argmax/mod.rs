@@ -9,7 +9,7 @@ mod reference;
 use crate::error::{check_len, check_size};
 use crate::{Device, IndexSlice, Result, Slice, SliceMut};
 
-/// Stands in place of a column if every value that counts is NaN.
+/// The result for a row in which no value counts: all are NaN or left out.
 pub const NONE: u32 = u32::MAX;
 
 /// See the module.
@@ -28,7 +28,7 @@ pub struct Argmax<'a> {
 
 impl Argmax<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] for rows without columns.
+    /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] if `cols` is 0 or above 2^32 - 1.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "argmax";
         check_size(KERNEL, "cols", self.cols, self.cols > 0 && self.cols <= NONE as usize, "from 1 to 2^32 - 1")?;

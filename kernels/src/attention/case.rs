@@ -144,7 +144,7 @@ fn describe(geometry: &Geometry) -> String {
     format!("{num_attention_heads}/{num_key_value_heads} heads of {head_dim}{softcap}{window}")
 }
 
-/// Random inputs in place, and room for the outputs.
+/// Random inputs, and the gradient of the output.
 pub(super) struct Tensors {
     pub q: Vec<f32>,
     pub k: Vec<f32>,
@@ -252,21 +252,20 @@ impl Run {
         Ok(run)
     }
 
-    /// The error that the roundings to bf16 may add to an output, on top of f32's. An output is rounded once, by half a unit of
-    /// its eight places. Before that the unit reads weights `p` and their gradients `du` rounded to bf16, each by at most
-    /// `2^-9` of itself, in either direction. With independent signs the errors of a sum weighted by `p` add up like
-    /// `sqrt(Σ p²)`: at most 1 for a query, and about 1 for a key, which gets most from its first queries. Twice that is
-    /// allowed.
+    /// The error that the roundings to bf16 may add to an output, on top of f32's. An output is rounded once, by half a unit in the
+    /// last of its eight bits. Before that the unit reads weights `p` and their gradients `du` rounded to bf16, each by at most
+    /// `2^-9` of itself, in either direction. With independent signs the errors of a sum weighted by `p` add up like `sqrt(Σ p²)`:
+    /// at most 1 for a query, and about 1 for a key, which gets most from its first queries. Twice that is allowed.
     fn rounding(&self, output: &str, exact: &[f64]) -> f64 {
         let largest = |values: &[f32]| values.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
         let unit = 1.0 / 512.0;
         let Geometry { scale, head_dim, .. } = self.shape.geometry;
         let Tensors { q, k, v, d_o } = self.tensors();
-        // of `d_o·v - delta`, a difference of dot products of random vectors
+        // the size of `d_o·v - delta`, a difference of dot products of random vectors
         let difference = 2.0 * f64::from(scale) * (head_dim as f64).sqrt() * largest(v);
         let group = (self.shape.geometry.group() as f64).sqrt();
         let sums = match output {
-            // of scores up to some tens, made of products that the unit adds in its own order
+            // for scores up to some tens, whose products the unit adds in its own order
             "lse" => return 4e-6,
             "o" => largest(v),
             "dv" => group * largest(d_o),

@@ -99,7 +99,7 @@ pub struct Decode<'a> {
     pub o: FloatSliceMut<'a>,
 }
 
-/// Products of a pair of a query and a key: `q·k` and `p·v`.
+/// Products for each pair of a query and a key: `q·k` and `p·v`.
 const FORWARD_PRODUCTS: f64 = 2.0;
 /// `q·k` again, `d_o·v`, `dq`, `dk`, `dv`.
 const BACKWARD_PRODUCTS: f64 = 5.0;

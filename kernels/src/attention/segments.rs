@@ -19,7 +19,7 @@ impl Segment {
         up_to(self.positions()) - up_to(self.prefix.len())
     }
 
-    /// The row that holds `position` of that sequence.
+    /// The row that holds `position` of the sequence that ends with this segment.
     #[inline]
     pub fn row_at(&self, position: usize) -> usize {
         match position.checked_sub(self.prefix.len()) {

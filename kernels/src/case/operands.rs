@@ -140,10 +140,10 @@ impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usiz
     }
 }
 
-/// Runs the kernel on every instruction set with 1, 2 and 3 threads: the same bits each time.
+/// Checks that the kernel gives the same bits with 1, 2 and 3 threads, on every instruction set.
 ///
 /// # Panics
-/// Where they differ.
+/// If they differ.
 #[cfg(test)]
 pub(crate) fn check_thread_counts<const IDS: usize, const IN: usize, const OUT: usize>(
     kernel: impl Kernel<IDS, IN, OUT>,

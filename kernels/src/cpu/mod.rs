@@ -69,7 +69,7 @@ impl Cpu {
         self.times.so_far()
     }
 
-    /// Counts the time until the result is dropped as that of a kernel.
+    /// Counts the time until the result is dropped as time of `kernel`.
     pub(crate) fn timed(&self, kernel: &'static str) -> Timed<'_> {
         self.times.start(kernel)
     }

@@ -32,7 +32,7 @@ enum Storage<T> {
 
 // SAFETY: `Shared` points into memory that its owner keeps alive and nobody writes; a `Block` is owned.
 unsafe impl<T: Element> Send for Buffer<T> {}
-// SAFETY: as above; a shared reference only reads.
+// SAFETY: a shared reference only reads, and nobody writes what it reads.
 unsafe impl<T: Element> Sync for Buffer<T> {}
 
 impl<T: Element> Buffer<T> {
@@ -87,11 +87,11 @@ impl<T: Element> Buffer<T> {
     /// Borrows all of it to write.
     ///
     /// # Panics
-    /// On weights, which are read-only: invariant 3, the base is never written.
+    /// On weights, which are read-only: the base model is never written.
     pub fn view_mut(&mut self) -> SliceMut<'_, T> {
         match &self.storage {
             Storage::Block(block) => {
-                // SAFETY: as in `view`; `&mut self` makes this the only borrow.
+                // SAFETY: the block holds at least `len` elements, aligned to 64 bytes; `&mut self` makes this the only borrow.
                 SliceMut::of_cpu(unsafe { std::slice::from_raw_parts_mut(block.as_ptr().cast::<T>(), self.len) })
             }
             Storage::Counted { .. } => SliceMut::counted(self.len),

@@ -92,7 +92,7 @@ impl Count {
         &self.of
     }
 
-    /// A block of `bytes` bytes, as long as the arena would make it.
+    /// Counts a block of `bytes` bytes, rounded up as in the arena, until it is dropped.
     pub(super) fn take(&self, name: &'static str, bytes: usize) -> CountedBlock {
         // a size that no machine has is counted too: a comparison with a limit refuses it
         let bytes = taken(bytes);

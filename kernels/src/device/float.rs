@@ -1,4 +1,4 @@
-//! Activations: f32, or bf16 if the matrix products round to bf16 anyway and wait for memory.
+//! Activations: f32, or bf16 if the matrix products round to bf16 anyway and are bound by memory.
 
 use super::{Buffer, Device, Slice, SliceMut};
 use crate::error::{check_len, check_size};

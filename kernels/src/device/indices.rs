@@ -1,5 +1,5 @@
-//! Indices: row numbers, token ids, lengths. Their bounds are taken when they are uploaded, so a kernel compares two numbers
-//! and never has to read them on the host.
+//! Indices: row numbers, token ids, lengths. Their bounds are taken when they are uploaded, so a check compares two numbers and
+//! seldom has to read the indices.
 
 use super::{Buffer, Device, Slice};
 use crate::Result;
@@ -99,7 +99,8 @@ impl<'a> IndexSlice<'a> {
         self.values.cpu()
     }
 
-    /// The first index outside `allowed`, with its place. Reads the indices only if their bounds are not inside.
+    /// The first index outside `allowed`, with its place. Reads the indices only if their bounds are not inside or one is
+    /// [`IGNORE`].
     pub(crate) fn first_outside(self, allowed: Range<usize>) -> Option<(usize, u32)> {
         if self.bounds.ignore {
             self.find(|index| !allowed.contains(&index))
@@ -108,7 +109,7 @@ impl<'a> IndexSlice<'a> {
         }
     }
 
-    /// As [`IndexSlice::first_outside`], but [`IGNORE`] may be among them.
+    /// As [`IndexSlice::first_outside`], but lets [`IGNORE`] pass.
     pub(crate) fn first_scored_outside(self, allowed: Range<usize>) -> Option<(usize, u32)> {
         let within =
             |(smallest, largest): (u32, u32)| smallest as usize >= allowed.start && (largest as usize) < allowed.end;

@@ -47,8 +47,8 @@ pub struct Headroom {
 }
 
 impl Headroom {
-    /// The headroom of the host. The rest is for the pages of the mapped weights and for everything else on the machine. On a
-    /// model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks hold.
+    /// The headroom of the host. What `share` leaves is for the pages of the mapped weights and for everything else on the machine.
+    /// On a model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks hold.
     pub const HOST: Headroom = Headroom { share: 0.4, uncounted: 12 };
 
     /// Bytes that a plan may fill under a limit of `limit` bytes.
@@ -81,7 +81,7 @@ impl Device {
         Ok(Device::Cpu(Arc::new(Cpu::new(threads, isa)?)))
     }
 
-    /// Counts what calls take on this device. Run them on [`Device::Count`].
+    /// Makes a counter of what calls would take on this device. Wrap it in [`Device::Count`] and run them there.
     pub fn count(&self) -> Arc<Count> {
         match self {
             Device::Cpu(cpu) => Arc::new(Count::new(cpu.clone())),
@@ -192,7 +192,7 @@ impl Device {
         }
     }
 
-    /// Calls of each kernel so far and how long they took; one that runs within another is part of that.
+    /// Calls of each kernel so far and how long they took. A kernel that runs within another counts as part of it.
     pub fn kernel_times(&self) -> BTreeMap<&'static str, KernelTime> {
         match self {
             Device::Cpu(cpu) => cpu.kernel_times(),
@@ -200,7 +200,7 @@ impl Device {
         }
     }
 
-    /// Runs a kernel that costs a plan nothing, and counts its time.
+    /// Runs a kernel that takes no scratch and whose operations no plan counts, and counts its time.
     pub(crate) fn run(&self, kernel: &'static str, on_cpu: impl FnOnce(&Cpu)) -> Result<()> {
         let _timed = self.timed(kernel);
         match self {
@@ -210,7 +210,7 @@ impl Device {
         Ok(())
     }
 
-    /// Counts the time until the result is dropped as that of a kernel.
+    /// Counts the time until the result is dropped as time of `kernel`.
     pub(crate) fn timed(&self, kernel: &'static str) -> Option<Timed<'_>> {
         match self {
             Device::Cpu(cpu) => Some(cpu.timed(kernel)),

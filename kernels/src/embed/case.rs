@@ -78,7 +78,7 @@ impl Run {
         })
     }
 
-    /// From a table of the rows in use alone: the whole one is large in f64.
+    /// Computes the output from the table's rows that are in use: the whole table would be large in f64.
     fn exact<R: Real>(&self) -> Vec<R> {
         let cols = self.shape.hidden_size;
         let table = self.table.download();

@@ -40,7 +40,7 @@ impl<T: Loaded> VectorTask for Rows<'_, T> {
             let row = &self.table[first..first + self.cols];
             let mut c = 0;
             while c + S::LANES <= self.cols {
-                // SAFETY: `row` and `y` have `cols` elements.
+                // SAFETY: `c + LANES` is at most `cols`, the length of `row` and `y`.
                 unsafe {
                     let x = T::load::<S>(row.as_ptr().add(c));
                     S::store(y.as_mut_ptr().add(c), S::mul(S::splat(self.scale), x));

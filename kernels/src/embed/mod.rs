@@ -27,7 +27,8 @@ pub struct Forward<'a> {
 
 impl Forward<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`]; [`crate::KernelError::TokenId`] for an id at or above `vocab_size`.
+    /// [`crate::KernelError::Shape`]; [`crate::KernelError::TokenId`] for an id at or above `vocab_size`;
+    /// [`crate::KernelError::Size`] for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "embed";
         check_len(KERNEL, "ids", self.ids.len(), self.rows)?;

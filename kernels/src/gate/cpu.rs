@@ -97,7 +97,7 @@ impl Pointwise<2, 1> for Silu {
     const IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [gate, up]: [S::V; 2], _: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
         unsafe { [S::mul(S::mul(gate, S::sigmoid(gate)), up)] }
     }
 }
@@ -106,7 +106,7 @@ impl Pointwise<3, 2> for Silu {
     const IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [gate, up, dy]: [S::V; 3], _: [S::V; 2]) -> [S::V; 2] {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
         unsafe {
             let one = S::splat(1.0);
             let sigmoid = S::sigmoid(gate);
@@ -140,7 +140,7 @@ impl Pointwise<2, 1> for GeluTanh {
     const IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [gate, up]: [S::V; 2], _: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
         unsafe { [S::mul(S::mul(gate, S::sigmoid(Self::z::<S>(gate))), up)] }
     }
 }
@@ -149,7 +149,7 @@ impl Pointwise<3, 2> for GeluTanh {
     const IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [gate, up, dy]: [S::V; 3], _: [S::V; 2]) -> [S::V; 2] {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
         unsafe {
             let one = S::splat(1.0);
             // sigmoid(z) = 1 / (1 + e) and 1 - sigmoid(z) = e / (1 + e), e = exp(-z)

@@ -160,13 +160,13 @@ struct Run {
     device: Device,
     left: FloatBuffer,
     right: WeightBuffer,
-    /// What the output holds before the call, where it is added to.
+    /// What the output holds before the call, if it is added to.
     before: FloatBuffer,
     output: FloatBuffer,
     by_definition: Fixed<ByReference>,
 }
 
-/// The sampled part of the output, and the largest sum of the magnitudes of all terms of an element.
+/// The sampled part of the output, and the largest `Σ |term|` of an element.
 type ByReference = (Vec<f64>, f64);
 
 impl Run {
@@ -198,7 +198,7 @@ impl Run {
 }
 
 impl Run {
-    /// A sample of the output's rows and columns: all of them up to 80, the first, the last and some between beyond.
+    /// A sample of the output's rows and columns: all of them up to 80, else the first, the last and some between.
     fn sampled(&self, output: &[f32]) -> Vec<f32> {
         let [.., side] = self.shape.sides();
         part(output, side, &sample(side[0]), &sample(side[1]))
@@ -289,7 +289,7 @@ impl Prepared for Run {
         };
         let mut bound = bound(depth, *terms);
         if self.output.dtype() == FloatDtype::Bf16 {
-            // half a unit in the last of its eight places, of a value that may be as far off as the sum
+            // half a unit in the last of bf16's eight bits, for a value that may itself be off by the bound so far
             let value = exact.iter().fold(0.0f64, |value, x| value.max(x.abs()));
             bound += (value + bound) / 256.0;
         }

@@ -114,7 +114,8 @@ impl StackDx<'_, '_> {
     }
 }
 
-/// Refuses operands of other lengths than the sizes imply. Returns the outputs of all pieces together.
+/// Refuses operands of other lengths than the sizes imply, and updates whose rows overlap or are not in order. Returns the number
+/// of outputs of all pieces.
 fn check_pieces(kernel: &'static str, pieces: &[Piece<'_>], [m, k]: [usize; 2]) -> Result<usize> {
     for Piece { n, w, bias, updates } in pieces {
         check_shape(kernel, "w", w.len(), [*n, k])?;

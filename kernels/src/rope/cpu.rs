@@ -99,7 +99,7 @@ impl<const YES: bool> Pointwise<2, 2> for Clockwise<YES> {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [cos, sin]: [S::V; 2], [a, b]: [S::V; 2]) -> [S::V; 2] {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
         unsafe {
             let (ac, bs) = (S::mul(a, cos), S::mul(b, sin));
             let (bc, as_) = (S::mul(b, cos), S::mul(a, sin));

@@ -65,8 +65,8 @@ pub struct Rotate<'a> {
 
 impl Tables<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::RowIndex`] for a
-    /// variant out of range.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::RowIndex`] for a variant
+    /// out of range; [`crate::KernelError::Size`] if `half` is 0.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rope.tables";
         let n_variants = self.scaling.len();
@@ -85,8 +85,8 @@ impl Tables<'_> {
 
 impl Rotate<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::Size`] for a
-    /// `rotary_dim` that is odd or above `head_dim`.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::Size`] for a `rotary_dim`
+    /// that is odd or above `head_dim`, and for heads wider than the stride.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rope.rotate";
         let half = self.rotary_dim / 2;

@@ -15,7 +15,7 @@ impl Pointwise<0, 1> for Cap {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, _: [S::V; 0], [x]: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
         unsafe {
             let cap = S::splat(self.0);
             [S::mul(cap, S::tanh(S::div(x, cap)))]

@@ -5,7 +5,7 @@ use crate::cpu::vectors::{Simd, VectorTask};
 
 /// Elements of a block: 256 KiB, so that the sums that are kept are few.
 const BLOCK: usize = 64 * 1024;
-/// Running sums within a block: two vectors of eight f64 hide the latency of an addition.
+/// Running sums within a block: four vectors of eight f64 hide the latency of an addition.
 const SUMS: usize = 32;
 
 pub(super) fn sum_squares(cpu: &Cpu, x: &[f32]) -> f64 {

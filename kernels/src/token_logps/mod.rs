@@ -71,7 +71,7 @@ pub struct Extras<'a> {
     pub lse_of_twice: SliceMut<'a, f32>,
 }
 
-/// `d_hidden[r] += d_logps[r] * (lm_head[target[r]] - Σ_v p[r, v] * lm_head[v])`, through the soft-cap
+/// `d_hidden[r] = d_logps[r] * (lm_head[target[r]] - Σ_v p[r, v] * lm_head[v])`, through the soft-cap and the temperature
 pub struct Backward<'a> {
     /// As in [`Forward`].
     pub head: Head<'a>,
@@ -110,7 +110,7 @@ impl Forward<'_> {
 
 impl Backward<'_> {
     /// # Errors
-    /// As [`Forward::run`].
+    /// As [`Forward::run`]; [`crate::KernelError::Format`] if `d_hidden` is not like the hidden states.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "token_logps.backward";
         let rows = self.head.check(KERNEL)?;

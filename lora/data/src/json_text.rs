@@ -1,9 +1,9 @@
-//! JSON as text: values inside formats that need to know the type in advance, and keys.
+//! JSON as text: values for formats that must know the type in advance, and the keys of objects.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-/// Returns what precedes the value of this name in an object: `"name":`.
+/// Returns a key as it stands before its value in an object: `"name":`.
 pub(crate) fn key(name: &str) -> Vec<u8> {
     let mut key = serde_json::to_vec(name).expect("a text prints");
     key.push(b':');

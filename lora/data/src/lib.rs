@@ -1,6 +1,6 @@
 //! Preference data: from files to token ids, a window of rows at a time.
 //!
-//! A row passes through the rooms from top to bottom; a room uses those before it.
+//! A row passes through the rooms from top to bottom; a room uses those before it, and `set` uses `batch` too.
 //!
 //! | room | from | to |
 //! |---|---|---|

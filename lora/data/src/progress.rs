@@ -5,8 +5,8 @@
 pub enum Stage {
     /// Comparing the files with those that cached tokens were made from. Measured in the bytes read from them.
     Comparing,
-    /// Finding the rows of the files; compressed files and Parquet are written to a temporary file on the way. Measured in
-    /// bytes of the files.
+    /// Finding the rows of the files; those that are not plain JSONL are written to a temporary file as lines on the way.
+    /// Measured in bytes of the files.
     Reading,
     /// Tokenising the rows. Measured in records.
     Tokenising,

@@ -44,17 +44,17 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The ids that are read.
+    /// Returns the ids that are read.
     pub fn kept_ids(&self) -> &[u32] {
         &self.ids[..self.kept]
     }
 
-    /// How many of [`Answer::kept_ids`] are scored: at least one.
+    /// Returns how many of [`Answer::kept_ids`] are scored: at least one.
     pub fn scored_tokens(&self) -> usize {
         self.kept - self.unscored.iter().map(|gap| gap.end.min(self.kept).saturating_sub(gap.start)).sum::<usize>()
     }
 
-    /// Those of [`Answer::kept_ids`] that are scored.
+    /// Returns those of [`Answer::kept_ids`] that are scored.
     pub fn scored_ids(&self) -> impl Iterator<Item = u32> {
         let scored = |i: &usize| !self.unscored.iter().any(|gap| gap.contains(i));
         (0..self.kept).filter(scored).map(|i| self.ids[i])
@@ -82,10 +82,10 @@ pub enum Target {
 /// Numbers that a pair may have besides its preference. A null counts as no column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowNumbers {
-    /// Factor for the pair's loss: finite, not negative. A row without one counts as 1, [`RowNumbers::weight_or_one`].
+    /// Factor for the pair's loss: finite, not negative. [`RowNumbers::weight_or_one`] is 1 for a row without one.
     pub weight: Option<f64>,
-    /// How much better the chosen answer is, in the unit of the loss that reads it: finite. A row without one has 0,
-    /// [`RowNumbers::margin_or_zero`].
+    /// How much better the chosen answer is, in the unit of the loss that reads it: finite. [`RowNumbers::margin_or_zero`] is 0
+    /// for a row without one.
     pub margin: Option<f64>,
     /// Probabilities in [0, 1] that the chosen answer wins and that the rejected one wins. Both are given, or neither. A loss
     /// that reads them needs them in every row.

@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// Largest accepted rank. No layer of a published model is as wide.
 const MAX_RANK: usize = 1 << 16;
-/// Larger alphas are typing errors, and 1e9 / 1e-9 keeps every scaling a normal f32.
+/// Accepted alphas. Larger ones are typing errors, and within this range every scaling is a normal f32.
 const ALPHA: std::ops::RangeInclusive<f64> = 1e-9..=1e9;
 /// The version of PEFT whose format is written.
 const PEFT_VERSION: &str = "0.21.2";
@@ -37,7 +37,7 @@ impl Task {
     }
 }
 
-/// Names of the head of a sequence classifier: PEFT's, and the model's own. PEFT saves both.
+/// Names of a sequence classifier's head: PEFT's, and the model's own. PEFT lists both in `modules_to_save`.
 const HEADS: [&str; 2] = ["classifier", SCORE];
 /// The head's name in every family of this program.
 pub(super) const SCORE: &str = "score";
@@ -57,7 +57,7 @@ pub struct LoraConfig {
     pub target_modules: Targets,
     /// Modules that are never adapted, whatever `target_modules` says.
     pub exclude_modules: Option<ModuleNames>,
-    /// Scaling is `alpha / sqrt(rank)`. Source: arXiv 2312.03732.
+    /// Whether the scaling is `alpha / sqrt(rank)` instead of `alpha / rank`. Source: arXiv 2312.03732.
     pub use_rslora: bool,
     /// Ranks of modules that differ from `rank`. The first matching pattern decides.
     pub rank_pattern: Vec<(String, usize)>,
@@ -65,7 +65,7 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(String, f64)>,
     /// Numbers of the adapted layers. `None` and an empty list mean all. Allowed only beside a list as `target_modules`.
     pub layers_to_transform: Option<Vec<usize>>,
-    /// The part of a module's name before the number of the layer.
+    /// Patterns for the part of a module's name before the layer's number.
     pub layers_pattern: Option<Vec<String>>,
     /// The base that the adapter was trained on.
     pub base_model_name_or_path: Option<String>,
@@ -459,7 +459,7 @@ fn is_score_head(modules: &Value) -> bool {
         && names.clone().all(|name| name.is_some_and(|name| HEADS.contains(&name)))
 }
 
-/// Whether a value is null, false or empty, so that the method is not used.
+/// Whether a value is null, false or empty: its key then switches nothing on.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,

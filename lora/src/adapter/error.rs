@@ -19,7 +19,7 @@ pub enum AdapterError {
     /// A user's option for a new adapter is wrong.
     #[error("LoRA options: {0}")]
     Options(ConfigFault),
-    /// `adapter_config.json` is not a JSON object.
+    /// `adapter_config.json` cannot be read, or is not a JSON object.
     #[error(transparent)]
     Json(#[from] JsonError),
     /// A file of the adapter is missing.
@@ -190,7 +190,7 @@ fn counted(n: usize, one: &str, several: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { several })
 }
 
-/// Writes the names that are shown of a list of `count`.
+/// Joins the shown names. `...` follows if the whole list of `count` names is longer.
 fn first(names: &[String], count: usize) -> String {
     let more = if names.len() < count { ", ..." } else { "" };
     format!("{}{more}", names.join(", "))

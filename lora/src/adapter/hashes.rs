@@ -8,12 +8,12 @@ use blake3::{Hash, Hasher};
 use half::{bf16, f16};
 use std::collections::HashMap;
 
-/// Number of blocks of a tensor that are hashed, and elements in a block.
+/// About how many blocks of a tensor are hashed, and the elements in a block.
 const BLOCKS: usize = 8;
 const BLOCK: usize = 2048;
 
-/// Hashes the weights that a model of this configuration uses: the shape of every tensor, and some blocks of its numbers,
-/// rounded to bf16. Fine-tuning changes nearly every number, so this tells models apart and reads only a thousandth of the
+/// Hashes the weights that a model of this configuration uses: the shape of every tensor, and some blocks of its numbers, rounded
+/// to bf16. Fine-tuning changes nearly every number, so this tells models apart and reads only a thousandth of a large model's
 /// weights. It does not prove that all numbers are the same.
 ///
 /// The hash does not depend on the folder, on how tensors are spread over files, on the prefix of their names, or on the
@@ -53,7 +53,7 @@ fn rounded(dtype: Dtype, numbers: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Hashes the values of an adapter, layer by layer. Two files with the same numbers have the same hash, whatever their names.
+/// Hashes an adapter: the shapes and values of its matrices, and the layer and scaling of each update. Names do not matter.
 pub fn adapter_hash(adapter: &AdapterSet) -> Hash {
     let mut hasher = Hasher::new();
     let mut add = |param: &Param| {

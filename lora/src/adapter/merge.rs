@@ -5,7 +5,7 @@
 
 mod copies;
 mod index;
-// links between files, and a shell that limits their size
+// the tests need symbolic links, and a shell that limits the size of files
 #[cfg(all(test, unix))]
 mod tests;
 
@@ -70,7 +70,7 @@ pub struct MergeReport {
     pub merged: usize,
     /// How many of them belong to parts that this program does not run, such as a vision tower.
     pub not_run: usize,
-    /// Their elements.
+    /// Elements of the merged matrices.
     pub elements: u64,
     /// How many of the elements changed. A small update can vanish when a 16-bit weight is rounded.
     pub changed: u64,
@@ -232,7 +232,8 @@ impl Merge<'_> {
         MergeError::Io { output: self.output.to_owned(), action, path: path.to_owned(), source }
     }
 
-    /// Refuses an output that is not empty, or that would replace an input.
+    /// Refuses an output that lies in the model's directory, holds an input or is not a folder. With [`Existing::Keep`] it must
+    /// also be empty.
     fn check_output(&self) -> Result<(), MergeError> {
         let output = self.output.to_owned();
         let resolved = resolve(self.output);
@@ -312,7 +313,7 @@ impl Merge<'_> {
         Ok(())
     }
 
-    /// Writes a file of tensors with the same names, order, number formats and metadata.
+    /// Writes `shard` with the updates added. Names, order, number formats and metadata of its tensors stay the same.
     fn write_shard(
         &self,
         device: &Device,
@@ -364,7 +365,7 @@ impl Merge<'_> {
         writer.finish().map_err(write_error)
     }
 
-    /// Gives the finished folder the output's name. An old output is set aside until then.
+    /// Gives the finished folder the output's name. An old output is set aside first and removed afterwards.
     fn put_in_place(&self, staged: TempDir, parent: &Path) -> Result<(), MergeError> {
         // if the output is a link to a folder, this is about the folder itself
         let output = resolve(self.output);
@@ -394,8 +395,8 @@ impl Merge<'_> {
     }
 }
 
-/// Copies `config.json` without the keys that claim a quantisation, since merged weights are not quantised. Replaces a class
-/// that other programs do not know.
+/// Copies `config.json` without the keys that claim a quantisation, since merged weights are not quantised. Also replaces a class
+/// in `architectures` that other programs do not know.
 fn write_config(source: &Path, target: &Path, report: &mut MergeReport) -> io::Result<()> {
     let bytes = std::fs::read(source)?;
     let Ok(serde_json::Value::Object(mut config)) = serde_json::from_slice(&bytes) else {

@@ -88,7 +88,7 @@ impl Adapter {
         Adapter::load_for(model, dir, Some(Task::CausalLm))
     }
 
-    /// Reads the adapter of a model for `task`, or with `None` of either kind.
+    /// Reads an adapter that was trained for `task`, or for any task if that is `None`.
     ///
     /// # Errors
     /// As [`Adapter::load`], but a score head is required with [`Task::SequenceClassification`].
@@ -146,10 +146,10 @@ impl Adapter {
         self.config.write(&dir.join(folder::CONFIG))
     }
 
-    /// Sets the dropout of training, which the written configuration names.
+    /// Sets `lora_dropout` of the configuration.
     ///
     /// # Errors
-    /// [`AdapterError::Options`] for a share outside 0 to 1.
+    /// [`AdapterError::Options`] unless the share is at least 0 and below 1.
     pub fn set_dropout(&mut self, dropout: f64) -> Result<(), AdapterError> {
         let config = LoraConfig { dropout, ..self.config.clone() };
         config.check().map_err(AdapterError::Options)?;

@@ -118,8 +118,8 @@ impl<'a> Places<'a> {
         if NOT_RUN.iter().any(|part| inner.starts_with(part)) { Place::NotRun } else { Place::Nowhere }
     }
 
-    /// Says what is wrong with a name for which [`Places::find`] has no linear layer. `None` if it is not the name of a layer
-    /// with an extra, missing or wrong part.
+    /// Says what is wrong with the name of a tensor that [`Places::find`] did not place. `None` unless it is a layer's name with an
+    /// extra, missing or wrong part.
     pub(super) fn misnamed(&self, tensor: &str) -> Option<Misnamed> {
         let is_wrapper = |part: &&str| WRAPPERS.iter().any(|(name, _)| name.strip_suffix('.') == Some(*part));
         let parts: Vec<&str> = tensor.split('.').collect();
@@ -127,7 +127,7 @@ impl<'a> Places<'a> {
         let parts: Vec<&str> = parts.into_iter().filter(|part| !is_wrapper(part)).collect();
         let at = parts.iter().position(|part| Half::BOTH.iter().any(|half| half.name() == *part))?;
         let half = Half::BOTH.into_iter().find(|half| half.name() == parts[at])?;
-        // the layer to which the end of the module's name belongs
+        // find the layer whose name ends as the module's name does
         let starts = (0..at).rev().filter(|&start| parts[start] == "layers");
         let (start, linear) = starts.into_iter().find_map(|start| {
             let name = format!("{}{}", self.prefix, parts[start..at].join("."));
@@ -170,7 +170,7 @@ fn removed(long: &str, short: &str) -> Option<String> {
     Some(long[start..start + count].concat())
 }
 
-/// A tensor with nearly the name that PEFT reads.
+/// A tensor whose name is nearly one that PEFT reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misnamed {
     tensor: String,

@@ -111,7 +111,8 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    /// Refuses tensors that belong neither to a linear layer nor to the head of the task, and single halves of updates.
+    /// Groups the tensors by what they are for: linear layers, parts that are not run, the task's head. Refuses all others, and an
+    /// A or a B of a linear layer without its partner.
     fn sort(file: &'a SafetensorsFile, modules: &Modules<'_>, task: Task) -> Result<Found<'a>, AdapterError> {
         let places = Places::new(modules);
         let path = || file.path().to_owned();
@@ -267,7 +268,7 @@ impl<'a> Found<'a> {
         self.finite(tensor)
     }
 
-    /// Returns the values of a tensor with this shape; dimension `rank_dim` is the rank.
+    /// Returns the values of a tensor, whose shape must be `expected`. Dimension `rank_dim` is the rank.
     fn values(&self, tensor: &TensorInfo, expected: [usize; 2], rank_dim: usize) -> Result<Vec<f32>, AdapterError> {
         let path = || self.file.path().to_owned();
         let (found, name) = (tensor.shape.clone(), tensor.name.clone());

@@ -1,4 +1,4 @@
-//! Which linear layers an adapter changes, exactly as PEFT 0.21 decides it, and with which rank and alpha.
+//! Which linear layers an adapter changes, as PEFT 0.21 decides it, and with which rank and alpha.
 //!
 //! Source: peft `tuners/tuners_utils.py`, `check_target_module_exists`; `utils/other.py`, `get_pattern_key`. An entry of a
 //! list is a module's name or an ending of it after a dot. A string is a regular expression that must match the whole name.
@@ -79,7 +79,7 @@ impl fmt::Display for Targets {
     }
 }
 
-/// The word for [`Targets::AllLinear`], in any case.
+/// The word for [`Targets::AllLinear`]. Upper and lower case are read alike.
 pub(super) const ALL_LINEAR: &str = "all-linear";
 const TARGET_MODULES: &str = "target_modules";
 
@@ -244,7 +244,7 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// Returns for each name the value of the first pattern that matches the whole name, or all of it after a dot.
+/// Returns for each name the value of the first pattern that matches the whole name or all of it after some dot, else `default`.
 fn by_pattern<T: Copy>(
     key: &'static str,
     patterns: &[(String, T)],
@@ -274,12 +274,12 @@ fn compile(key: &'static str, pattern: &str, expression: &str) -> Result<Regex, 
 }
 
 fn fault(key: &'static str, pattern: &str, error: &fancy_regex::Error) -> ConfigFault {
-    // long patterns come from files
+    // cut, because a file may hold a very long pattern
     let shown = pattern.chars().take(200).collect();
     ConfigFault::Pattern { key, pattern: shown, reason: error.to_string().chars().take(400).collect() }
 }
 
-/// Returns the number in `.*?\.[^.]*\.(\d+)\.` at the beginning of `name`.
+/// Returns the number that `.*?\.[^.]*\.(\d+)\.` captures at the start of `name`.
 fn first_number(name: &str) -> Option<usize> {
     let parts: Vec<&str> = name.split('.').collect();
     let inner = parts.get(2..parts.len().saturating_sub(1))?;

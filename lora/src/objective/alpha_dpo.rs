@@ -38,9 +38,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// std` without gradient, `gap` the margin of the log-ratios per token; mean and std are moving averages over the batches.
 ///
 /// Source: arXiv 2410.10148, eq. 12, scaled as in the authors' code, which multiplies the target margin by `beta`; the paper
-/// subtracts `gamma + alpha M` outside. In the code, the averages start at 0 without correction (`z` is ten times too large at
-/// the first step), evaluations move them too, and a batch of one pair makes them NaN. Here they are corrected, only training
-/// moves them, and a single pair changes nothing (`z = 0` until there is a deviation).
+/// subtracts `gamma + alpha M` outside. In the code, the averages start at 0 without correction (`z` is ten times too large at the
+/// first step), evaluations move them too, and a batch of one pair makes them NaN. Here they are corrected by default, only
+/// training moves them, and a single pair changes nothing (`z = 0` until there is a deviation).
 struct AlphaDpo {
     beta: f64,
     gamma_beta_ratio: f64,

@@ -23,8 +23,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::UNPAIRED
 };
 
-/// `loss = softplus(-u)` or `softplus(u)`, `u = beta * log_ratio - d`, `d` the mean of `beta * log_ratio` over every answer so
-/// far, this batch included, without gradient.
+/// `loss = softplus(-u)` or `softplus(u)`, `u = beta * log_ratio - d`, `d` is 0 or the mean of `beta * log_ratio` over every answer
+/// so far, this batch included, without gradient.
 ///
 /// Source: arXiv 2404.04656. Its weighting of rejected prompts by a density ratio is left out.
 struct Bco {

@@ -78,7 +78,7 @@ impl Objective {
         let named = parse(text)?;
         check_given(text, &named, given)?;
         let parts = named.into_iter().map(|named| Part::new(named, given)).collect::<Result<Vec<_>, _>>()?;
-        // a knob may couple the rows of a loss that mixes with its defaults
+        // a knob may couple the rows of a loss that can be mixed with its default knobs, such as `bco_pair`
         let uncoupled = |part: &&Part| matches!(part.loss, Loss::Pair(_) | Loss::Sft(_));
         if let ([_, _, ..], Some(coupled)) = (&parts[..], parts.iter().find(|part| !uncoupled(part))) {
             return Err(mix_kind(text, coupled.spec));
@@ -170,7 +170,7 @@ impl Objective {
         self.parts[0].loss.coupling()
     }
 
-    /// Whether a row's loss depends on the other rows of its batch beside their [`Statistics`](super::Statistics).
+    /// Whether a row's loss depends on the other rows of its batch beyond their [`Statistics`](super::Statistics).
     pub fn compares_rows(&self) -> bool {
         self.parts[0].loss.compares_rows()
     }
@@ -370,7 +370,7 @@ fn check_given(text: &str, named: &[Named], given: &[(&str, KnobValue)]) -> Resu
     for (i, (key, value)) in given.iter().enumerate() {
         let Some(knob) = named.iter().find_map(|named| knob_of(named.spec, key)) else {
             let (flag, losses) = match knobs().into_iter().find(|(knob, _)| same_name(knob.key, key)) {
-                // a loss without the switch behaves as with the switch off
+                // a switch at its default may be given to a loss without it, since it changes nothing
                 Some((Knob { kind: KnobKind::Switch { default }, .. }, _)) if *value == KnobValue::Switch(*default) => {
                     continue;
                 }

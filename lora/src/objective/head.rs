@@ -55,7 +55,7 @@ pub struct BatchTotals {
 }
 
 impl BatchTotals {
-    /// Totals of rows. Their log-probabilities are not read.
+    /// Computes the totals of `rows`, whose log-probabilities are not read.
     pub fn of_rows(rows: &[RowLogps]) -> Self {
         let mut totals = BatchTotals::default();
         for RowLogps { target, lens, .. } in rows {
@@ -91,7 +91,8 @@ pub struct Head {
     pub per_item_loss: Vec<f64>,
     /// Derivative of the batch's objective by each `policy` of each row, with the factor `1 / batch_rows` included.
     pub d_policy: Vec<Vec<f64>>,
-    /// The part to add for the tokens beyond the shorter answer's length. Empty unless the objective has [`Objective::tails`].
+    /// What to add to `d_policy` for the tokens beyond the shorter answer's length. Empty unless the objective has
+    /// [`Objective::tails`].
     pub d_tails: Vec<[f64; 2]>,
     /// Which numbers the rows have.
     pub scores: Scores,
@@ -360,7 +361,7 @@ impl Objective {
         terms
     }
 
-    /// Returns the likelihood terms of the losses, of a mix, and of `--sft-weight`.
+    /// Returns the likelihood terms: those of the losses themselves, of `sft` in a mix, and of `--sft-weight`.
     fn sft_terms(&self) -> impl Iterator<Item = SftTerm> + '_ {
         let of_part = |part: &Part| {
             let own = match &part.loss {

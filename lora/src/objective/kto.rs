@@ -25,9 +25,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// `loss = desirable_weight * sigmoid(beta * (kl - r))` or `undesirable_weight * sigmoid(beta * (r - kl))`, `r` the log-ratio
 /// of the answer and `kl = max(0, mean log-ratio of the batch's mismatched answers)`, without gradient.
 ///
-/// Source: arXiv 2402.01306, eq. 7. A mismatched answer is the previous row's answer after this row's prompt, as in TRL. HALOs
-/// leaves answers with a zero log-ratio out of the mean; here, as in TRL, all count. Both take `kl` per micro-batch; here it is
-/// taken over the optimiser batch.
+/// Source: arXiv 2402.01306, eq. 7. A mismatched answer is the previous row's answer after this row's prompt, as in TRL. For rows
+/// made from pairs, it is that of the nearest earlier row with another prompt. HALOs leaves answers with a zero log-ratio out of
+/// the mean; here, as in TRL, all count. Both take `kl` per micro-batch; here it is taken over the optimiser batch.
 struct Kto {
     beta: f64,
     desirable_weight: f64,

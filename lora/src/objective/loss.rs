@@ -141,8 +141,8 @@ pub enum Coupling {
     None,
     /// The log-probabilities of the batch's mismatched answers, see [`Objective::statistics`](super::Objective::statistics).
     MismatchedRows,
-    /// The log-probabilities of all rows. The head takes the whole optimiser batch at once, so a batch of several micro-batches
-    /// is first scored without gradient, and `d_policy` then differentiates it one micro-batch at a time.
+    /// The log-probabilities of all rows. The head takes the whole optimiser batch at once, so a batch of several micro-batches is
+    /// first scored without gradient, then run again with gradient, one micro-batch at a time.
     WholeBatch,
 }
 
@@ -208,7 +208,8 @@ pub(crate) trait PairLoss: Send + Sync {
         None
     }
 
-    /// Whether a bound of the formula removes the gradient of `pair`. Such pairs are counted and reported.
+    /// Whether a bound of the formula removes the gradient of `pair`. Such pairs are counted and reported. `None` if the formula
+    /// has no such bound.
     fn is_clipped(&self, _pair: &Pair<'_>) -> Option<bool> {
         None
     }
@@ -224,16 +225,16 @@ pub(crate) trait PairBatchLoss: Send + Sync {
         false
     }
 
-    /// Returns the items whose mean is the objective. Item `i` belongs to pair `i % pairs.len()`; every pair has the same
-    /// number.
+    /// Returns the items whose mean is the objective. Item `i` belongs to pair `i % pairs.len()`; every pair has the same number of
+    /// items.
     fn losses<'t>(&self, pairs: &[Pair<'t>], statistics: &Statistics) -> Vec<Scalar<'t>>;
 }
 
 /// Log-ratios of the answers of a batch, nats.
 pub(crate) struct BatchLogRatios<'a> {
-    /// Of each row's own answer. Empty if the loss has [`Coupling::MismatchedRows`].
+    /// Of each row's own answer. Empty unless the loss has [`Coupling::WholeBatch`].
     pub own: &'a [f64],
-    /// Of each row's mismatched answer. Empty for another coupling.
+    /// Of each row's mismatched answer. Empty unless the loss has [`Coupling::MismatchedRows`].
     pub mismatched: &'a [f64],
 }
 

@@ -58,7 +58,7 @@ pub(super) const OF_PAIRS: &[&Modifier] = &[&LIKELIHOOD, &WEIGHTING, &LENGTH_DES
 /// For any loss that reads only the log-ratio margin of a pair.
 pub(super) const OF_MARGINS: &[&Modifier] = MODIFIERS;
 
-/// For any loss of a batch of pairs. Weights would not pass through the coupling.
+/// For any loss of a batch of pairs. Such a loss does not weigh its pairs one by one.
 pub(super) const OF_PAIR_BATCHES: &[&Modifier] = &[&LIKELIHOOD];
 
 /// For any loss of single pairs without a reference.

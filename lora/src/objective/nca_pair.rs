@@ -17,7 +17,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// `loss = softplus(-r_chosen) + (softplus(r_chosen) + softplus(r_rejected)) / 2`, `r = beta * log_ratio`.
 ///
-/// Source: arXiv 2402.05369 (its experiments use `beta` 0.01). With one answer of the pair alone the minimum is at `r = ln 2`.
+/// Source: arXiv 2402.05369 (its experiments use `beta` 0.01). The terms of the chosen answer are lowest at `r_chosen = ln 2`.
 fn nca_pair(knobs: &Knobs) -> Loss {
     let beta = knobs.number("beta");
     Loss::of_pair(move |pair| {

@@ -24,8 +24,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS_ALONE
 };
 
-/// `loss = -lambda ln sigmoid(odds(chosen) - odds(rejected))`, `odds = m - ln(1 - e^m)`, `m` the log-prob per token, at most
-/// -1e-7; and the negative log-likelihood of the chosen answers.
+/// `loss = -lambda ln sigmoid(log_odds(chosen) - log_odds(rejected))`, `log_odds = m - ln(1 - e^m)`, `m` the log-prob per token, at
+/// most -1e-7; and the negative log-likelihood of the chosen answers.
 ///
 /// Source: arXiv 2403.07691, eq. 4 and 7. TRL takes the likelihood over prompt and answer. LLaMA-Factory takes it over the
 /// answer, and so does this.
@@ -34,7 +34,7 @@ struct Orpo {
     reduction: Reduction,
 }
 
-/// Returns the log-odds of a token, bounded since a certain answer would have infinite ones.
+/// Returns the log-odds of a token's geometric mean probability, bounded because those of a certain answer are infinite.
 fn log_odds<'t>(answer: &Answer<'t>) -> Scalar<'t> {
     let m = answer.mean_logp().clamp_max(-1e-7);
     m - m.log1m_exp()

@@ -1,8 +1,9 @@
 //! Loss and rewards over a data set.
 //!
-//! The numbers that the rows of a loss share (KTO's reference point, BCO's shift if the run has none of its own) are computed
-//! over the whole set, so an evaluation does not depend on the size of a batch. Two kinds of evaluation work batch by batch:
-//! those of losses that compare the rows of a batch with each other, and those of data in TRL's order, as TRL does.
+//! The numbers that the rows of a loss share (KTO's reference point, BCO's shift if the run has none of its own) are computed over
+//! the whole set, so they do not depend on the size of a batch. Three kinds of evaluation work batch by batch instead: those of
+//! losses whose rows share no number, those of losses that compare the rows of a batch with each other, and those of data in TRL's
+//! order, as TRL does.
 
 use super::columns;
 use super::error::TrainError;

@@ -54,7 +54,7 @@ impl<'a> Branch<'a> {
 pub enum Role {
     /// Scored by the policy and differentiated.
     Gradient,
-    /// Scored by the policy, not differentiated: evaluation, and KTO's mismatched answers.
+    /// Scored by the policy but not differentiated, e.g. in an evaluation, or KTO's mismatched answers.
     Detached,
 }
 

@@ -50,7 +50,7 @@ pub struct Preferences {
     pub rewards_chosen: Option<f64>,
     /// The same for rejected answers.
     pub rewards_rejected: Option<f64>,
-    /// Share of pairs with `rewards_chosen > rewards_rejected`; pairs only.
+    /// Share of pairs with `rewards_chosen > rewards_rejected`. A row's best and worst scored answers count as a pair.
     pub rewards_accuracies: Option<f64>,
     /// `rewards_chosen - rewards_rejected`
     pub rewards_margins: Option<f64>,

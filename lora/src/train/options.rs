@@ -45,7 +45,7 @@ pub struct TrainOptions {
     pub shuffle: Shuffle,
     /// Steps between evaluations. `None` to evaluate after each epoch.
     pub eval_steps: Option<u64>,
-    /// What the matrix products multiply.
+    /// Number format in which the matrix products multiply.
     pub precision: Precision,
     /// What the logits are divided by before their softmax, above 0.
     pub logp_temperature: f32,

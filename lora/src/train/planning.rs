@@ -230,7 +230,8 @@ impl Trainer<'_> {
         })
     }
 
-    /// Whether the run finds the log-probs of the reference from its second epoch on, except those of mismatched answers.
+    /// Whether the run finds the log-probs of the reference in a cache from its second epoch on, except those of mismatched
+    /// answers.
     fn remembers(&self) -> bool {
         let has_same_answers = self.options.max_completions.is_none() && !self.objective.reference_data();
         has_same_answers && self.cache_place.is_some() && self.budget.cache_has_room()
@@ -259,7 +260,7 @@ impl Trainer<'_> {
         Ok(found)
     }
 
-    /// Returns the bytes of memory that the cache takes: all that the run can put there, but no more than its limit.
+    /// Limits the cache's memory to its share. Returns the bytes that it takes: all that the run can put there, within the limit.
     fn cache_in_memory(&self, train: &Dataset, eval: Option<&Dataset>) -> u64 {
         let most = self.budget.cache_limit();
         if let Some(cache) = &self.cache {
@@ -365,8 +366,8 @@ impl Trainer<'_> {
     }
 }
 
-/// Fills one pass with rows and texts that are too many for it. A text is cut to fill the rest, since another text may have
-/// that length. `None` if everything fits into one pass, or if there are no texts.
+/// Fills one pass from rows and texts that do not all fit into it. A text is cut to fill the rest, since another text may have that
+/// length. `None` if everything fits into one pass, or if there are no texts.
 fn full_pass(rows: &[EncodedRow], texts: &[EncodedRow], micro_batch_tokens: usize) -> Option<Vec<EncodedRow>> {
     let all: usize = rows.iter().chain(texts).map(EncodedRow::tree_tokens).sum();
     if texts.is_empty() || all <= micro_batch_tokens {

@@ -22,7 +22,7 @@ pub struct Scoring<'m> {
     pub adapters: Adapters,
     /// Which models score the answers of a pass.
     pub scorers: Scorers,
-    /// What the matrix products multiply.
+    /// Number format in which the matrix products multiply.
     pub precision: Precision,
     /// What the logits are divided by before their softmax, above 0.
     pub logp_temperature: f32,
@@ -146,8 +146,8 @@ impl<'m> Scoring<'m> {
         Ok(forward)
     }
 
-    /// Compares the numbers of an earlier run before the first of them is used. For that it computes the answers of one row
-    /// that the cache has.
+    /// Checks the numbers of an earlier run before the first of them is used: computes the answers of one row that the cache has,
+    /// and compares.
     fn compare(&self, cache: &ReferenceCache, trees: &[Tree<'_>]) -> Result<(), KernelError> {
         if !cache.wants_comparison() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! One optimiser step: forward and backward passes over micro-batches, then the update.
+//! Loss and gradients of one optimiser step: forward and backward passes over micro-batches. The trainer makes the update.
 //!
 //! The objective is a mean over the rows of the step, whatever the micro-batches. If a step does not fit one forward pass,
 //! passes without gradients may come first. They compute what rows share, for a loss with statistics (KTO's reference point,
@@ -189,8 +189,8 @@ impl Batch<'_> {
         Ok(logps)
     }
 
-    /// Lays out the forward passes with `layout`: those of a step with [`Role::Gradient`], those of an evaluation with
-    /// [`Role::Detached`].
+    /// Lays out the forward passes with `layout`. For [`Role::Gradient`] they are those of a step, for [`Role::Detached`] those of
+    /// an evaluation.
     pub(super) fn passes(&self, role: Role, layout: impl Fn(&[Tree<'_>]) -> Forest) -> Passes {
         let mismatched = self.mismatched();
         let (rows, coupling) = (self.tokens(&mismatched), self.objective.coupling());
@@ -394,7 +394,7 @@ fn scored_pieces<'a>(pass: &'a PassPlan, scored: &'a [Scored]) -> impl Iterator<
     })
 }
 
-/// Names the data row to which an error of the head belongs.
+/// Turns an error of the head into one that names its data row.
 pub(super) fn head_error(error: HeadError, step: u64, name: impl Fn(usize) -> String) -> TrainError {
     match error {
         HeadError::NonFinite { row, what, value } => {

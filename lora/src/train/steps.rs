@@ -87,7 +87,7 @@ impl Cutting {
         }
     }
 
-    /// Returns the lengths of a row, and that of the answer of `donor` behind its prompt.
+    /// Returns the lengths of a row, with the answer of `donor` as its mismatched answer.
     fn row(&self, data: &Dataset, epoch: u64, row: u32, donor: Option<&u32>) -> RowTokens {
         let lengths = data.lengths(row as usize);
         let mut answers: Vec<usize> = lengths.answers.iter().map(|&tokens| lengths.kept_of(tokens)).collect();

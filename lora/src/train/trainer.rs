@@ -128,7 +128,7 @@ impl<'m> Trainer<'m> {
     /// Makes a run that trains `adapter` in place. The reference is the base with `reference`, or the bare base.
     ///
     /// # Errors
-    /// [`TrainError::BatchOfOne`] for batches of one row if the loss compares rows; [`TrainError::NoCompletions`];
+    /// [`TrainError::BatchOfOne`] for batches of one row if the loss reads mismatched answers; [`TrainError::NoCompletions`];
     /// [`TrainError::NoScoreHead`] for a reward model's loss without its head, [`TrainError::ScoreHead`] for the reverse;
     /// [`TrainError::Kernel`].
     pub fn new(

@@ -17,7 +17,7 @@ use std::ops::Range;
 /// cache while the query rows pass.
 pub(super) const BLOCK: usize = 64;
 
-/// Columns are whole multiples of this many floats, for every instruction set: the most lanes that one has.
+/// Columns are padded to a multiple of this many floats: the most lanes of any instruction set.
 pub(super) const PAD: usize = 16;
 
 /// Query rows that meet a block at once: their scores, queries and outputs fit in cache beside a block. A multiple of the
@@ -174,7 +174,7 @@ pub(super) struct KvParts<const PARTS: usize> {
     parts: [Range<usize>; PARTS],
 }
 
-/// The heads of a row that a part of a block is made of.
+/// Whether a part of a block is made of keys or of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Keys,

@@ -64,7 +64,7 @@ fn attend<T: Loaded>(
         of_sequence.push(begin..chunks.len());
     }
 
-    // of each chunk `[heads, head_dim]` weighted sums, `[heads]` maxima, `[heads]` sums of weights
+    // for each chunk: `[heads, head_dim]` weighted sums, `[heads]` maxima, `[heads]` sums of weights
     let part = heads * (d + 2);
     let mut parts = device.alloc("attention.decode", chunks.len() * part)?;
     {
@@ -220,7 +220,7 @@ fn groups(kv_head: usize, heads: usize) -> impl Iterator<Item = (usize, usize)> 
 #[inline(always)]
 unsafe fn prefetch<S: Simd, T>(values: &[T]) {
     for at in (0..values.len()).step_by(64 / size_of::<T>()) {
-        // SAFETY: the caller's contract.
+        // SAFETY: a prefetch needs no valid address, and `at` is below the length; the instruction set is S's.
         unsafe { S::prefetch_far(values.as_ptr().add(at)) };
     }
 }
@@ -250,7 +250,7 @@ unsafe fn transpose<S: Simd, T: Loaded>(from: &[T], [rows, d]: [usize; 2], strid
 /// Scores the keys in the lanes for `H` heads. The heads' scores lie CHUNK apart in `z`.
 ///
 /// # Safety
-/// As [`Simd`]; `q` is `[H, d]`, `columns` `[d, LANES]`, and `z` holds the places.
+/// As [`Simd`]; `q` is `[H, d]`, `columns` `[d, LANES]`, and `z` holds LANES floats for each head.
 #[inline(always)]
 unsafe fn score<S: Simd, const H: usize>(q: &[f32], columns: &[f32], scale: f32, z: &mut [f32]) {
     let d = q.len() / H;
@@ -272,7 +272,7 @@ unsafe fn score<S: Simd, const H: usize>(q: &[f32], columns: &[f32], scale: f32,
 /// `o[H, d] = Σ_key weights[H, key] v[key, d]`
 ///
 /// # Safety
-/// As [`Simd`]; `weights` is `[H, CHUNK]`, `v` holds `d` numbers in each of `keys` rows, `row` apart.
+/// As [`Simd`]; `weights` is `[H, CHUNK]`, `keys` at most CHUNK, and `v` holds `d` numbers in each of `keys` rows, `row` apart.
 #[inline(always)]
 unsafe fn add_values<S: Simd, T: Loaded, const H: usize>(
     weights: &[f32],

@@ -74,7 +74,7 @@ pub(super) fn backward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry
     }
 }
 
-/// Bytes of copies in f32 of the query heads, and of all heads.
+/// Bytes of an f32 copy of the query heads, and of one of all heads.
 fn copies(dtype: FloatDtype, geometry: &Geometry, layout: &Layout) -> [usize; 2] {
     let heads = geometry.num_attention_heads;
     [heads, heads + 2 * geometry.num_key_value_heads].map(|heads| match dtype {

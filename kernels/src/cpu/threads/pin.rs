@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 /// The processors that this process could use when its first pool began.
 static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
 
-/// Ties thread `index` of a pool of `threads` to one of the processors that this process may use, if there is one for each.
+/// Ties thread `index` of a pool to one of the processors that this process may use, if it may use exactly `threads` of them.
 ///
 /// A thread that is woken by another is often put on the waker's processor, where the two take turns while another one idles:
 /// products on two threads were seen to take as long as on one. A pool of another size is left to the system.

@@ -63,7 +63,7 @@ pub(crate) struct Disjoint<'a, T> {
 
 // SAFETY: it is a `&mut [T]` whose users promise, at `slice`, to touch different parts; T itself may be sent.
 unsafe impl<T: Send> Send for Disjoint<'_, T> {}
-// SAFETY: as above.
+// SAFETY: shared access gives elements through `slice` alone, whose callers promise different parts.
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {

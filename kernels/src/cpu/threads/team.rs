@@ -13,8 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a thread waits for the next call: longer than what lies between the calls of a step, shorter than what lies between
-/// steps.
+/// How long a thread waits for the next call: longer than the gap between the calls of a step, shorter than the gap between steps.
 const PATIENCE: Duration = Duration::from_micros(500);
 /// Polls between two looks at the clock; after them another thread may have the processor.
 const LOOKS: u32 = 64;
@@ -52,7 +51,7 @@ struct Call {
 
 // SAFETY: the thread that holds `busy` writes `call` while nobody is inside; threads inside only read it; see `run`.
 unsafe impl Sync for Team {}
-// SAFETY: the pointer inside is used only between `open` and `close` of the call that it belongs to.
+// SAFETY: the pointer in `call` is used only until `run` returns, so its task is alive.
 unsafe impl Send for Team {}
 
 impl std::fmt::Debug for Team {
@@ -163,8 +162,9 @@ impl Team {
 }
 
 impl Cpu {
-    /// Calls `task(thread, number)` for each number below `tasks`, one by one in their order, on the threads of the device. The
-    /// threads that take part have numbers below [`Cpu::threads`]. A call from within a task runs on its thread alone.
+    /// Calls `task(thread, number)` for each number below `tasks`, handed out in order, on the threads of the device. The threads
+    /// that take part have numbers below [`Cpu::threads`]. A call made while another runs, e.g. from within a task, runs on its own
+    /// thread alone.
     pub(crate) fn parallel(&self, tasks: usize, task: impl Fn(usize, usize) + Sync + Send) {
         let threads = self.threads().min(tasks);
         if threads <= 1 || self.team.busy.swap(true, Ordering::Acquire) {

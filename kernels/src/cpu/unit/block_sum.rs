@@ -11,7 +11,7 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) const STEP_DEPTH: usize = 32;
 /// Pairs of that depth.
 pub(crate) const STEP_PAIRS: usize = STEP_DEPTH / 2;
-/// Bytes of a packed operand's part of a step: two tiles.
+/// Bytes of one step of a packed operand, for one term: two tiles.
 pub(crate) const STEP_BYTES: usize = 2048;
 
 /// Where the operands of a step lie, in bytes from the start of the panels.
@@ -77,9 +77,9 @@ pub(crate) const SUMS_BYTES: usize = 4 * BLOCK * BLOCK;
 /// The first of several lines, and the bytes from one to the next.
 pub(crate) type Lines = (*const u8, usize);
 
-/// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed: each pair of the depth has a vector
-/// with a lane for each row. The columns' pairs are read where they lie. On vectors, a pair is repeated in all lanes as it is
-/// read. On AMX, a tile of columns is the left operand of a product as it lies, and the rows are the right one.
+/// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed: each pair of the depth has a vector with
+/// a lane for each row. The columns' pairs are read where they lie. On vectors, a pair is repeated in all lanes as it is read. On
+/// AMX, a tile of columns is loaded in place as the left operand, and the rows are the right one.
 pub(crate) trait ColumnSums {
     /// Bytes of a vector of rows.
     const VECTOR_BYTES: usize;

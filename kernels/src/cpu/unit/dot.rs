@@ -1,5 +1,5 @@
 //! Blocks of sums in vectors. `vdpbf16ps` adds the products of a pair of the depth to 16 sums: it takes the left operand's pair
-//! repeated, and the right operand's pairs for 16 columns. The tiles of the matrix unit lie the same way.
+//! repeated, and the right operand's pairs for 16 columns. The panels are the same as for the tiles of the matrix unit.
 
 use super::block_sum::{BLOCK, BlockSum, ColumnSums, LINES, Lines, STEP_PAIRS};
 use std::arch::asm;
@@ -110,7 +110,7 @@ macro_rules! sums_in_vectors {
                     let pairs = if step + 1 < steps { STEP_PAIRS } else { pairs };
                     // one register addresses four lines: the others lie one, two and three strides behind its own
                     let [s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15] = self;
-                    // SAFETY: the caller's contract.
+                    // SAFETY: the contract of `ColumnSums::add`: the lines and vectors of these steps can be read.
                     unsafe {
                         asm!(
                             "2:",
@@ -199,7 +199,7 @@ fn bf16s(bits: __m512i) -> __m512bh {
 /// done.
 ///
 /// # Safety
-/// The unit is there.
+/// The processor has AVX-512 with bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) unsafe fn burst(rounds: usize) -> f64 {
     const CHAINS: usize = 16;

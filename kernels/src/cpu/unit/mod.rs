@@ -36,7 +36,7 @@ impl Unit {
     /// Prepares this thread for the unit.
     ///
     /// # Safety
-    /// The unit is there.
+    /// The processor has the unit.
     #[inline]
     pub(crate) unsafe fn configure(self) {
         match self {
@@ -65,7 +65,7 @@ impl Unit {
         match self {
             // SAFETY: `Isa::available` found the unit; no other way makes these values.
             Unit::Amx => unsafe { amx::burst() },
-            // SAFETY: as above.
+            // SAFETY: `Isa::available` found AVX-512 with bf16; no other way makes this value.
             Unit::Dot => unsafe { dot::burst(100_000) },
         }
     }
@@ -82,9 +82,9 @@ impl Unit {
     /// Computes a block.
     ///
     /// # Safety
-    /// The unit is there and configured on this thread; every step's 2048 bytes lie inside the panels, at multiples of 64;
-    /// `from` (unless null) and `to` point at 32 rows of 32 floats; `pairs` is null or points at a number up to 16 for each
-    /// step. If the block has at most 16 columns, the others of `to` may stay as they were.
+    /// The processor has the unit, configured on this thread; `steps` holds one more than `count`; every step's 2048 bytes lie
+    /// inside the panels, at multiples of 64; `from` (unless null) and `to` point at 32 rows of 32 floats; `pairs` is null or
+    /// points at a number up to 16 for each step. If the block has at most 16 columns, the others of `to` may stay as they were.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run(self, block: BlockSum) {

@@ -34,7 +34,7 @@ pub(crate) trait Element: Copy {
     /// Splits 32 numbers into terms.
     ///
     /// # Safety
-    /// As [`Element::terms`].
+    /// The processor has AVX-512 with bf16; `at` points at 32 numbers.
     unsafe fn all_terms<const T: usize>(at: *const Self) -> [__m512i; T];
     /// Splits `len <= 32` numbers into terms. The lanes beyond them are 0.
     ///
@@ -50,7 +50,7 @@ impl Element for bf16 {
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn all_terms<const T: usize>(at: *const bf16) -> [__m512i; T] {
         let mut terms = [_mm512_setzero_si512(); T];
-        // SAFETY: the caller's contract.
+        // SAFETY: `at` points at 32 numbers, by the contract of `Element::all_terms`.
         terms[0] = unsafe { _mm512_loadu_si512(at.cast()) };
         terms
     }
@@ -69,7 +69,7 @@ impl Element for f16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn all_terms<const T: usize>(at: *const f16) -> [__m512i; T] {
-        // SAFETY: the caller's contract.
+        // SAFETY: `at` points at 32 numbers, by the contract of `Element::all_terms`.
         let all = unsafe { _mm512_loadu_si512(at.cast()) };
         let low = _mm512_cvtph_ps(_mm512_castsi512_si256(all));
         let high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(all));
@@ -91,7 +91,7 @@ impl Element for f32 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn all_terms<const T: usize>(at: *const f32) -> [__m512i; T] {
-        // SAFETY: the caller's contract.
+        // SAFETY: `at` points at 32 numbers, by the contract of `Element::all_terms`.
         unsafe { split(_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16))) }
     }
 
@@ -148,7 +148,7 @@ pub(crate) fn panel_bytes(depth: usize, terms: usize) -> usize {
 /// begin `bytes` apart.
 ///
 /// # Safety
-/// As [`Element::terms`]; the matrix holds its sizes, and `to` all panels.
+/// As [`Element::terms`]; the matrix holds its sizes, and `to` all panels, at multiples of 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
     matrix: Matrix<E>,
@@ -199,7 +199,7 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
 /// `ahead`, prefetches the lines of the next panel.
 ///
 /// # Safety
-/// As [`along_depth`].
+/// As [`along_depth`]; `from` begins 16 lines of 32 numbers of the matrix, and `to` a tile of the panel.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn whole_tile<E: Element, const T: usize>(from: *const E, stride: usize, role: Role, to: *mut u8, ahead: bool) {
@@ -322,7 +322,7 @@ pub(crate) fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
 }
 
 /// # Safety
-/// `to` points at a tile of 1024 bytes.
+/// `to` points at a tile of 1024 bytes, at a multiple of 64.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn store(lines: [__m512i; LINES], to: *mut u8) {

@@ -26,7 +26,7 @@ pub(crate) fn rounded(low: __m512, high: __m512) -> __m512i {
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
-/// Lanes `range` of the 16 that begin at `at`.
+/// A mask of the 16 lanes that begin at `at`: those inside `range`.
 #[inline]
 pub(crate) fn lanes(range: &Range<usize>, at: usize) -> __mmask16 {
     let [start, end] = [range.start, range.end].map(|bound| bound.clamp(at, at + 16) - at);

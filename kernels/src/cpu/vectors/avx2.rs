@@ -26,14 +26,14 @@ pub(crate) unsafe fn run<T: VectorTask>(task: T) -> T::Output {
 
 #[inline(always)]
 unsafe fn mask(n: usize) -> __m256i {
-    // SAFETY: AVX2, by the trait's contract.
+    // SAFETY: the processor has AVX2, by the contract of `Simd`.
     unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
 }
 
 /// The low 16 bits of each lane.
 #[inline(always)]
 unsafe fn low_halves(words: __m256i) -> __m128i {
-    // SAFETY: AVX2, by the trait's contract.
+    // SAFETY: the processor has AVX2, by the contract of `Simd`.
     unsafe {
         let low = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
         // packs within each half: the wanted quarters are 0 and 2

@@ -32,7 +32,7 @@ fn mask(n: usize) -> __mmask16 {
 /// The low 16 bits of each lane.
 #[inline(always)]
 unsafe fn low_halves(words: __m512i) -> __m256i {
-    // SAFETY: AVX-512, by the trait's contract.
+    // SAFETY: the processor has AVX-512, by the contract of `Simd`.
     unsafe { _mm512_cvtepi32_epi16(words) }
 }
 

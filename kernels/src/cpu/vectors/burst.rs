@@ -1,10 +1,10 @@
-//! What vectors reach at their limit, on one thread, from registers. Gives benches their ceilings, and decides between two ways
-//! to multiply if the processor has both.
+//! Runs vectors at their limit, on one thread, from registers. This gives benches their ceilings, and decides between two ways to
+//! multiply if the processor has both.
 
 use super::{Simd, VectorTask};
 use std::hint::black_box;
 
-/// Independent chains of multiply-adds that fill the registers and touch no memory. Returns the operations done.
+/// Runs independent chains of multiply-adds that fill the registers and touch no memory. Returns the operations done.
 pub(crate) struct MultiplyAdd {
     pub(crate) rounds: usize,
 }
@@ -21,7 +21,7 @@ impl VectorTask for MultiplyAdd {
 
 #[inline(always)]
 unsafe fn chains<S: Simd, const N: usize>(rounds: usize) -> f64 {
-    // SAFETY: the caller's contract.
+    // SAFETY: the contract of `VectorTask::run`: the processor has the instruction set of S.
     unsafe {
         let (factor, term) = (S::splat(black_box(0.999)), S::splat(black_box(0.37)));
         let mut sums = [S::splat(black_box(1.3)); N];

@@ -26,7 +26,7 @@ unsafe fn reduced<S: Simd>(x: S::V) -> (S::V, S::V) {
     }
 }
 
-/// `2^n e^r`.
+/// `e^x`, as `2^n e^r`.
 ///
 /// # Safety
 /// As [`Simd`].
@@ -59,7 +59,7 @@ pub(crate) unsafe fn exp_nonpositive<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// `tanh(x) = sign * (1 - 2 / (e^{2|x|} + 1))`, with the odd polynomial near 0 where that form cancels.
+/// `tanh(x)` as a rational function of a clamped `x`, which needs no exponential and does not cancel near 0.
 ///
 /// # Safety
 /// As [`Simd`].

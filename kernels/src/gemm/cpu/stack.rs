@@ -73,7 +73,7 @@ pub(super) fn runs(m: usize, pieces: &[Piece<'_>]) -> Vec<Range<usize>> {
     cuts.windows(2).map(|cut| cut[0]..cut[1]).collect()
 }
 
-/// The layers for the rows of a run of a stack of depth `k`.
+/// Returns the layers of a stack of depth `k`, with the updates of a run's rows.
 fn pieces_of<'a>(rows: &Range<usize>, k: usize, pieces: &'a mut [Piece<'_>]) -> Vec<Piece<'a>> {
     let mut of_run = Vec::with_capacity(pieces.len());
     for Piece { n, w, bias, updates } in pieces {

@@ -4,7 +4,7 @@
 //! generators", OOPSLA 2014): draw `k` of a key is `mix(key + (k + 1) * GOLDEN)`. No state, no dependence on call order, and
 //! the same bits on every machine and in every version of this program.
 
-/// The odd fraction of 2^64 closest to the golden ratio: SplitMix64's increment.
+/// The odd number closest to 2^64 divided by the golden ratio: SplitMix64's increment.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// SplitMix64's output function (Stafford's variant 13): each bit depends on all bits of `z`.
@@ -34,8 +34,8 @@ fn below(key: u64, counter: u64, n: u64) -> u64 {
     }
 }
 
-/// Returns the rows `0..n` in the order of one epoch: a Fisher-Yates shuffle keyed by (seed, epoch). All `n!` orders are
-/// equally likely.
+/// Returns the rows `0..n` in the order of one epoch: a Fisher-Yates shuffle keyed by (seed, epoch). The draws are
+/// unbiased.
 pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
     let n = u32::try_from(n).expect("a data set has at most 2^32 rows: Dataset::open checks it");
     let key = keyed(seed, epoch);

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// Packs the trees of one optimiser batch into micro-batches. Returns them as indices into `tokens`. First fit, longest first,
-/// decides how many there are. Longest first into the emptiest then makes them even.
+/// decides how many there are. Longest first into the emptiest then makes them even, unless one would exceed the fullest so far.
 ///
 /// `tokens` holds the length of each tree: prompt + every branch (for KTO the mismatched branch too). No micro-batch has more
 /// than `budget` tokens, except that a tree larger than the budget is a micro-batch of its own. The result depends on the

@@ -132,7 +132,7 @@ pub enum BadRow {
         /// The column.
         field: String,
     },
-    /// A conversation whose last turn should be an answer.
+    /// A conversation that should end with an answer, but does not.
     #[error("`{field}` must end with the answer: a turn of the assistant after another turn")]
     NoLastAnswer {
         /// The column.

@@ -15,7 +15,7 @@ pub struct Reading {
     pub columns: ColumnMap,
     /// Where the prompt ends in a pair of texts without a prompt column.
     pub implicit_prompt: ImplicitPrompt,
-    /// What was decided about how rows are read: for all rows of a run, or for these rows once they are opened.
+    /// What a sample decided about how rows are read: given by the run, or set when these rows are opened.
     pub decided: Decided,
     /// What happens to texts.
     pub texts: Texts,

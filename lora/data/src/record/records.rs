@@ -184,12 +184,12 @@ impl Record {
         vec![part(0, true), part(1, false)]
     }
 
-    /// Returns the pair of two of its answers.
+    /// Returns the pair of the answers at these places.
     pub(crate) fn pair_of(&self, places: [usize; 2]) -> Record {
         self.with_answers(&places, Target::Pair)
     }
 
-    /// Refuses a record if the pairs of every two of its answers exceed what one row may make.
+    /// Refuses a record if `--pairs all` would make more pairs or bytes of it than one row may make.
     fn check_all_pairs(&self) -> Result<(), BadRow> {
         let answers = self.answers.len() as u64;
         let others = answers.saturating_sub(1);
@@ -230,11 +230,11 @@ impl Record {
         self
     }
 
-    /// Returns what a model is given to continue: the prompt, and for a whole conversation the turns before the assistant's
-    /// last ones.
+    /// Returns what a model is given to continue: the prompt, or the turns of a whole conversation up to the last one that is not
+    /// the assistant's.
     ///
     /// # Errors
-    /// [`BadRow::NothingToContinue`] for a text, and for a conversation without such a turn.
+    /// [`BadRow::NothingToContinue`] for a text, and for a conversation of the assistant alone.
     pub fn to_continue(&self) -> Result<Text, BadRow> {
         if !matches!(self.shape, Shape::Messages | Shape::Text) {
             return Ok(self.prompt.clone());

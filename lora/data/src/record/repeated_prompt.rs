@@ -6,7 +6,7 @@ use super::text::{FEW, Text};
 use super::turn::{content_of, is_assistant, is_system, role_of};
 use super::turn_marker::ends_with_mark;
 
-/// Most bytes in front of the prompt in an answer that may be a turn marker.
+/// Most bytes in an answer before the prompt, if these end with a turn marker.
 const OF_A_MARK: usize = 200;
 /// Most turns at the end of a prompt to look for in an answer that does not repeat the whole prompt.
 const LAST_TURNS: usize = 16;

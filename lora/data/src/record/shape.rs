@@ -60,7 +60,7 @@ impl Shape {
         self.columns().trim_matches(['{', '}']).split(", ")
     }
 
-    /// What its rows are. `None` for a prompt alone.
+    /// Returns the kind of its rows. `None` for a prompt alone.
     pub fn kind(self) -> Option<RowKind> {
         match self {
             Shape::Pair | Shape::PairImplicitPrompt => Some(RowKind::Pair),

@@ -70,7 +70,7 @@ impl Text {
     }
 
     /// Puts the system text before the prompt: as a turn if there is no system turn yet, or as a text and a blank line. Changes
-    /// nothing if the prompt has that text already: anywhere in a text, or at the start of the first turn.
+    /// nothing if the prompt has that text already: in a text (at its start if it is short), or at the start of the first turn.
     #[must_use]
     pub fn with_system(self, system: &str) -> Text {
         let asked = system.trim();

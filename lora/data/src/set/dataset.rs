@@ -254,7 +254,7 @@ impl Dataset {
     /// Reads and encodes usable rows, in the order of `numbers`.
     ///
     /// # Errors
-    /// [`SourceError::Changed`] if a file differs from what was surveyed; [`SourceError::Io`].
+    /// [`SourceError::Changed`] if a file differs from what was surveyed; [`SourceError::Io`]; [`DataError::Cache`].
     pub fn rows(&self, numbers: &[u32]) -> Result<Vec<EncodedRow>, DataError> {
         if let Some(cached) = &self.cached {
             cached.check_unchanged()?;
@@ -359,7 +359,7 @@ impl Dataset {
         }
     }
 
-    /// Returns one of these rows.
+    /// Returns the row with this number among [`Dataset::parts`].
     fn part(&self, record: Record, number: usize) -> Option<Record> {
         match self.places_of_pairs(&record) {
             Some(pairs) => pairs.get(number).map(|&places| record.pair_of(places)),

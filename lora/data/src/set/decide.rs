@@ -1,7 +1,7 @@
 //! Decides from a sample of a data set how all its rows are read, before any row is encoded.
 //!
-//! A run keeps the decisions. Its held-out rows, its evaluations and its scores are read by the same ones: nothing is decided
-//! twice.
+//! A run keeps the decisions. Its held-out rows, its evaluations and its scores are read by the same ones. Only a turn marker
+//! that none of the other rows has is decided again.
 
 use rayon::prelude::*;
 
@@ -50,7 +50,7 @@ struct Tally {
     /// The same for pairs that also have the prompt in a column.
     held: Vec<(usize, String)>,
     prompts: usize,
-    /// How many of the long prompts, and of the short ones, the answers begin with.
+    /// How many long prompts there are, and how many of these the answers begin with. Then the same for short ones.
     long: Repeated,
     short: Repeated,
     by_name: usize,

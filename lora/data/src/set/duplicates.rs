@@ -1,7 +1,8 @@
 //! Finds rows that occur in the data more than once: unchanged, or with other ids, spaces and columns around the same tokens.
 //!
-//! Rows are compared by 64 bits of their BLAKE3 hash. This takes 16 bytes for each record while the data is surveyed. Among a
-//! hundred million rows, two different ones count as the same in one of four thousand data sets. The count decides nothing.
+//! Rows are compared by 64 bits of their BLAKE3 hash. This takes 16 bytes for each record while the data is surveyed. In a
+//! data set of a hundred million rows, two different ones share a hash with a probability of 1 in 4000. Only the report is wrong
+//! then.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What can be wrong with data, tokenizer and template files. All of it is bad input: exit code 3.
+//! What can be wrong with data, tokenizer and template files, and with the files that a run writes for them.
 
 use std::path::PathBuf;
 
@@ -52,7 +52,7 @@ pub enum DataError {
         /// The files.
         paths: Vec<PathBuf>,
     },
-    /// `--sft-on`, and the rows have no such part.
+    /// `--sft-on` asks for a part that the rows do not have, or `--pairs` has no effect.
     #[error("{path}:{line}: the row is {found}; {needs}")]
     WrongPart {
         /// The file.
@@ -61,7 +61,7 @@ pub enum DataError {
         line: u64,
         /// Shape and form of the row.
         found: RowLayout,
-        /// What the part is a part of.
+        /// What the flag is for.
         needs: &'static str,
     },
     /// More than a tenth of the rows are left out: the model would learn another data set.
@@ -81,7 +81,7 @@ pub enum DataError {
     /// No row is left to use.
     #[error("{}: {path}:{line}: {reason}", none_of(*rows))]
     NothingLeft {
-        /// Rows that there are.
+        /// Records in the files.
         rows: usize,
         /// File of the first dropped row.
         path: PathBuf,
@@ -145,7 +145,7 @@ pub enum DataError {
         /// Where it is in the first of them.
         at: String,
     },
-    /// Turns are written as text, in a form that is not read as turns.
+    /// Turns are written as text that is not read as turns.
     #[error(
         "{path}:{line}: `{column}` is text that holds turns as {notation}, in {rows} of the {of} rows looked at, and would be learned with its \
          brackets; store the turns as a list of {{role, content}}"
@@ -203,7 +203,7 @@ pub enum DataError {
         /// The model directory.
         model: PathBuf,
     },
-    /// Tokens on the disk that were sound when the run began.
+    /// Cached tokens that were sound when the run began are now damaged.
     #[error("{path}: the token cache was damaged while it was in use: {why}; start again")]
     Cache {
         /// The entry.

@@ -43,7 +43,7 @@ impl Index {
         &self.answers[first_answer as usize..][..n_answers as usize]
     }
 
-    /// Returns the rows for whose place `is_wanted` is true.
+    /// Returns the rows at the places that `is_wanted` accepts.
     pub(crate) fn filtered(&self, is_wanted: impl Fn(usize) -> bool) -> Index {
         let entries = self.entries.iter().enumerate().filter(|(i, _)| is_wanted(*i)).map(|(_, entry)| *entry);
         Index { entries: entries.collect(), answers: self.answers.clone() }

@@ -13,7 +13,7 @@ use crate::tokens::encode::Encoder;
 use crate::tokens::jinja::strftime;
 use crate::tokens::template::ChatTemplate;
 
-/// Version of the format, and of how rows become tokens. Raise it when either changes. A test has the hash of an entry.
+/// Version of the format, and of how rows become tokens. Raise it when either changes. A test compares the hash of an entry.
 pub(crate) const VERSION: u32 = 9;
 /// The libraries that turn rows into tokens: updating one makes entries stale. A test compares this list with Cargo.lock.
 const LIBRARIES: [(&str, &str); 6] = [
@@ -112,7 +112,7 @@ impl Ingredients {
         Ok((Ingredients(all), stamps))
     }
 
-    /// Returns what an entry is for, whatever the contents: a new entry replaces an older one with the same name.
+    /// Returns the name of an entry. It depends on paths and options and not on contents, so a new entry replaces an older one.
     pub(crate) fn entry_name(asked: Asked<'_>) -> String {
         let Asked { paths, encoder, .. } = asked;
         let mut hasher = blake3::Hasher::new();
@@ -141,7 +141,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Returns the template's text, and the time if the text asks for it.
+/// Returns a hash of the template's text, and the time if the text asks for it.
 fn template(template: &ChatTemplate) -> String {
     let source = template.source();
     let hash = blake3::hash(source.as_bytes()).to_hex();

@@ -14,7 +14,7 @@ pub struct Histogram {
     pub largest: usize,
 }
 
-/// One class of a histogram that is not empty.
+/// One class of a [`Histogram`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Class {
     /// Smallest length of the class, in tokens.

@@ -58,7 +58,8 @@ pub struct Opening<'a> {
     pub on_bad_row: OnBadRow,
     /// Takes the tokens from here if they are cached, and keeps them here for the next start.
     pub cache: Option<&'a TokenCache>,
-    /// Receives a JSON line for each record that is left out: `{"file", "line", "reason", "row"}`, with `row` as in the data.
+    /// With [`OnBadRow::Skip`], receives a JSON line for each record that is left out: `{"file", "line", "reason", "row"}`, with
+    /// `row` as in the data.
     pub rejects: Option<&'a mut dyn Write>,
     /// Receives progress.
     pub observer: &'a mut dyn DataObserver,
@@ -148,7 +149,7 @@ pub(crate) fn refuse_unseen(encoder: &Encoder, seen: Seen, paths: &[PathBuf]) ->
 impl Dataset {
     /// Surveys all rows: reads, encodes and counts every one, in parallel, a window at a time.
     ///
-    /// The first record that can be parsed sets shape and form of the run; records of another kind are bad rows. Labelled rows
+    /// The first record that can be parsed sets shape and form of the run; records that do not fit are bad rows. Labelled rows
     /// made from pairs are numbered as in TRL: of each thousand pairs, all chosen answers come before all rejected ones.
     ///
     /// # Errors
@@ -207,7 +208,7 @@ impl Dataset {
     }
 
     /// Does the work on one record that needs no other record, so that it runs in parallel. A record that cannot be encoded at
-    /// all (a prompt alone, a form that the model does not support) is left to [`Dataset::admit`], which knows whether it is
+    /// all (a prompt alone, a form that the model does not support) is left to [`Walk::admit`], which knows whether it is
     /// the first.
     fn examine(&self, record: usize, is_looked_at: bool, keep_tokens: bool) -> Result<Examined, DataError> {
         let line = self.sources.rows()?.read(record)?;
@@ -261,7 +262,7 @@ impl Dataset {
         scored.then(|| Sequences { part, spans: template.map(SpanSource::of), chosen_alone: layout.shape.is_pair() })
     }
 
-    /// Whether the run can use rows like its first one.
+    /// Checks that the run can use rows like its first one.
     fn check_first(&self, record: usize, layout: RowLayout, ignored_columns: &[String]) -> Result<(), DataError> {
         let found = layout.shape.kind();
         let usable = match self.kind {
@@ -352,7 +353,7 @@ struct Walk<'a> {
     hashes: Hashes,
     /// Receives the records that are left out.
     wanted: Option<&'a mut dyn Write>,
-    /// The last record that was written. If a record makes several rows, its first reason is enough.
+    /// The last record with a row left out. If several of its rows are, the first reason is enough.
     last_reject: Option<usize>,
     /// The place of the last reject.
     place: PlaceCursor,

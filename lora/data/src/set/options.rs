@@ -24,7 +24,7 @@ pub enum UnpairedOrder {
     /// Chosen and rejected answers alternate, and neighbours are of different prompts: see [`interleave`](crate::interleave).
     #[default]
     Interleaved,
-    /// As in TRL: of each thousand pairs, all chosen answers and then all rejected ones. Evaluations then go by batches:
-    /// rows share the numbers of a loss with their batch.
+    /// As in TRL: of each thousand pairs, all chosen answers and then all rejected ones. Evaluations then work batch by batch:
+    /// numbers that rows of a loss share, such as KTO's reference point, are those of their batch.
     Trl,
 }

@@ -21,7 +21,7 @@ use crate::tokens::tokenizer::Tokenizer;
 
 /// Most examples of changed prompt ends to keep.
 const BOUNDARY_EXAMPLES: usize = 3;
-/// Names of unread columns that are counted separately; a hostile file can have a million.
+/// Most names of unread columns to count; a hostile file can have a million.
 const COLUMN_NAMES: usize = 32;
 
 /// Counts over all rows of a data set. A row here is what a loss reads: a pair, a labelled row, a prompt with scored answers. A
@@ -47,7 +47,7 @@ pub struct Survey {
     pub cut_answers: usize,
     /// Pairs whose answers are the same tokens after the cut: they teach nothing.
     pub same_after_cut: usize,
-    /// Answers that are the empty string, and so have only EOS.
+    /// Answers that say nothing, as [`Notes::empty_answers`].
     pub empty_answers: usize,
     /// Answers that end with a stop token, before cuts. If only few do, the model does not learn to stop.
     pub stopping_answers: usize,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Starts the line of a bad row. No JSON starts with it.
 const BAD: u8 = 1;
 
-/// Why a row of a file is not the line of a JSON object.
+/// Why a row of a file cannot become a line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadLine {

@@ -138,12 +138,12 @@ impl ColumnMap {
         self.entries.is_empty()
     }
 
-    /// Returns our name and the file's, in the order in which they were given.
+    /// Returns the entries, our name and the file's, in the order in which they were given.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.entries.iter().map(|(name, column)| (*name, column.as_str()))
     }
 
-    /// Returns the first entry without a column, if `seen` are the entries that the rows have columns for.
+    /// Returns the first entry that is not in `seen`, the entries for which some row has a column.
     pub(crate) fn unseen(&self, seen: Seen) -> Option<(&'static str, &str)> {
         self.iter().enumerate().find(|(i, _)| seen & 1 << i == 0).map(|(_, entry)| entry)
     }

@@ -47,7 +47,7 @@ pub(crate) fn candidate(unread: &[String]) -> Option<&str> {
     unread.iter().rev().filter(|name| is_like_a_prompt(name)).max_by_key(rank).map(String::as_str)
 }
 
-/// Whether the look at the rows reads a column even if nothing else does.
+/// Whether the check of a sample looks at a column even if nothing else reads it.
 pub(crate) fn is_looked_at(name: &str) -> bool {
     is_like_a_prompt(name) || is_verdict(name) || is_score(name)
 }

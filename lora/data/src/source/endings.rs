@@ -8,7 +8,7 @@ pub(crate) fn endings() -> impl Iterator<Item = &'static str> {
     FORMATS.into_iter().rev().flatten().copied()
 }
 
-/// Endings that follow those in the names of compressed files.
+/// Endings that compression adds to a name, as in `rows.jsonl.gz`.
 pub(crate) const PACKED: [&str; 3] = [".gz", ".zst", ".zstd"];
 
 /// Returns the ending of a file's name in lower case, without that of its compression.

@@ -14,7 +14,7 @@ use crate::spelling::nearest;
 pub struct DataFiles {
     /// In the order of the names that were given; those of one pattern in alphabetical order.
     pub paths: Vec<PathBuf>,
-    /// Files that stand in `paths` once more, under this or another name: their rows count as often.
+    /// Files that `paths` has more than once, perhaps under another name. Their rows count each time.
     pub repeated: Vec<PathBuf>,
     /// Folders that a pattern matched, and that were passed over.
     pub folders: Vec<PathBuf>,
@@ -24,10 +24,10 @@ pub struct DataFiles {
 
 /// Finds the files that names and patterns stand for.
 ///
-/// A name that exists is that file, whatever characters it has; else one with `*`, `?` or `[` in it is a pattern, whose `*`
-/// ends at a `/` (`**` is any number of folders) and matches no leading dot. A name that does not exist and has the form of a
-/// data set's id is looked up in the local Hugging Face cache. One that is like the name of a file beside it is refused, any other
-/// is left for the reader to refuse.
+/// A name that exists is that file, whatever characters it has. Otherwise, a name with `*`, `?` or `[` is a pattern: `*` ends at
+/// a `/` (`**` is any number of folders) and matches no leading dot. A missing name in the form of a data set's id is looked up
+/// in the local Hugging Face cache. Any other is refused if a file beside it has a similar name, and else left for the reader to
+/// refuse.
 ///
 /// # Errors
 /// [`SourceError::Folder`], [`SourceError::Pattern`], [`SourceError::NoMatch`], [`SourceError::NotText`], [`SourceError::Hub`],
@@ -84,8 +84,8 @@ fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), SourceError> {
     Ok(())
 }
 
-/// Names with a dot in front are left out by [`is_hidden`]: the library panics on a name that is not UTF-8 where it is to do
-/// that.
+/// [`is_hidden`] leaves out names with a leading dot. The library could do so too, but then it panics on names that are not
+/// UTF-8.
 pub(super) const OPTIONS: glob::MatchOptions =
     glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
@@ -95,7 +95,7 @@ fn is_hidden(path: &Path, pattern: &str) -> bool {
     path.iter().any(|part| has_dot(part) && !Path::new(pattern).iter().any(|literal| literal == part))
 }
 
-/// A file that the pattern would match if its name were UTF-8: patterns pass over those that are not.
+/// Returns a file that the pattern would match if its name were UTF-8. The library silently skips such files.
 fn passed_over(pattern: &str) -> Option<PathBuf> {
     let path = Path::new(pattern);
     let name = glob::Pattern::new(path.file_name()?.to_str()?).ok()?;
@@ -116,20 +116,20 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The names of what is in a folder; none if it cannot be read.
+/// Lists the names in a folder. Empty if it cannot be read.
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// What a missing file was meant to be: another of its folder.
+/// Returns the file of the same folder that a missing one was probably meant to be.
 fn similar(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let names = names_in(parent(path));
     Some(path.with_file_name(nearest(name, names.iter().map(String::as_str).filter(|other| *other != name))?))
 }
 
-/// The error of a folder: with the pattern that would take its files, if there are any.
+/// Makes the error for a folder. It suggests a pattern for the data files in it.
 pub(crate) fn folder(path: &Path) -> SourceError {
     let names = names_in(path);
     let has = |ending: &String| names.iter().any(|name| name.ends_with(&format!(".{ending}")));

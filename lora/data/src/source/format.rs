@@ -13,7 +13,7 @@ pub(crate) enum Format {
     Parquet,
 }
 
-/// Formats that hold no rows for us: their first bytes, the place of these bytes in the file, and the format's name.
+/// Formats that are refused: their magic bytes, the offset of these in the file, and the format's name.
 const REFUSED: [(&[u8], usize, &str); 15] = [
     (b"PK\x03\x04", 0, "a zip archive (or an Excel sheet)"),
     (b"BZh", 0, "compressed by bzip2"),

@@ -6,7 +6,7 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// This many lines are always allowed: their starts take 256 MiB.
 const ALLOWED_LINES: u64 = 1 << 25;
 
-/// How many lines a file may have beyond [`ALLOWED_LINES`]: the starts take 8 bytes each, before anybody has looked at a row.
+/// What justifies more lines than [`ALLOWED_LINES`]: the starts take 8 bytes each, before anybody has looked at a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinesOf {
     /// A text of this many bytes. Each row has at least 8: `{"x":""}`.

@@ -99,8 +99,8 @@ impl Rows {
         Ok(Rows { files: vec![file], rows })
     }
 
-    /// Opens the files and finds their rows. Blank lines are not rows. A byte-order mark and CRLF are accepted. In Parquet,
-    /// only the columns that something reads under `columns` are read; the others are null.
+    /// Opens the files and finds their rows. Blank lines are not rows. A byte-order mark and CRLF are accepted. In Parquet and
+    /// CSV, only the columns that something reads under `columns` are read; the others are null.
     ///
     /// # Errors
     /// [`SourceError`]: a path that is not a file, a format that is broken or not read, or no row in any file.
@@ -108,7 +108,7 @@ impl Rows {
         Rows::open_observed(paths, columns, &mut Unobserved)
     }
 
-    /// As [`Rows::open`]. Reports its progress in [`Stage::Reading`], and which files have no row.
+    /// As [`Rows::open`]. Reports its progress in [`Stage::Reading`], and notes that files have no row, naming the first.
     ///
     /// # Errors
     /// As [`Rows::open`].
@@ -187,7 +187,7 @@ impl Rows {
         file.range(i).1
     }
 
-    /// Reads the bytes of a row, without its line end. The inner error is for a row that is too long to read.
+    /// Reads the bytes of a row, without its line end. The inner error is for a row that is too long or could not become JSON.
     ///
     /// # Errors
     /// [`SourceError::Io`]. A row number at or above [`Rows::len`] panics.

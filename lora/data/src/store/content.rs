@@ -13,7 +13,7 @@ use crate::pieces::fill;
 /// Its tokens are then made once more.
 const HASHED_WHOLE: u64 = 256 << 20;
 
-/// Samples of a large file, the first at its start and the last at its end.
+/// Samples of a large file, spread evenly from its start. One more is at its very end.
 const SAMPLES: u64 = 64;
 
 const SAMPLE_BYTES: u64 = 1 << 20;

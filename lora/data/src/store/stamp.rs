@@ -4,7 +4,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
-/// Coarse clocks of file systems tick every two seconds, and clocks of network file systems may differ a little from ours.
+/// Age of the last change from which a stamp is settled. Coarse clocks of file systems tick every two seconds, and clocks of
+/// network file systems may differ a little from ours.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// What the system says about a file that changes with its content.

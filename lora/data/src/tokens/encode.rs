@@ -85,7 +85,7 @@ pub enum DropReason {
 pub struct Notes {
     /// The last tokens of the prompt that were left out, if prompt + answer does not start with all of the prompt's tokens.
     pub boundary: Option<Boundary>,
-    /// Answers that are the empty string, and so have only EOS.
+    /// Answers that say nothing: blank texts, or turns of the assistant with blank content and nothing else.
     pub empty_answers: usize,
     /// Answers whose last tokens hold a stop token, before `max_length` cuts.
     pub stopping_answers: usize,
@@ -203,7 +203,7 @@ impl Encoder {
         self.tokenizer.id(mark).is_some() || self.own_template.as_ref().is_some_and(writes)
     }
 
-    /// Returns the encoder with another rule for long answers. TRL 1.16's `RewardTrainer` drops them too.
+    /// Returns the encoder with another rule for long answers. TRL 1.16's `RewardTrainer` drops their rows.
     pub fn with_long_answers(self, long_answers: LongAnswers) -> Encoder {
         Encoder { long_answers, ..self }
     }

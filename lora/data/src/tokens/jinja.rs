@@ -74,7 +74,7 @@ pub(crate) fn environment(now: i64) -> Environment<'static> {
     env
 }
 
-/// `{% generation %}` or `{% endgeneration %}`: the whitespace control in front, `end`, the whitespace control behind.
+/// Matches `{% generation %}` and `{% endgeneration %}`. Groups: whitespace control in front, `end`, whitespace control behind.
 static GENERATION_TAG: LazyLock<fancy_regex::Regex> =
     LazyLock::new(|| fancy_regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern"));
 
@@ -100,7 +100,7 @@ pub(crate) fn call_generation_spans(source: &str) -> Option<String> {
     (called != source).then(|| called.into_owned())
 }
 
-/// Puts `open` and `close` around the content of the calls of [`call_generation_spans`].
+/// Adds the function that sources from [`call_generation_spans`] call. It puts `open` and `close` around the content of a call.
 pub(crate) fn generation_span(env: &mut Environment<'_>, open: char, close: char) {
     env.add_function(SPAN, move |state: &mut State, kwargs: Kwargs| -> Result<Value, Error> {
         let caller: Value = kwargs.get("caller")?;

@@ -6,7 +6,7 @@
 //! | escapes in string literals: `\a`, `\v`, `\/`, `\U0001f642`, a backslash before a line end | as in Python | differs |
 //! | a line end after `{% raw %}` | stays | is dropped, as after every tag |
 //! | the default of a macro's argument names an earlier argument | finds it | misses it: refused here |
-//! | an outer name that a macro or `call` block has in `filter` tags alone, or only sets a field of | finds it | misses it |
+//! | an outer name that a macro or `call` block uses only in `filter` tags, or only to set a field | finds it | misses it |
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

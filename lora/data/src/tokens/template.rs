@@ -92,7 +92,7 @@ pub struct ChatTemplate {
     now: i64,
 }
 
-/// The names of the templates in their environment. They have no file extension that would switch HTML escapes on.
+/// The name of the template in its environment. It has no file extension, since some switch HTML escapes on.
 const NAME: &str = "chat_template";
 /// Ends the name of a template in which calls replace the marks.
 const WITH_SPANS: &str = " with spans";
@@ -176,7 +176,7 @@ impl ChatTemplate {
         self.marks_generation
     }
 
-    /// Returns the texts of all its templates, as they were parsed: conversations with tools or with marks use others.
+    /// Returns the texts of all its templates as they were parsed, those for tools and those with calls for marks included.
     pub(crate) fn source(&self) -> String {
         let names = [NAME, TOOL_USE].into_iter().flat_map(|name| [name.to_owned(), format!("{name}{WITH_SPANS}")]);
         let source = |name: String| self.env.get_template(&name).map_or(String::new(), |t| t.source().to_owned());
@@ -305,7 +305,8 @@ fn now() -> i64 {
     since_1970.map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(0))
 }
 
-/// Names of a turn's thoughts. A template gets the first of these that exists, under all of these names.
+/// Names of a turn's thoughts. A template gets the first of these that is not null as `reasoning_content`, and as `thinking` if
+/// the turn lacks that.
 pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// Returns a message as the template sees it. Older names of the reasoning field become the standard one, and `thinking` is set

@@ -17,7 +17,7 @@ const OTHERS_LOOKED_AT: usize = 8;
 /// How often the size of its directory is checked while a file grows to the limit.
 const LOOKS: u64 = 64;
 
-/// An open cache file, with the places of its records. They take 16 bytes per answer and the free slots of a hash table.
+/// An open cache file, with the places of its records. The places take 16 bytes per answer, plus the free slots of a hash table.
 #[derive(Debug)]
 pub(super) struct CacheFile {
     path: PathBuf,
@@ -162,7 +162,7 @@ impl CacheFile {
             return Err(CacheNote::FileFull { path: self.path.clone(), limit: Size(self.limit) });
         }
         if let Err(source) = record::append(&mut self.file, self.end, &bytes) {
-            // if it cannot be removed, what is left of it does not agree with its check
+            // if this fails too, a partial record may stay, but its checksum does not match
             let _ = self.file.set_len(self.end);
             self.stop_writing();
             return Err(CacheNote::Full { path: self.path.clone(), source });

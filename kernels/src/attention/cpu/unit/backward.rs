@@ -1,8 +1,8 @@
 //! Backward: one task per tree and query head, as in f32; a pair of blocks is 64 queries by 64 keys.
 //!
-//! Scores are made with keys as rows and queries as columns. Their weights and gradients, rounded, are then left operands of
-//! the sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`) as they lie. Interleaved by pairs of keys, the gradients are also the
-//! right operand of the sum over keys, `dqᵀ = kᵀ·duᵀ`.
+//! Scores are made with keys as rows and queries as columns. The weights and gradients, rounded, are left operands of the sums over
+//! queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`) without being packed again. Interleaved by pairs of keys, the gradients are also the right
+//! operand of the sum over keys, `dqᵀ = kᵀ·duᵀ`.
 
 use super::{ACROSS_PANEL, Form, HeadSizes, PackedBlocks, gather, packed_bytes};
 use crate::attention::cpu::blocks::{BLOCK, Source};
@@ -64,7 +64,7 @@ pub(in crate::attention::cpu) fn backward(
             let work =
                 Work { unit, geometry: &geometry, head, kv_head: query_head / geometry.group(), packed: &packed };
             let mut sums = Sums::new(&dk_heads, &dv_heads, query_head * blocks.len(), block_len);
-            // SAFETY: the unit is there.
+            // SAFETY: `unit` is one that `Isa::available` found.
             unsafe { unit.configure() };
             let mut first_block = 0;
             for &index in &tree.segments {
@@ -75,13 +75,13 @@ pub(in crate::attention::cpu) fn backward(
                 }
                 sums.walk(&geometry, blocks, index, segment, |sums, pair| {
                     let block = first_block + pair.queries.start / BLOCK - blocks_of(index).start;
-                    // SAFETY: the unit is there and configured.
+                    // SAFETY: the unit was configured above, on this thread.
                     unsafe { work.pair(&mut scratch, sums, pair, block) };
                 });
                 for (i, block) in blocks_of(index).enumerate() {
                     let queries = queries_of(segment, block);
                     let row = |position: usize| segment.row_at(position) * cols + geometry.query(query_head);
-                    // SAFETY: trees share no rows, and a head of a tree is one task; the unit is there.
+                    // SAFETY: trees share no rows, and a head of a tree is one task; the processor has the unit.
                     unsafe { scratch.put_dq(first_block + i, queries, geometry.scale, row, &dqkv) };
                 }
                 first_block += blocks_of(index).len();
@@ -149,7 +149,7 @@ const BLOCK_PANELS: usize = BLOCK / STEP_DEPTH;
 impl Scratch<'_> {
     pub(super) fn lens(blocks: usize, head: HeadSizes) -> [usize; 10] {
         [
-            // four forms of a quarter of their bytes each
+            // four forms, each of a quarter of `form_bytes` floats
             blocks * head.form_bytes(),
             blocks * head.padded() * BLOCK,
             blocks * BLOCK,
@@ -204,7 +204,8 @@ impl Scratch<'_> {
             gather(rows, segment, queries.clone(), begin, place, from);
             let rows = rows.as_ptr();
             let (along, across) = (self.form(block, form), self.form(block, form + 2));
-            // SAFETY: the unit is there; `rows` is a block of rows, and each form's place is at a multiple of 64 bytes.
+            // SAFETY: `backward` runs with a unit that `Isa::available` found; `rows` is a block of rows, and each form's place is
+            // at a multiple of 64 bytes.
             unsafe {
                 head.pack(rows, Form::Along, Role::Right, along);
                 head.pack(rows, Form::Across, Role::Right, across);
@@ -268,7 +269,7 @@ impl Work<'_> {
     /// Adds what a pair gives to the sums.
     ///
     /// # Safety
-    /// The unit is there and configured on this thread.
+    /// The processor has the unit, configured on this thread.
     unsafe fn pair(&self, scratch: &mut Scratch<'_>, sums: &mut Sums<'_>, pair: Pair, block: usize) {
         let HeadSizes { steps, .. } = self.head;
         let [k, k_across, v] = [0, 1, 2].map(|form| self.packed.form(self.kv_head, pair.index, form));
@@ -378,7 +379,7 @@ impl Work<'_> {
 fn capped(u: __m512, cap: f32) -> (__m512, Option<__m512>) {
     let one = _mm512_set1_ps(1.0);
     let x = _mm512_div_ps(u, _mm512_set1_ps(cap));
-    // tanh|x| = (1 - e) / (1 + e), e = exp(-2|x|): near 0 it cancels, by less than what rounding to bf16 loses
+    // tanh|x| = (1 - e) / (1 + e), e = exp(-2|x|): near 0 the numerator cancels, but loses less than rounding to bf16 does
     let e = exp(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-2.0)));
     let t = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
     let negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_setzero_ps());

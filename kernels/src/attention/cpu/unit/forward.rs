@@ -58,7 +58,8 @@ pub(in crate::attention::cpu) fn forward(
             let at = first_row * geometry.qkv_cols() + geometry.query(query_head);
             let queries =
                 Matrix { at: qkv[at..].as_ptr(), stride: geometry.qkv_cols(), side: job.positions, depth: head_dim };
-            // SAFETY: the unit is there; the rows of a run follow each other, inside `qkv`; the forms are packed.
+            // SAFETY: `unit` is one that `Isa::available` found; the rows of a run follow each other, inside `qkv`; the forms are
+            // packed.
             unsafe {
                 unit.configure();
                 pack::along_depth::<bf16, 1>(queries, Role::Left, 0..1, run.q.as_mut_ptr().cast(), head.along_panel());
@@ -69,11 +70,11 @@ pub(in crate::attention::cpu) fn forward(
                 cpu.isa().dispatch(Map { f: &f, x: [] as [&[f32]; 0], y: [&mut *run.s] });
             }
             let scale = if geometry.softcap.is_some() { 1.0 } else { geometry.scale };
-            // SAFETY: as above.
+            // SAFETY: the processor has a unit, and so AVX-512 with bf16.
             unsafe { run.weights(&geometry, scale) };
             let forms: Vec<*const u8> = forms.iter().map(|[_, values]| *values).collect();
             for panel in 0..head.steps {
-                // SAFETY: as above.
+                // SAFETY: the unit was configured above, and `forms` are those of the run's blocks.
                 unsafe { run.values(unit, panel, &forms) };
                 for i in 0..job.positions {
                     let cols = panel * STEP_DEPTH..head_dim.min((panel + 1) * STEP_DEPTH);
@@ -88,7 +89,7 @@ pub(in crate::attention::cpu) fn forward(
             }
             for i in 0..job.positions {
                 let at = (first_row + i) * heads + query_head;
-                // SAFETY: as above.
+                // SAFETY: each row and head belongs to one task, as segments share no rows and jobs no positions.
                 let lse = unsafe { lse.slice(at..at + 1) };
                 lse[0] = (f64::from(run.max[i]) + f64::from(run.sum[i]).ln()) as f32;
             }
@@ -106,7 +107,7 @@ impl Pointwise<0, 1> for Cap {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, _: [S::V; 0], [s]: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
         unsafe { [S::mul(S::splat(self.cap), S::tanh(S::mul(s, S::splat(self.scale / self.cap))))] }
     }
 }

@@ -71,7 +71,7 @@ impl HeadSizes {
     /// Packs a block of rows.
     ///
     /// # Safety
-    /// `rows` is `[BLOCK, dim]`, `to` holds [`HeadSizes::form_bytes`] at a multiple of 64; the unit is there.
+    /// `rows` is `[BLOCK, dim]`, `to` holds [`HeadSizes::form_bytes`] at a multiple of 64; the processor has the unit.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn pack(self, rows: *const bf16, form: Form, role: Role, to: *mut u8) {
         // SAFETY: the caller's contract.
@@ -140,7 +140,7 @@ impl PackedBlocks {
             let (segment, block) = blocks.owner(index);
             let (segment, begin) = (&segments[segment], block * BLOCK);
             let rows = &mut bytemuck::cast_slice_mut::<f32, bf16>(scratch)[..BLOCK * head.dim];
-            // SAFETY: `task` is handed out once, so nobody else borrows these `block_len` floats.
+            // SAFETY: `task` is handed out once, so nobody else borrows these `block_len` elements.
             let target = unsafe { all.slice(task * block_len..(task + 1) * block_len) };
             let mut gathered = None;
             for ((source, form, role), to) in forms.iter().zip(target.chunks_exact_mut(block_len / FORMS)) {

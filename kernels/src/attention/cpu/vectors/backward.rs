@@ -116,7 +116,8 @@ pub(in crate::attention::cpu) fn sums_bytes(layout: &Layout, heads: usize, block
     delta + 2 * sums
 }
 
-/// Bytes of the trees' tasks, with `len` floats each, or of the tasks of [`add_heads`], which run afterwards: the larger.
+/// Returns the larger of two: the bytes of the trees' tasks, with `len` floats each, and those of the tasks of [`add_heads`], which
+/// run afterwards.
 pub(in crate::attention::cpu) fn tasks_bytes(cpu: &Cpu, geometry: &Geometry, layout: &Layout, len: usize) -> usize {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = *geometry;
     let Lists { blocks, trees, .. } = layout.cpu();
@@ -297,7 +298,8 @@ impl<'a> Sums<'a> {
         Sums { dk: HeadBlocks { all: dk, at, block_len }, dv: HeadBlocks { all: dv, at, block_len } }
     }
 
-    /// All pairs of one segment's queries and the keys that they see: blocks of keys outside, queries inside, both by position.
+    /// Calls `pair` for each block of the segment's queries and block of keys that they see: keys outside, queries inside, both by
+    /// position. First sets the segment's own sums to 0, or to the prompt's in the block where the prompt ends.
     pub(crate) fn walk(
         &mut self,
         geometry: &Geometry,
@@ -407,7 +409,7 @@ impl Work<'_> {
         let end_key = (end - begin).min(BLOCK);
         for key in (0..end_key).step_by(ROWS) {
             let keys = ROWS.min(end_key - key);
-            // the queries before the block's first key see none of its keys
+            // the queries before the first of these keys see none of them
             let from = (begin + key).saturating_sub(first);
             let steps = end - first - from;
             for (target, factors, rows) in

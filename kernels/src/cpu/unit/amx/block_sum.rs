@@ -213,7 +213,7 @@ pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Fini
             sums = inout(reg) finished.sums => _,
             out = inout(reg) finished.to => _,
             out_stride = in(reg) finished.stride,
-            // the rows that this block is rounded to during the next one: a line that is not at hand would stop the stores
+            // the rows that this block is rounded to during the next one: a store to a line that is not in cache would stall
             next = in(reg) BLOCK * finished.stride,
             out("zmm16") _, out("zmm17") _,
         );
@@ -249,7 +249,7 @@ impl ColumnSums for TransposedTile {
         if steps == 0 {
             return;
         }
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `ColumnSums::add`; `self` is 16 lines of 64 bytes.
         unsafe {
             asm!(
                 "tileloadd tmm0, [{sums} + {row}]",

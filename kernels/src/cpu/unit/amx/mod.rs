@@ -13,7 +13,8 @@ pub(crate) use block_sum::TransposedTile;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-/// Whether processor and system have the unit and let this process use it. The first call asks the system, for all threads.
+/// Whether processor and system have the unit and let this process use it. The first call asks the system's permission, for all
+/// threads.
 pub(crate) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| processor_has_it() && system_saves_it() && permitted())
@@ -93,7 +94,7 @@ pub(crate) unsafe fn configure() {
     });
 }
 
-/// Multiplications and additions that [`burst`] does.
+/// Rounds that [`burst`] runs, of four products of tiles each.
 const BURST_ROUNDS: usize = 50_000;
 
 /// Runs the unit at its limit on this thread, for benches: multiplies tiles that stay where they are, of ordinary numbers

@@ -59,7 +59,7 @@ fn product<'a>(
     Tiled { unit, rows, precision, left: vec![left], downs: Vec::new(), targets }
 }
 
-/// A run of a stack.
+/// Computes a run of a stack.
 pub(in crate::gemm::cpu) fn stack_forward(
     unit: Unit,
     call: StackForward<'_, '_>,
@@ -107,7 +107,7 @@ fn tiled_stack_forward<'a>(
     let at = OutputValues::from(y.reborrow());
     let mut tiled =
         Tiled { unit, rows: m, precision, left: vec![left_rows(x, k)], downs: Vec::new(), targets: Vec::new() };
-    // inputs of their own stand before everything that is computed from them
+    // the updates' own inputs come before everything that is computed from them
     let own_inputs = pieces.iter().filter_map(|piece| piece.updates.first()?.x);
     tiled.left.extend(own_inputs.map(|x| left_rows(x, k)));
     let (mut first, mut own_part) = (0, 0);
@@ -143,7 +143,7 @@ fn tiled_stack_forward<'a>(
     tiled
 }
 
-/// A run of a stack.
+/// Prepares a run of a stack.
 pub(in crate::gemm::cpu) fn stack_dx<'a>(unit: Unit, call: StackDx<'a, '_>) -> Tiled<'a> {
     let StackDx { m, k, dy, pieces, dx, precision } = call;
     let stride = columns(pieces);

@@ -23,7 +23,7 @@ impl Corner {
     /// Copies the corner to a block of sums.
     ///
     /// # Safety
-    /// Both are valid.
+    /// `from` holds the corner, and `sums` 32 rows of 32 floats.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn load<T: Number>(self, from: *const T, sums: *mut f32) {
         for row in 0..self.height {
@@ -40,7 +40,7 @@ impl Corner {
     /// `to (+)= alpha * sums`
     ///
     /// # Safety
-    /// Both are valid.
+    /// `sums` holds 32 rows of 32 floats, and `to` the corner, which nobody else touches.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn store(self, sums: *const f32, alpha: f32, add: bool, to: *mut f32) {
         let alpha = _mm512_set1_ps(alpha);
@@ -62,7 +62,7 @@ impl Corner {
     /// As [`Corner::store`], rounded.
     ///
     /// # Safety
-    /// Both are valid.
+    /// `sums` holds 32 rows of 32 floats, and `to` the corner, which nobody else touches.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn store_bf16(self, sums: *const f32, alpha: f32, add: bool, to: *mut bf16) {
         let scale = _mm512_set1_ps(alpha);
@@ -121,7 +121,7 @@ impl OutputValues {
 /// A number format of outputs.
 pub(super) trait Number: Copy {
     /// # Safety
-    /// The lanes of the mask are valid.
+    /// The processor has AVX-512 with bf16; `from` can be read in the lanes of the mask.
     unsafe fn load(lanes: __mmask16, from: *const Self) -> __m512;
 }
 
@@ -129,7 +129,7 @@ impl Number for f32 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn load(lanes: __mmask16, from: *const f32) -> __m512 {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `Number::load`: the lanes of the mask can be read.
         unsafe { _mm512_maskz_loadu_ps(lanes, from) }
     }
 }
@@ -138,7 +138,7 @@ impl Number for bf16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn load(lanes: __mmask16, from: *const bf16) -> __m512 {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `Number::load`: the lanes of the mask can be read.
         let raw = unsafe { _mm512_castsi512_si256(_mm512_maskz_loadu_epi16(__mmask32::from(lanes), from.cast())) };
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(raw)))
     }

@@ -50,7 +50,7 @@ struct RowGroup {
 }
 
 impl Rows {
-    /// Where the part begins that lies at `packed` in a panel of 32 rows.
+    /// Where a part begins, given its offset `packed` in a panel of 32 rows.
     fn part(self, packed: usize) -> *mut u8 {
         self.at.at(packed)
     }
@@ -88,11 +88,11 @@ impl Rows {
                 let len = (depth - first).min(STEP_DEPTH);
                 let mut lines = [_mm512_setzero_si512(); LINES];
                 for (i, line) in lines.iter_mut().enumerate().take(group.count) {
-                    // SAFETY: `len` numbers of a row.
+                    // SAFETY: reads `len` numbers of row `group.first + i`, which is below `count`.
                     [*line] = unsafe { E::terms(from.wrapping_add((group.first + i) * stride + first), len) };
                 }
                 for pair in pack::transposed(lines) {
-                    // SAFETY: a vector of the part.
+                    // SAFETY: `to` moves by a vector for each pair, and the part holds all of them by the caller's contract.
                     unsafe {
                         if group.vector_bytes == LINE_BYTES {
                             _mm512_store_si512(to.cast(), pair);

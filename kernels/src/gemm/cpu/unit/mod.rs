@@ -71,7 +71,7 @@ pub(in crate::gemm::cpu) struct Tiled<'a> {
     pub(super) targets: Vec<Target<'a>>,
 }
 
-/// A left operand in memory. A pointer, because its memory may be the output of a product that runs on the way.
+/// A left operand in memory. A pointer, because it may be scratch that a task fills on the way: see [`Down::scaled`].
 #[derive(Clone, Copy)]
 pub(super) struct LeftPart {
     pub(super) values: LeftValues,
@@ -197,7 +197,7 @@ impl Tiled<'_> {
         let rows = self.rows;
         let Some((sizes, _)) = self.sizes(cpu, false) else { return Packed::default() };
         let panels = [
-            // the most rows that share the panels of columns, and the most rows that run on one thread
+            // the most row panels for which columns are apart, by each condition of `columns_are_apart`
             sizes.panels.len().saturating_sub(1),
             (LEFT_BYTES / sizes.left_panel.max(1)).max(TASKS_PER_THREAD * cpu.threads() - 1),
         ];

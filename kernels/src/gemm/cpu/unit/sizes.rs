@@ -25,7 +25,7 @@ pub(super) struct Sizes<'a> {
     pub(super) left_panel: usize,
     pub(super) row_panels: usize,
     pub(super) downs: Vec<Recipe<'a>>,
-    /// Where the right panels of each of `downs` begin, and where they end.
+    /// Where the right panels of each of `downs` begin, in bytes. The last ones end at `down_bytes`.
     down_at: Vec<usize>,
     down_bytes: usize,
     pub(super) targets: Vec<Recipe<'a>>,
@@ -110,7 +110,7 @@ impl Terms {
 pub(super) struct Shared(pub(super) *mut u8);
 // SAFETY: one task writes each byte, before any task reads it.
 unsafe impl Send for Shared {}
-// SAFETY: as above.
+// SAFETY: tasks that share it write different bytes, and read only bytes that were written before they began.
 unsafe impl Sync for Shared {}
 
 impl Shared {
@@ -391,7 +391,7 @@ impl<'a> Sizes<'a> {
     /// sums in the output itself. Other blocks have them in `sums`, 32 x 32 for each row panel, and the output gets them last.
     ///
     /// # Safety
-    /// The unit is there; `left` holds the panels `rows`, `right` the panel `col`, both packed, `sums` its blocks.
+    /// The processor has the unit; `left` holds the panels `rows`, `right` the panel `col`, both packed, `sums` its blocks.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn strip(
         &self,
@@ -405,7 +405,7 @@ impl<'a> Sizes<'a> {
         let Sink { alpha, start, output: Output { at: output, stride } } = recipe.sink;
         let width = (recipe.cols - col * BLOCK).min(BLOCK);
         let unit = self.call.unit;
-        // SAFETY: the unit is there, by the caller's contract.
+        // SAFETY: the processor has the unit, by the caller's contract.
         unsafe { unit.configure() };
         let mut ahead = right.wrapping_add(recipe.right_panel);
         let blocks: usize = recipe.products.iter().map(|terms| terms.bounds.len() - 1).sum();

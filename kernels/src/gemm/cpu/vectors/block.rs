@@ -27,7 +27,7 @@ impl VectorTask for Block<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let is_resident = self.product.is_resident::<S>(self.cols.len());
-        // SAFETY: the ranges and areas hold, for the reasons given above.
+        // SAFETY: the ranges are inside the operands, and each area has the length that it was asked for.
         unsafe { if is_resident { self.rows_outside::<S>() } else { self.panels_outside::<S>() } }
     }
 }
@@ -84,7 +84,7 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn panels_outside<S: Simd>(self) {
         let Block { product, rows, cols, scratch } = self;
-        // SAFETY: see `run`.
+        // SAFETY: `rows` and `cols` are inside the output, as `Product::run` cuts it.
         let output = unsafe { product.output.at.add(rows.start * product.output.stride + cols.start) };
         let (partial, partial_stride) = match product.sums_apart() {
             true => (scratch.partial.floats(rows.len() * cols.len()), cols.len()),
@@ -92,19 +92,20 @@ impl Block<'_> {
         };
         let panel_cols = pack::panel_cols::<S>();
         for depth in product.depth_blocks() {
-            // SAFETY: see `run`.
+            // SAFETY: `rows` and `depth` are inside the left operand.
             let left = unsafe { left_rows::<S>(product, rows.clone(), depth.clone(), &mut scratch.left) };
             let panel = scratch.right.floats(pack::packed_len::<S>(depth.len(), panel_cols));
             for col in (0..cols.len()).step_by(panel_cols) {
                 let width = (cols.len() - col).min(panel_cols);
                 let from = cols.start + col;
-                // SAFETY: see `run`.
+                // SAFETY: `depth` and the panel's columns are inside the right operand; `panel` has room for them.
                 unsafe { product.pack::<S>(depth.clone(), from..from + width, panel) };
                 let right = RightPanel { at: panel, stride: pack::panel_width::<S>(width) };
                 let mut row = 0;
                 while row < rows.len() {
                     let height = tile_rows::<S>(rows.len() - row);
-                    // SAFETY: see `run`; the tile's rows are within the block's.
+                    // SAFETY: the tile's rows and columns are inside the block's, and so inside `left`, the output and the partial
+                    // sums.
                     unsafe {
                         let store = Store {
                             output: output.add(row * product.output.stride + col),
@@ -132,7 +133,8 @@ impl Block<'_> {
         let Block { product, rows, cols, scratch } = self;
         let panels = scratch.right.floats(pack::packed_len::<S>(product.depth, cols.len()));
         for depth in product.depth_blocks() {
-            // SAFETY: see `run`; the blocks before this one have `depth.start` rows.
+            // SAFETY: `depth` and `cols` are inside the right operand; the blocks before this one take `depth.start` rows of
+            // `panels`.
             unsafe {
                 let to = panels.add(pack::packed_len::<S>(depth.start, cols.len()));
                 product.pack::<S>(depth, cols.clone(), to);
@@ -143,7 +145,8 @@ impl Block<'_> {
         while row < rows.end {
             let height = tile_rows::<S>(rows.end - row);
             for depth in product.depth_blocks() {
-                // SAFETY: see `run`.
+                // SAFETY: the tile's rows, `depth` and `cols` are inside the operands and the output; `partial` holds a full tile's
+                // sums.
                 unsafe {
                     let left = left_rows::<S>(product, row..row + height, depth.clone(), &mut scratch.left);
                     let panels = panels.add(pack::packed_len::<S>(depth.start, cols.len()));
@@ -171,7 +174,7 @@ impl Block<'_> {
     }
 }
 
-/// Rows of the left operand, a block of their depth.
+/// Rows of the left operand, over one block of the depth.
 #[derive(Clone, Copy)]
 struct LeftRows {
     at: *const f32,
@@ -185,7 +188,7 @@ impl LeftRows {
     }
 }
 
-/// Reads them in place or copies them: see [`Product::copies_left`].
+/// Reads rows of the left operand in place or copies them: see [`Product::copies_left`].
 #[inline(always)]
 unsafe fn left_rows<S: Simd>(
     product: &Product<'_>,

@@ -9,7 +9,7 @@ use crate::cpu::vectors::{Loaded, Simd, Stored, VectorTask};
 
 /// Vectors in a full tile's row.
 pub(super) const TILE_VECTORS: usize = 2;
-/// Depth of a cache line of a row of the left operand.
+/// Elements of a cache line: the depth that one line of a left row holds.
 const LINE: usize = 16;
 
 /// Some rows of the left operand, as many as the tile is high.
@@ -78,7 +78,7 @@ pub(super) unsafe fn run<S: Simd>(rows: usize, left: LeftTile, right: RightPanel
 
 #[inline(always)]
 unsafe fn run_width<S: Simd, L: LeftOperand>(rows: usize, left: L, right: RightPanel, depth: usize, store: Store) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the contract of `run`, which passes its own operands on.
     unsafe {
         if store.cols > S::LANES {
             run_height::<S, _, TILE_VECTORS>(rows, left, right, depth, store);
@@ -96,7 +96,7 @@ unsafe fn run_height<S: Simd, L: LeftOperand, const NV: usize>(
     depth: usize,
     store: Store,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the contract of `run`, which passes its own operands on.
     unsafe {
         match rows {
             12 if S::REGISTERS >= 32 => S::apart(Tile::<L, 12, NV> { left, right, depth, store }),
@@ -137,7 +137,7 @@ impl LeftOperand for LeftRows {
     const RIGHT_IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn element(self, i: usize) -> f32 {
-        // SAFETY: the caller's contract.
+        // SAFETY: row `i` has an element at this depth, by the contract of `LeftOperand::element`.
         unsafe { *self.at.wrapping_add(i.wrapping_mul(self.stride)) }
     }
     #[inline(always)]
@@ -149,7 +149,7 @@ impl LeftOperand for LeftRows {
         // The rows of the next tile at the same depth, only into the second-level cache: the panel fills the first.
         let mut next = self.at.wrapping_add(height.wrapping_mul(self.stride));
         for _ in 0..height {
-            // SAFETY: the caller's contract.
+            // SAFETY: the instruction set is S's, and a prefetch needs no valid address.
             unsafe { S::prefetch_far(next) };
             next = next.wrapping_add(self.stride);
         }
@@ -166,7 +166,7 @@ impl LeftOperand for LeftColumns {
     const RIGHT_IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn element(self, i: usize) -> f32 {
-        // SAFETY: the caller's contract.
+        // SAFETY: row `i` has an element at this depth, by the contract of `LeftOperand::element`.
         unsafe { *self.at.wrapping_add(i) }
     }
     #[inline(always)]
@@ -190,7 +190,7 @@ impl<L: LeftOperand, const MR: usize, const NV: usize> VectorTask for Tile<L, MR
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Tile { left, right, depth, store } = self;
-        // SAFETY: the contract of `run`.
+        // SAFETY: the tile's operands are those of the function `run`, whose contract its caller keeps.
         unsafe {
             prefetch_output::<S, MR, NV>(store);
             let sums = sums::<S, L, MR, NV>(left, right, depth);
@@ -210,7 +210,7 @@ unsafe fn sums<S: Simd, L: LeftOperand, const MR: usize, const NV: usize>(
     right: RightPanel,
     depth: usize,
 ) -> [[S::V; NV]; MR] {
-    // SAFETY: the caller's contract: `depth` steps are taken in all.
+    // SAFETY: `left` and `right` hold `depth` steps, and `depth` are taken.
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
         let mut at = right.at;
@@ -239,7 +239,7 @@ unsafe fn step<S: Simd, L: LeftOperand, const MR: usize, const NV: usize>(
     next_block: usize,
     sums: &mut [[S::V; NV]; MR],
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: at each depth `left` has `MR` elements, and `right` `NV` whole vectors, by the contract of `run`.
     unsafe {
         let mut columns = [S::splat(0.0); NV];
         for j in 0..NV {
@@ -268,7 +268,7 @@ unsafe fn prefetch_output<S: Simd, const MR: usize, const NV: usize>(store: Stor
     };
     for _ in 0..MR {
         for j in 0..NV {
-            // SAFETY: the caller's contract.
+            // SAFETY: the instruction set is S's, and a prefetch needs no valid address.
             unsafe { S::prefetch(row.wrapping_add(j * S::LANES)) };
         }
         row = row.wrapping_add(stride);
@@ -277,7 +277,7 @@ unsafe fn prefetch_output<S: Simd, const MR: usize, const NV: usize>(store: Stor
 
 #[inline(always)]
 unsafe fn put<S: Simd, const MR: usize, const NV: usize>(sums: [[S::V; NV]; MR], lanes: [usize; NV], store: Store) {
-    // SAFETY: the caller's contract; `lanes` end at `store.cols`.
+    // SAFETY: the partial sums and the output hold `MR` rows of `store.cols`, at which `lanes` end.
     unsafe {
         let alpha = S::splat(store.alpha);
         let (mut partial_row, mut output_row) = (store.partial, store.output);

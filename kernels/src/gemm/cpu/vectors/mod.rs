@@ -29,7 +29,7 @@ const DEPTH_BLOCK: usize = 288;
 const ROWS_PER_TASK: usize = 512;
 /// 512 rows x 256 columns of partial sums are 512 KiB, beside the left operand.
 const COLS_PER_TASK: usize = 256;
-/// A task has at least this many tiles of rows.
+/// When rows are split to busy all threads, a task keeps about this many tiles of rows.
 const LEAST_TILES: usize = 4;
 /// Tasks for each thread: enough that the others need not wait for a thread that loses its core for a while.
 const TASKS_PER_THREAD: usize = 4;
@@ -251,7 +251,7 @@ impl Cut {
         Cut { rows, cols, threads, rows_per_task, cols_per_task }
     }
 
-    /// What the threads keep if tasks take these floats for their rows and columns.
+    /// What the threads keep. `areas(rows, cols)` gives the floats that a task takes in each area.
     fn packed(&self, areas: impl Fn(usize, usize) -> [usize; 3]) -> Packed {
         // a task at an edge is smaller, and may be computed in another way
         let sizes =

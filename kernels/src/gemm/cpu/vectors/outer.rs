@@ -123,7 +123,7 @@ struct LeftColumns {
     stride: usize,
 }
 
-/// Reads them in place, or rounds a copy.
+/// Reads the tiles' rows in place, or rounds a copy.
 #[inline(always)]
 unsafe fn left_columns<S: Simd>(
     sum: &OuterSum<'_>,
@@ -146,7 +146,7 @@ unsafe fn left_columns<S: Simd>(
     }
 }
 
-/// Reads them in place, or packs them if they must be rounded or are not whole vectors.
+/// Reads the panel's columns in place, or packs them if they must be rounded or are not whole vectors.
 #[inline(always)]
 unsafe fn right_panel<S: Simd>(
     sum: &OuterSum<'_>,

@@ -104,7 +104,7 @@ unsafe fn copied<S: Simd, T: Loaded>(
         for first in (0..cols.len()).step_by(panel_cols::<S>()) {
             let used = (cols.len() - first).min(panel_cols::<S>());
             let width = panel_width::<S>(used);
-            // SAFETY: the caller's contract: `place * all_cols + cols.end` is within w, the row within the panel.
+            // SAFETY: `place * all_cols + cols.end` is within w, the row within the panel.
             unsafe {
                 let from = w.as_ptr().add(place * all_cols + cols.start + first);
                 let to = panels.add(first * depth.len() + p * width);

@@ -60,7 +60,7 @@ impl OnUnit<'_> {
     /// Packs row panels of the hidden states.
     ///
     /// # Safety
-    /// The unit is there, the panels hold rows, and `to` holds them at a multiple of 64 bytes.
+    /// The processor has the unit; the panels are inside the operand; `to` has room for them, at a multiple of 64 bytes.
     unsafe fn pack_rows(&self, panels: Range<usize>, to: *mut u8) {
         // SAFETY: the caller's contract; the contract of the call checked the lengths.
         unsafe {
@@ -81,7 +81,8 @@ impl OnUnit<'_> {
         unsafe { pack::along_depth::<E, 1>(matrix, role, panels, to, self.panel_bytes()) };
     }
 
-    /// Packs weights: `panels` of 32 tokens along the hidden size; or with `tokens` as the depth, all panels across it.
+    /// Packs weights: panels of 32 tokens along the hidden size for logits; all panels across it, with the tokens as the depth, for
+    /// gradients.
     ///
     /// # Safety
     /// As [`OnUnit::pack_rows`].
@@ -136,7 +137,7 @@ enum Weights {
     Gradients(Range<usize>),
 }
 
-/// Log-probs, log-sum-exps and the side outputs. The unit is there.
+/// Computes log-probs, log-sum-exps and the side outputs.
 pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>) -> Result<()> {
     let Forward { head: Head { hidden_size, vocab_size, hidden_states, lm_head, targets, .. }, .. } = call;
     let (all_targets, logit) = (targets.cpu(), Logit::new(&call.head));
@@ -152,7 +153,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>)
         let mut packed = device.alloc::<f32>("token_logps.rows", row_panels * bytes / 4)?;
         let packs = Disjoint::new(packed.view_mut().cpu());
         cpu.for_each_task("token_logps.block", row_panels, 0, |panel, _| {
-            // SAFETY: each task has a panel of its own; the unit is there.
+            // SAFETY: each task has a panel of its own; `unit` is one that `Isa::available` found.
             unsafe {
                 let to = packs.slice(panel * bytes / 4..(panel + 1) * bytes / 4);
                 work.pack_rows(panel..panel + 1, to.as_mut_ptr().cast());
@@ -163,7 +164,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>)
             let (left, parts) = (packed.view().cpu(), Disjoint::new(&mut parts));
             let lens = ForwardScratch::lens(row_panels, bytes, with_extras);
             cpu.for_each_task("token_logps.block", chunks, lens.iter().sum(), |chunk, scratch| {
-                // SAFETY: each chunk has parts of its own; the unit is there.
+                // SAFETY: each chunk has parts of its own; `unit` is one that `Isa::available` found.
                 unsafe {
                     let parts = parts.slice(chunk * block.len()..(chunk + 1) * block.len());
                     work.chunk(cpu, chunk, left, ForwardScratch::new(scratch, lens), parts);
@@ -249,17 +250,17 @@ impl Pointwise<0, 1> for Logit {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, _: [S::V; 0], [u]: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
         unsafe { [self.of::<S>(u)] }
     }
 }
 
 impl OnUnit<'_> {
-    /// The logits of a panel of rows and `panels` of tokens, side by side in `z`, which is `[BLOCK, _]`. What lies `ahead` bytes
-    /// behind a panel of tokens is asked for meanwhile.
+    /// Computes the logits of a panel of rows and `panels` of tokens, side by side in `z`, which is `[BLOCK, _]`. Prefetches what
+    /// lies `ahead` bytes after each panel of tokens.
     ///
     /// # Safety
-    /// The unit is there and configured; `left` and `right` hold the panels, and `z` their blocks.
+    /// The processor has the unit, configured on this thread; `left` and `right` hold the panels, and `z` their blocks.
     #[expect(clippy::too_many_arguments, reason = "panels of both operands, and what is asked for")]
     unsafe fn logits(
         &self,
@@ -285,14 +286,14 @@ impl OnUnit<'_> {
         }
     }
 
-    /// All rows against one chunk of the vocabulary.
+    /// Takes one chunk of the vocabulary into `parts`, for all rows.
     ///
     /// # Safety
-    /// The unit is there; `left` holds the packed rows.
+    /// The processor has the unit; `left` holds the packed rows.
     unsafe fn chunk(&self, cpu: &Cpu, chunk: usize, left: &[f32], scratch: ForwardScratch<'_>, parts: &mut [Running]) {
         let ForwardScratch { right, z, max, sum, side } = scratch;
         let (bytes, steps) = (self.panel_bytes(), self.steps());
-        // SAFETY: the thread runs a task of the unit.
+        // SAFETY: the processor has the unit, by the caller's contract.
         unsafe { self.unit.configure() };
         let tokens = chunk * CHUNK..self.vocab_size.min((chunk + 1) * CHUNK);
         for first in tokens.clone().step_by(PANELS * BLOCK) {
@@ -304,14 +305,15 @@ impl OnUnit<'_> {
             unsafe { self.pack_weights(Weights::Logits(panels.clone()), right) };
             for row_panel in 0..parts.len().div_ceil(BLOCK) {
                 let left = left[row_panel * bytes / 4..].as_ptr().cast();
-                // SAFETY: the caller's contract; the next panel is asked for.
+                // SAFETY: `left` is a panel of the packed rows, `right` holds `panels.len()` panels, packed above, and `z` has room
+                // for their logits.
                 unsafe { self.logits(cpu, &steps, left, right, panels.len(), z, bytes) };
                 let rows = row_panel * BLOCK..parts.len().min((row_panel + 1) * BLOCK);
                 for (i, row) in rows.enumerate() {
                     let z = &z[i * PANELS * BLOCK..][..group.len()];
                     let lanes = row * 16..(row + 1) * 16;
                     let (max, sum) = (&mut max[lanes.clone()], &mut sum[lanes]);
-                    // SAFETY: AVX-512 with bf16 is there.
+                    // SAFETY: the processor has AVX-512 with bf16, as the unit needs it; `max` and `sum` are 16 floats, `side` 32.
                     unsafe {
                         match side.get_mut(row * 32..(row + 1) * 32) {
                             Some(side) => add::<true>(z, max, sum, side),
@@ -385,7 +387,7 @@ unsafe fn add<const EXTRAS: bool>(z: &[f32], max: &mut [f32], sum: &mut [f32], s
             let p = exp(distance);
             total = _mm512_mask_add_ps(total, mask(at), total, p);
             if EXTRAS {
-                // a logit so far below that its share is 0 has none of the entropy, were it infinitely far
+                // a logit whose share is 0 adds nothing to the entropy, even if it is infinitely far below
                 let counts = _mm512_mask_cmp_ps_mask::<_CMP_NEQ_UQ>(mask(at), p, _mm512_setzero_ps());
                 weighted = _mm512_mask3_fmadd_ps(p, distance, weighted, counts);
                 squares = _mm512_mask3_fmadd_ps(p, p, squares, counts);
@@ -400,7 +402,7 @@ unsafe fn add<const EXTRAS: bool>(z: &[f32], max: &mut [f32], sum: &mut [f32], s
     }
 }
 
-/// Gradients of the hidden states. The unit is there.
+/// Computes the gradients of the hidden states.
 pub(super) fn backward(cpu: &Cpu, unit: Unit, call: Backward<'_>) -> Result<()> {
     let Head { hidden_size, vocab_size, hidden_states, lm_head, .. } = call.head;
     let (targets, lse, d_logps) = (call.head.targets.cpu(), call.lse.cpu(), call.d_logps.cpu());
@@ -452,12 +454,12 @@ impl BackwardScratch<'_> {
     }
 }
 
-/// The hidden size, with what fills its last panel.
+/// The hidden size, rounded up to whole panels.
 fn padded(hidden_size: usize) -> usize {
     hidden_size.next_multiple_of(BLOCK)
 }
 
-/// Tasks of the backward pass over so many row panels: as many on each thread.
+/// Number of tasks of the backward pass: a multiple of the number of threads, but at most one for each row panel.
 fn backward_tasks(cpu: &Cpu, row_panels: usize, hidden_size: usize) -> usize {
     let most = (ROWS_BYTES / panel_bytes(hidden_size, 1)).clamp(1, ROW_PANELS);
     row_panels.div_ceil(most).next_multiple_of(cpu.threads()).min(row_panels)
@@ -487,7 +489,7 @@ impl OnUnit<'_> {
         cpu.for_each_task("token_logps.block", tasks, len, |task, scratch| {
             let panels = part(task);
             let mut scratch = BackwardScratch::new(scratch, BackwardScratch::lens(panels.len(), hidden_size));
-            // SAFETY: the unit is there.
+            // SAFETY: `self.unit` is one that `Isa::available` found; the panels are the task's.
             unsafe { self.gradients(cpu, panels.clone(), lse, d_logps, &mut scratch) };
             for (i, row) in (panels.start * BLOCK..targets.len().min(panels.end * BLOCK)).enumerate() {
                 // SAFETY: each task has rows of its own.
@@ -509,7 +511,7 @@ impl OnUnit<'_> {
     /// `1 - p`, which rounding to bf16 would lose.
     ///
     /// # Safety
-    /// The unit is there; the panels hold rows.
+    /// The processor has the unit; the panels hold rows, and `scratch` has room for them.
     unsafe fn gradients(
         &self,
         cpu: &Cpu,
@@ -524,8 +526,7 @@ impl OnUnit<'_> {
         let left: *mut u8 = scratch.left.as_mut_ptr().cast();
         let right: *mut u8 = scratch.right.as_mut_ptr().cast();
         let right_across = right.wrapping_add(BACKWARD_CHUNK / BLOCK * bytes);
-        // SAFETY: the caller runs this only where the unit is. `panels` are those of one chunk, and `left` and `right` have room
-        // for a chunk's.
+        // SAFETY: the processor has the unit, by the caller's contract; `panels` are the task's, and `left` has room for them.
         unsafe {
             self.unit.configure();
             self.pack_rows(panels.clone(), left);
@@ -533,17 +534,17 @@ impl OnUnit<'_> {
         for first in (0..self.vocab_size).step_by(BACKWARD_CHUNK) {
             let tokens = first..self.vocab_size.min(first + BACKWARD_CHUNK);
             let logit_panels = tokens.start / BLOCK..tokens.end.div_ceil(BLOCK);
-            // tokens that are not there have no gradient, so the last chunk's steps end with its tokens
+            // there are no gradients beyond the vocabulary, so the last chunk's steps end with its tokens
             let depth_steps = tokens.len().div_ceil(STEP_DEPTH);
             let across = if depth_steps < BACKWARD_CHUNK / STEP_DEPTH { panel_bytes(tokens.len(), 1) } else { across };
-            // SAFETY: as above.
+            // SAFETY: the tokens are below the vocabulary's end; `right` has room for a chunk's panels of both kinds.
             unsafe {
                 self.pack_weights(Weights::Logits(logit_panels.clone()), right);
                 self.pack_weights(Weights::Gradients(tokens.clone()), right_across);
             }
             for index in 0..panels.len() {
                 let left = left.wrapping_add(index * bytes);
-                // SAFETY: as above; all panels are at hand.
+                // SAFETY: `left` and `right` were packed above, and `z` has room for a chunk's logits.
                 unsafe { self.logits(cpu, &steps, left, right, logit_panels.len(), scratch.z, 0) };
                 let first_row = (panels.start + index) * BLOCK;
                 for i in 0..BLOCK.min(self.targets.len() - first_row) {
@@ -558,7 +559,7 @@ impl OnUnit<'_> {
                     }
                     let to: *mut u8 = scratch.g.as_mut_ptr().cast();
                     let line = to.wrapping_add(i / 16 * 1024 + i % 16 * 64);
-                    // SAFETY: AVX-512 with bf16 is there; a line of each step is the row's.
+                    // SAFETY: the processor has AVX-512 with bf16; `z` is whole steps, and `g` holds a line of each for the row.
                     unsafe { logit_gradients(z, tokens.len(), target, lse[row], -d_logp, self.logit, line) };
                 }
                 for col in 0..padded(self.hidden_size) / BLOCK {
@@ -566,7 +567,7 @@ impl OnUnit<'_> {
                     let at = scratch.dx[index * BLOCK * padded(self.hidden_size) + col * BLOCK..].as_mut_ptr();
                     let sums = Sums { at, stride: 4 * padded(self.hidden_size), from_zero: false };
                     let g = scratch.g.as_ptr().cast();
-                    // SAFETY: as above.
+                    // SAFETY: `g` and `right` hold `depth_steps` steps, packed above; `dx` has a block for each panel of columns.
                     unsafe { self.unit.run_in_place(&chunk_steps[..=depth_steps], g, right, sums, right) };
                 }
             }
@@ -591,7 +592,7 @@ unsafe fn logit_gradients(
     let (lse, factor) = (_mm512_set1_ps(lse), _mm512_set1_ps(factor / logit.temperature));
     for step in 0..z.len() / STEP_DEPTH {
         let mut halves = [_mm512_setzero_ps(); 2];
-        // no closures: what they are handed to lacks the instruction set, and may become calls
+        // no closures: the functions that take them lack the instruction set, and may become calls
         for (i, half) in halves.iter_mut().enumerate() {
             let at = step * STEP_DEPTH + 16 * i;
             let there = ((1u32 << tokens.saturating_sub(at).min(16)) - 1) as __mmask16;

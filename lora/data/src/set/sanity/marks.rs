@@ -16,7 +16,7 @@ const LONGEST: usize = 40;
 /// Most bytes of a text to search, and most marks of it to report.
 const MOST_BYTES: usize = 1 << 20;
 const MOST_MARKS: usize = 8;
-/// Most bytes of a text from which an example shows a part.
+/// Most bytes of a text to pass on as an example, which may be shortened further.
 const SHOWN: usize = 256;
 /// Brackets of marks: ASCII, and full-width as DeepSeek writes them.
 const BRACKETS: [[&str; 2]; 2] = [["<|", "|>"], ["<｜", "｜>"]];

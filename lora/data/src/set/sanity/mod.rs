@@ -142,7 +142,7 @@ pub enum Finding {
         column: String,
         /// Which of the two it is.
         notation: Notation,
-        /// Whether it has the keys of turns.
+        /// Whether it is turns that can be read.
         turns: bool,
     },
     /// A text that becomes the user's turn contains turn markers itself.

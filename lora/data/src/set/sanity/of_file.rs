@@ -68,7 +68,7 @@ impl OfFile {
             | Finding::RepeatedPrompt
             | Finding::RepeatedBehindLabel
             | Finding::RepeatedContent => 20 * warning.rows >= self.looked_at,
-            // a column that says the same about all rows does not speak against the pairs; the second value reports for all
+            // a column with the same value in all rows says nothing against the pairs; of other columns, one value is reported
             Finding::UnreadVerdict { ref column, ref value } => {
                 let mut values = self.warnings.iter().filter_map(|other| match &other.finding {
                     Finding::UnreadVerdict { column: of, value } if of == column => Some(value),

@@ -280,7 +280,7 @@ impl Conversation<'_> {
     }
 }
 
-/// Merges both ends of a content into one part if both were looked at and both were left out.
+/// Merges the parts of a content into one if its end was left out, and its start was left out as well or not looked at.
 fn whole_contents(looked_at: &[Spot], left_out: Vec<Spot>) -> Vec<Spot> {
     let start = |part: &Spot| Spot { place: Within::Start, ..*part };
     let is_whole = |part: &Spot| {
@@ -436,7 +436,7 @@ impl Encoder {
     }
 }
 
-/// Returns the turn without all that it says.
+/// Returns the turn with nothing said in it.
 fn emptied(turn: &Value) -> Value {
     let mut turn = turn.clone();
     if let Value::Object(fields) = &mut turn {

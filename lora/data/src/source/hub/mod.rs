@@ -1,4 +1,4 @@
-//! Data sets of the local Hugging Face cache: `ORG/NAME[:CONFIG][@REVISION][#SPLIT]`, as their files.
+//! Finds the files of a data set in the local Hugging Face cache by its id: `ORG/NAME[:CONFIG][@REVISION][#SPLIT]`.
 //!
 //! The cache (huggingface_hub 2.4): `datasets--ORG--NAME/refs/<revision>` holds a hash, `snapshots/<hash>/` the files, as links
 //! into `blobs/`. Nothing is downloaded. The configs in README.md say which files belong to a split. If there are no configs,
@@ -240,7 +240,7 @@ fn holds_rows(name: &str) -> bool {
 }
 
 /// Finds splits by the names of files and folders. `SPLIT-00000-of-00003` counts first, then a word that stands for a split.
-/// The file's name counts before its folders' names. If no name tells a split, all files are `train`. Only files of the most
+/// The file's name counts before its folders' names. If no name stands for a split, all files are `train`. Only files of the most
 /// frequent format count.
 fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
     let files = &most_frequent_format(files)[..];

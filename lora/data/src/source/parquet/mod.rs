@@ -176,8 +176,8 @@ impl Fields {
     }
 }
 
-/// Whether a column is read: we know it, or the look at the rows wants its name and it holds texts. If nothing else reads a
-/// column, its numbers may be NaN, and that must not make a row bad.
+/// Whether a column is read: we know its name, or the check of a sample looks at it and it holds texts only. Numbers in a column
+/// that only that check reads may be NaN, which must not make a row bad.
 fn reads(map: &ColumnMap, field: &Schema) -> bool {
     map.reads(field.name()) || is_looked_at(field.name()) && holds_texts(field)
 }
@@ -192,7 +192,7 @@ fn holds_texts(field: &Schema) -> bool {
     info.logical_type_ref() == Some(&LogicalType::String) || info.converted_type() == ConvertedType::UTF8
 }
 
-/// Walks the footer.
+/// Checks the size of the footer, walks it, and checks how deeply the columns are nested.
 fn check_footer(file: &File, bytes: u64) -> Outcome<()> {
     let damaged = |message: String| ParquetFault::Damaged { part: "footer", message };
     let at = |offset: u64, buffer: &mut [u8]| file.read_exact_at(buffer, offset).map_err(|e| damaged(e.to_string()));

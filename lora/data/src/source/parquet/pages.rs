@@ -25,8 +25,8 @@ const MOST_EXPANSION: u64 = 256;
 const VALUE_BYTES: u64 = size_of::<ByteArray>() as u64;
 /// Most lengths in front of a page's texts. If a page has this many values, none of its texts is long.
 const MAX_LENGTHS: u64 = 1 << 24;
-/// Most bytes of pages and dictionaries that all columns together may need at a time. Pages and dictionaries have a megabyte
-/// each.
+/// Most bytes of pages and dictionaries that all columns together may need at a time. A page or a dictionary usually has a
+/// megabyte.
 pub(super) const HELD_BYTES: u64 = 512 << 20;
 /// Most values that a row may have in its lists, all columns together.
 pub(super) const ROW_VALUES: u64 = 1 << 21;
@@ -56,7 +56,7 @@ pub(super) struct Held {
     pub page: u64,
 }
 
-/// Walks the pages of a column as the library will walk them.
+/// Walks the pages of a column as the library will, and checks their sizes. Returns what the column needs in memory.
 pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData, rows: i64) -> Result<Held, String> {
     let whole = |number: i64| u64::try_from(number).map_err(|_| format!("{number} in its description"));
     // as in the library: a dictionary comes first, whatever the offsets say
@@ -333,8 +333,8 @@ struct RowLengths {
 }
 
 impl RowLengths {
-    /// Reads `levels`, which are runs of one level, and levels of a few bits each. A row begins at every level of 0. `open`
-    /// values of the row come before them.
+    /// Reads `levels`: runs of one level, and levels packed in a few bits each. A row begins at every level of 0. The row that
+    /// the page continues has `open` values already.
     fn of(mut levels: &[u8], max_level: i16, values: u64, open: u64) -> RowLengths {
         let bits = bits_of(max_level) as usize;
         let mut rows = RowLengths { longest: open, last: open, begins: false };

@@ -1,7 +1,7 @@
 //! Rows from columns: the values of a row in every column, with their levels, as a line of JSON.
 //!
-//! A level of definition says how much of a value's path is there, one of repetition in which list it goes on. One row at a
-//! time is read of each column, so that what a row holds is all that is held.
+//! A level of definition says how much of a value's path is present. A level of repetition says which list the value continues.
+//! Columns are read one row at a time, so no more than one row's values are decoded at a time.
 //!
 //! Source: the format's specification, "Nested Encoding"; LogicalTypes.md for lists and maps.
 
@@ -54,7 +54,7 @@ pub(super) enum Node {
 pub(super) struct Place {
     /// Number of its first column.
     pub first: usize,
-    /// Largest levels of definition and of repetition of what it stands in.
+    /// Largest levels of definition and of repetition of what encloses it.
     pub def: i16,
     pub rep: i16,
 }
@@ -83,7 +83,7 @@ impl Node {
         Ok((node, end))
     }
 
-    /// As [`Node::of`], for what is there when the field is.
+    /// As [`Node::of`], for one value of the field, whatever its repetition.
     fn body(field: &Type, feature: Feature<'_>, at: Place) -> Result<(Node, usize), ParquetFault> {
         let first = at.first;
         let converted = field.get_basic_info().converted_type();
@@ -126,7 +126,7 @@ impl Node {
     }
 }
 
-/// Whether the repeated field of a list is its element, and not what stands around it: old writers had no third level.
+/// Whether the repeated field of a list is the element itself and not a wrapper around it: old writers had no third level.
 fn is_element(list: &Type, repeated: &Type) -> bool {
     repeated.name() == "array" || repeated.name() == format!("{}_tuple", list.name())
 }
@@ -148,7 +148,7 @@ struct Values<T: DataType> {
     values: Vec<T::T>,
 }
 
-/// By physical type.
+/// The values of a column, by physical type.
 enum Typed {
     Bool(Values<BoolType>),
     Int32(Values<Int32Type>),
@@ -181,7 +181,7 @@ impl<T: DataType> Values<T> {
 
     /// Reads the values of a row. Returns the number of values and nulls.
     fn load(&mut self, def: &mut Vec<i16>, rep: &mut Vec<i16>) -> Result<usize, ParquetError> {
-        // drops the row before: a value keeps the whole page that it stands in
+        // drops the values of the previous row: each keeps its whole page in memory
         self.values.clear();
         def.clear();
         rep.clear();
@@ -265,7 +265,7 @@ impl Column {
         Stop::Bad { column: self.descr.path().string(), message }
     }
 
-    /// Levels of definition and of repetition of the next value or null, if there is one.
+    /// Returns the levels of definition and of repetition of the next value or null, if there is one.
     fn next_levels(&self) -> Option<(i16, i16)> {
         (self.at < self.levels).then(|| {
             let def = self.def_levels.get(self.at).copied().unwrap_or(self.descr.max_def_level());
@@ -357,7 +357,7 @@ impl Column {
         }
     }
 
-    /// The library fails on what its calendar does not have.
+    /// Writes a date or a time. The library panics on one that its calendar does not have.
     fn put_time(&self, line: &mut Line, field: &Field, number: i64) -> Result<(), Stop> {
         let text = quietly(|| field.to_string())
             .map_err(|_| self.bad(format!("the date or time {number} is outside of the calendar")))?;
@@ -399,7 +399,7 @@ impl Line {
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        // fewer, for the line's end
+        // one byte is left for the line end
         if self.bytes.len() as u64 + bytes.len() as u64 >= MAX_ROW_BYTES {
             return Err(std::io::ErrorKind::FileTooLarge.into());
         }

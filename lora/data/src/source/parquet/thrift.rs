@@ -121,7 +121,7 @@ impl<'a> Compact<'a> {
         Ok(())
     }
 
-    /// Walks a value within a list. A list within a list adds to the path here, so that the path's length counts the depth.
+    /// Walks a value in a list or a map. An inner list or map adds to the path here, so that the path's length counts the depth.
     fn deeper(&mut self, kind: u8, path: &mut Vec<i16>, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
         if !matches!(kind, 9..=11) {
             return self.value(kind, path, on);
