@@ -19,7 +19,7 @@ const MOST_BYTES: u64 = 64 << 20;
 /// The value that stands for the run's own copy of the chat template.
 pub(super) const OWN_TEMPLATE: &str = ".";
 /// Flags whose value is a path, apart from exceptions in [`resolve`]. A relative path starts at the file's directory.
-const PATHS: [&str; 7] = ["data", "eval_data", "reference_data", "adapter", "output", "chat_template", "rejects"];
+const PATHS: [&str; 4] = ["adapter", "output", "chat_template", "rejects"];
 
 /// Flags of the command line that replace other flags of the file.
 const REPLACED: [(&str, &[&str]); 2] = [("warmup_ratio", &["warmup_steps"]), ("warmup_steps", &["warmup_ratio"])];

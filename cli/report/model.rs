@@ -27,7 +27,7 @@ fn words(note: &ModelNote) -> String {
                 "warning: {}: {n} {tensors} of the weights {are} not used, since config.json does not mention them ({}); \
                  is it the config.json of these weights?",
                 dir.display(),
-                some(names.iter().map(|name| format!("`{name}`")))
+                some(names.iter().map(|name| format!("`{}`", shorten(name, LONGEST))))
             )
         }
         ModelNote::PlainWeights { dir, key, method } => format!(

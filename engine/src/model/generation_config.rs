@@ -3,6 +3,7 @@
 use super::config::ModelConfig;
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
+use crate::listing::exists;
 use std::path::Path;
 
 /// Returns the ids at which generation stops, sorted and without duplicates: those in `dir/generation_config.json`, or those in
@@ -12,7 +13,7 @@ use std::path::Path;
 /// [`ConfigError`] for a file that exists but is broken.
 pub fn stop_token_ids(dir: &Path, config: &ModelConfig) -> Result<Vec<u32>, ConfigError> {
     let path = dir.join("generation_config.json");
-    let mut ids = if path.exists() { ConfigJson::read(&path)?.token_ids("eos_token_id")? } else { Vec::new() };
+    let mut ids = if exists(&path) { ConfigJson::read(&path)?.token_ids("eos_token_id")? } else { Vec::new() };
     if ids.is_empty() {
         ids = config.eos_token_ids.clone();
     }

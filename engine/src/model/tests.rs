@@ -400,6 +400,16 @@ fn stop_ids_come_from_generation_config_first() {
     }
 }
 
+#[test]
+#[cfg(unix)]
+fn an_unreadable_generation_config_is_not_an_absent_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("generation_config.json");
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    let message = stop_token_ids(dir.path(), &read(sound()).unwrap()).unwrap_err().to_string();
+    assert!(message.contains("generation_config.json"), "{message}");
+}
+
 /// A tied model that also stores its head: used if it differs, ignored if it is a copy.
 #[test]
 fn a_stored_head_that_differs_wins_over_tying() {

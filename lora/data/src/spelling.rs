@@ -3,8 +3,9 @@
 /// Returns the name that `text` misspells or begins. A third of its letters may be wrong; in a short name, one may. The
 /// beginning of a name must have at least three letters.
 pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let most = (text.len() / 3).max(1);
+    let letters = text.chars().count();
+    let most = (letters / 3).max(1);
     let rated = names.into_iter().map(|name| (strsim::osa_distance(name, text), name));
-    let is_near = |(distance, name): &(usize, &str)| *distance <= most || text.len() >= 3 && name.starts_with(text);
+    let is_near = |(distance, name): &(usize, &str)| *distance <= most || letters >= 3 && name.starts_with(text);
     rated.filter(is_near).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }

@@ -33,7 +33,7 @@ impl Index {
         let all = Arc::make_mut(&mut self.answers);
         let first = all.len();
         all.extend(answers);
-        let n_answers = (all.len() - first) as u32; // a record has a few MiB at most
+        let n_answers = (all.len() - first) as u32;
         self.entries.push(Entry { n_answers, first_answer: first as u64, ..entry });
     }
 

@@ -509,7 +509,7 @@ impl Walk<'_> {
                         return Err(SourceError::TooManyRows { rows: MAX_ROWS + 1, limit: MAX_ROWS }.into());
                     }
                     survey.count_kept(&counts, &notes, encoder.tokenizer(), encoder.max_length());
-                    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX); // a template makes at most a GiB of 64 MiB
+                    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
                     let entry = Entry {
                         record: count(number),
                         part: count(part_number),

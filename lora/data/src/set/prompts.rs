@@ -56,7 +56,8 @@ impl<'a> Prompts<'a> {
         let limit = limit.unwrap_or(usize::MAX);
         let rows = Rows::open_first(limit, paths, &encoder.reading().columns, &mut Unobserved)?;
         let reading = Reading { decided: Decided::by(&rows, encoder)?, ..encoder.reading().clone() };
-        let (is_all, records) = (rows.len() <= limit, rows.len().min(limit));
+        let is_all = rows.len() <= limit && rows.opened() == paths.len();
+        let records = rows.len().min(limit);
         let mut prompts = Prompts { encoder, reading, rows, records, survey: Survey::new(records, 0) };
         let seen;
         (prompts.survey, seen) = prompts.look()?;

@@ -176,6 +176,11 @@ impl Rows {
         self.files.iter().map(|file| file.lines.starts.len()).filter(|rows| *rows > 0)
     }
 
+    /// Number of files that were opened.
+    pub(crate) fn opened(&self) -> usize {
+        self.files.len()
+    }
+
     /// Number of blank lines that were skipped.
     pub(crate) fn blank_lines(&self) -> usize {
         self.files.iter().map(|f| f.lines.blank_lines).sum()

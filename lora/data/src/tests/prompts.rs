@@ -48,6 +48,11 @@ fn prompts_are_taken_as_far_as_they_are_wanted() {
     let mixed = file(&[json!({"prompt": "p"}).to_string(), json!({"prompt": "p", "t": []}).to_string()]);
     let mapped = encoder.with_reading("tools=t".parse::<ColumnMap>().unwrap().into());
     assert_eq!(prompts(&[mixed.path().to_owned()], &mapped, Some(1)).unwrap().len(), 1);
+    // nor one in a file that is not opened because those before it hold all that is wanted
+    let plain = file(&[json!({"prompt": "p"}).to_string()]);
+    let both = [plain.path().to_owned(), mixed.path().to_owned()];
+    assert_eq!(prompts(&both, &mapped, Some(1)).unwrap().len(), 1);
+    assert!(matches!(prompts(&both[..1], &mapped, Some(1)), Err(DataError::NoSuchColumn { .. })));
     let missing = mapped.with_reading("tools=u".parse::<ColumnMap>().unwrap().into());
     assert!(matches!(prompts(&[mixed.path().to_owned()], &missing, None), Err(DataError::NoSuchColumn { .. })));
 }

@@ -127,6 +127,13 @@ impl OnUnit<'_> {
     }
 }
 
+/// `to = sums + of_target · row`. A function of its own, so that the compiler knows that the slices are apart, and vectorises it.
+fn with_target<T: Stored>(to: &mut [T], sums: &[f32], of_target: f32, row: &[f32]) {
+    for ((to, sum), w) in to.iter_mut().zip(sums).zip(row) {
+        *to = T::narrow(sum + of_target * w);
+    }
+}
+
 fn round_row<T: Loaded>(row: &[T], to: &mut [f32]) {
     to.iter_mut().zip(row).for_each(|(to, w)| *to = bf16::from_f32(w.wide()).to_f32());
 }
@@ -499,10 +506,8 @@ impl OnUnit<'_> {
                     continue;
                 }
                 self.weight_row(targets[row] as usize, scratch.row);
-                let of_target = scratch.of_target[i];
-                let sums = &mut scratch.dx[i * padded(self.hidden_size)..][..hidden_size];
-                sums.iter_mut().zip(&*scratch.row).for_each(|(sum, w)| *sum += of_target * w);
-                to.iter_mut().zip(sums).for_each(|(to, sum)| *to = T::narrow(*sum));
+                let sums = &scratch.dx[i * padded(self.hidden_size)..][..hidden_size];
+                with_target(to, sums, scratch.of_target[i], scratch.row);
             }
         })
     }
@@ -590,16 +595,15 @@ unsafe fn logit_gradients(
     to: *mut u8,
 ) {
     let (lse, factor) = (_mm512_set1_ps(lse), _mm512_set1_ps(factor / logit.temperature));
+    // past all tokens if there is none; no branches, which would be mispredicted at each row's target
+    let target = target.unwrap_or(usize::MAX);
     for step in 0..z.len() / STEP_DEPTH {
         let mut halves = [_mm512_setzero_ps(); 2];
         // no closures: the functions that take them lack the instruction set, and may become calls
         for (i, half) in halves.iter_mut().enumerate() {
             let at = step * STEP_DEPTH + 16 * i;
             let there = ((1u32 << tokens.saturating_sub(at).min(16)) - 1) as __mmask16;
-            let of_target = match target {
-                Some(target) if target >= at && target - at < 16 => 1 << (target - at),
-                _ => 0,
-            };
+            let of_target = ((1u32 << target.wrapping_sub(at).min(16)) & 0xffff) as __mmask16;
             let mask = there & !of_target;
             // SAFETY: 16 of the whole steps of `z`.
             let z = unsafe { _mm512_loadu_ps(z.as_ptr().add(at)) };
