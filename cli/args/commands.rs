@@ -53,7 +53,7 @@ The flags are those of `train`: put `estimate` in its place. A folder with confi
 pub(crate) struct EstimateArgs {
     #[command(flatten)]
     pub run: TrainArgs,
-    /// Speed of the machine in GFLOP/s, for the time of a step [default: measured, if the model has weights]
+    /// Speed of the machine in GFLOP/s, for the time of a step [default: measured, if the model has weights and the plan fits]
     #[arg(long, value_name = "RATE", value_parser = speed, help_heading = "Estimate")]
     pub gflops: Option<f64>,
     /// One JSON object on stdout

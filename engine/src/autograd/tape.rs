@@ -268,8 +268,8 @@ impl Tape {
         while let Some(step) = steps.pop() {
             match step {
                 Step::Notify(notify) => notify(),
-                // a value that nothing differentiable read has no gradient
                 Step::Node(output, node) => {
+                    // no gradient: `y` does not depend on this output
                     if let Some(dy) = grads.take(output.id) {
                         node.backward(dy, &mut grads)?;
                     }

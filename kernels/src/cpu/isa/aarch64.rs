@@ -32,7 +32,7 @@ impl Isa {
         }
     }
 
-    /// `None`: vectors multiply bf16 here.
+    /// Always `None`: no unit that multiplies bf16 is used on Arm. bf16 is widened to f32 for multiply-adds.
     pub(crate) fn unit(self) -> Option<Unit> {
         None
     }

@@ -195,7 +195,7 @@ mod tests {
             assert!(matches!(&error, SourceError::NotText { path: found, .. } if *found == path), "{pattern}: {error}");
             assert!(error.to_string().contains(r"caf\xE9.jsonl"), "{error}");
         }
-        // it is taken by its name, and in nobody's way where the pattern is for others
+        // the file can still be given by its exact name, and a pattern that does not match it ignores it
         assert_eq!(data_files(std::slice::from_ref(&path)).unwrap().paths, [path]);
         assert_eq!(data_files(&[folder.path().join("*.jsonl")]).unwrap().paths.len(), 1);
         assert_eq!(data_files(&[folder.path().join("sub/b*.jsonl")]).unwrap().paths.len(), 1);

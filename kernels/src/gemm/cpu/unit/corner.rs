@@ -47,7 +47,7 @@ impl Corner {
         for row in 0..self.height {
             for half in 0..2 {
                 let lanes = self.lanes(half);
-                // SAFETY: only the columns of the mask are read and written.
+                // SAFETY: `sums` holds 32 floats for each row of the corner; of `to`, only the columns of the mask are touched.
                 unsafe {
                     let to = to.wrapping_add(row * self.stride + 16 * half);
                     let v = _mm512_loadu_ps(sums.add(row * BLOCK + 16 * half));
@@ -68,7 +68,7 @@ impl Corner {
         let scale = _mm512_set1_ps(alpha);
         let lanes = ((1u64 << self.width) - 1) as __mmask32;
         for row in 0..self.height {
-            // SAFETY: only the columns of the mask are read and written.
+            // SAFETY: `sums` holds 32 floats for each row of the corner; of `to`, only the columns of the mask are touched.
             unsafe {
                 let to = to.wrapping_add(row * self.stride);
                 let mut low = _mm512_loadu_ps(sums.add(row * BLOCK));

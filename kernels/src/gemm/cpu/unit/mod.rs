@@ -3,16 +3,17 @@
 //! The unit multiplies bf16, as [`Precision::Bf16`] asks. For [`Precision::F32`] each operand is a sum of bf16 terms, and each
 //! term rounds what the terms before it left. A bf16 weight is one term, an f16 is two, and an f32 is three, which hold all its
 //! 24 bits. The products of terms that f32 would lose anyway are left out. So a layer with bf16 weights costs three products of
-//! the unit and still agrees with f32 to its last bits, see [`Terms`].
+//! the unit, and its results differ from those in f32 only in the last bits; see [`sizes`].
 //!
 //! A [`Tiled`] call is several sums over the depth that share their rows: the layers of a stack, each with an adapter's update.
 //! The depth of a sum is made of sections, one after the other: the layer's own, and the rank of its update, whose left operand
 //! is itself a product of the rows ([`Down`]). All are packed side by side, so that an update is one more step of the layer's
-//! sum, and neither the rows nor the outputs pass through memory twice.
+//! sum, and the outputs pass through memory once.
 //!
-//! If there are more rows than columns, all threads first pack the right operands. Tasks are then blocks of rows, which pack
-//! their own rows and keep them in the second-level cache while the right panels pass. Otherwise the left operand is packed
-//! once and tasks are ranges of columns; for very few rows in bf16, the right one is not packed ([`few_rows`]).
+//! Usually tasks are blocks of rows: all threads first pack the right operands, up to 32 MiB at a time, and each task then packs
+//! its own rows and keeps them in the second-level cache while the right panels pass. If there are more column panels than row
+//! panels, and the packed rows are small or too few to keep all threads busy ([`columns_are_apart`]), the rows are packed once
+//! and tasks are ranges of columns. For very few rows in bf16, the right operand is not packed at all ([`few_rows`]).
 //!
 //! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the steps are
 //! added in one order to f32 sums, however they are cut into blocks.
