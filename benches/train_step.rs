@@ -296,11 +296,16 @@ impl<'s> Phases<'s> {
         let optimiser = clock.lap();
         drop(grads);
 
-        clock.lap();
-        self.head.forward()?;
-        let head_forward = clock.lap();
-        self.head.backward()?;
-        Ok([step, forward, backward, optimiser, head_forward, clock.lap()])
+        // in the pool, as in a step: a call from outside is handed over to it
+        let (device, head) = (self.step.device.clone(), &mut self.head);
+        let [head_forward, head_backward] = device.install(|| {
+            let mut clock = Clock { device: &device, last: Instant::now() };
+            head.forward()?;
+            let forward = clock.lap();
+            head.backward()?;
+            Ok::<_, Error>([forward, clock.lap()])
+        })?;
+        Ok([step, forward, backward, optimiser, head_forward, head_backward])
     }
 }
 
