@@ -1,0 +1,114 @@
+//! The description of a card, of its driver, and of how both behave: `memory=16777216;mode=late;race=1`.
+
+use ptx_machine::{Arrival, Checks, Schedule, Settings};
+
+/// A card, and how it behaves.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub name: String,
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// Compute capability, e.g. 89 for 8.9.
+    pub capability: i32,
+    pub multiprocessors: i32,
+    /// Bytes of shared memory that a block may ask for.
+    pub shared: u32,
+    /// The driver's version as it reports it, e.g. 12040.
+    pub driver: i32,
+    pub mode: Mode,
+    pub settings: Settings,
+    /// Whether launches run. Without them a run makes every request for memory in milliseconds.
+    pub launches: bool,
+    /// The request for memory that fails, from 0, whatever there is.
+    pub fails: Option<u64>,
+    /// The launch, from 0, at which the card is lost.
+    pub lost: Option<u64>,
+}
+
+/// When work that was queued runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// At once.
+    Eager,
+    /// When somebody waits for it: as late as it may. What is missing between two streams, or between a stream and the host,
+    /// then gives wrong numbers.
+    Late,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            name: "PTX machine".to_owned(),
+            memory: 1 << 30,
+            capability: 89,
+            multiprocessors: 128,
+            shared: 99 << 10,
+            driver: 12040,
+            mode: Mode::Late,
+            settings: Settings { limit: 1_000_000_000, ..Settings::default() },
+            launches: true,
+            fails: None,
+            lost: None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads `key=value;..`.
+    ///
+    /// # Errors
+    /// The part that is not understood.
+    pub(crate) fn parse(text: &str) -> Result<Config, String> {
+        let mut config = Config::default();
+        for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+            config.set(part).ok_or_else(|| format!("`{part}` is not understood"))?;
+        }
+        Ok(config)
+    }
+
+    fn set(&mut self, part: &str) -> Option<()> {
+        let (key, value) = part.split_once('=')?;
+        let flag = || match value {
+            "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        };
+        match key {
+            "name" => self.name = value.to_owned(),
+            "memory" => self.memory = value.parse().ok()?,
+            "capability" => self.capability = value.parse().ok()?,
+            "multiprocessors" => self.multiprocessors = value.parse().ok()?,
+            "shared" => self.shared = value.parse().ok()?,
+            "driver" => self.driver = value.parse().ok()?,
+            "mode" => {
+                self.mode = match value {
+                    "eager" => Mode::Eager,
+                    "late" => Mode::Late,
+                    _ => return None,
+                }
+            }
+            "init" => self.settings.checks = Checks { init: flag()?, ..self.settings.checks },
+            "race" => self.settings.checks = Checks { race: flag()?, ..self.settings.checks },
+            "schedule" => {
+                self.settings.schedule = match value {
+                    "forward" => Schedule::Forward,
+                    "reverse" => Schedule::Reverse,
+                    seed => Schedule::Seeded(seed.parse().ok()?),
+                }
+            }
+            "arrival" => {
+                self.settings.arrival = match value {
+                    "early" => Arrival::Early,
+                    "late" => Arrival::Late,
+                    _ => return None,
+                }
+            }
+            "limit" => self.settings.limit = value.parse().ok()?,
+            "launches" => self.launches = flag()?,
+            "fails" => self.fails = Some(value.parse().ok()?),
+            "lost" => self.lost = Some(value.parse().ok()?),
+            _ => return None,
+        }
+        Some(())
+    }
+}

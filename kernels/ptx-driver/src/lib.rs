@@ -1,0 +1,51 @@
+//! The functions of a CUDA driver over the PTX machine.
+//!
+//! A program that opens this library in place of `libcuda.so` finds cards whose kernels the machine runs. `PTX_MACHINE` in the
+//! environment describes the first card (`config.rs`), `ptxMachineCard` adds others, each with its own memory, streams and
+//! faults. `PTX_MACHINE_MODULES` names a folder of PTX files; a module with a kernel of one of their names is replaced as a whole.
+
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#![expect(clippy::missing_safety_doc, reason = "the contracts are those of cuda.h")]
+#![allow(missing_docs, reason = "the functions are documented in cuda.h")]
+
+mod card;
+mod config;
+mod devices;
+mod handles;
+mod launching;
+mod machine;
+mod memory;
+mod status;
+mod streams;
+mod work;
+
+pub use devices::*;
+pub use launching::*;
+pub use machine::*;
+pub use memory::*;
+pub use status::Status;
+pub use streams::*;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Runs a function of the driver. A panic, which is a defect of the machine, becomes an unknown error.
+fn call(function: impl FnOnce() -> Result<(), Status>) -> Status {
+    match catch_unwind(AssertUnwindSafe(function)) {
+        Ok(Ok(())) => Status::SUCCESS,
+        Ok(Err(status)) => status,
+        Err(_) => Status::UNKNOWN,
+    }
+}
+
+/// Sets what an argument points to.
+///
+/// # Safety
+/// `to` is null or can be written.
+unsafe fn set<T>(to: *mut T, value: T) -> Result<(), Status> {
+    if to.is_null() {
+        return Err(Status::INVALID_VALUE);
+    }
+    // SAFETY: the caller's contract.
+    unsafe { to.write(value) };
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! Functions for tests that no driver has: they add a card, and read its counts and reports.
+
+use crate::card::Card;
+use crate::config::Config;
+use crate::handles::handles;
+use std::ffi::{CStr, c_char, c_int};
+use std::panic::catch_unwind;
+use std::sync::Arc;
+
+/// Adds a card. Returns its number, or -1 for a description that is not understood (said on stderr).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptxMachineCard(description: *const c_char) -> c_int {
+    // SAFETY: the caller's contract: a text that ends with a zero byte.
+    let description = unsafe { CStr::from_ptr(description) }.to_string_lossy().into_owned();
+    let added = catch_unwind(|| {
+        let config = Config::parse(&description)?;
+        let mut handles = handles();
+        handles.cards.push(Arc::new(Card::new(config)));
+        Ok::<_, String>(handles.cards.len() as c_int - 1)
+    });
+    match added {
+        Ok(Ok(ordinal)) => ordinal,
+        Ok(Err(error)) => {
+            eprintln!("PTX machine: {error}");
+            -1
+        }
+        Err(_) => -1,
+    }
+}
+
+/// Writes what a card tells, line by line: requests for memory, launches, waits, live allocations, then each report. Returns the
+/// bytes of the text, which ends in a zero byte where there is room; 0 for a card that there is not.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptxMachineTally(ordinal: c_int, text: *mut c_char, room: usize) -> usize {
+    let Ok(card) = handles().card(ordinal) else { return 0 };
+    let tally = card.tally();
+    let mut lines = vec![
+        format!("requests={}", tally.requests),
+        format!("launches={}", tally.launches),
+        format!("waits={}", tally.waits),
+        format!("live={}", card.memory.count()),
+    ];
+    lines.extend(card.reports());
+    let all = lines.join("\n");
+    if room > 0 {
+        let length = all.len().min(room - 1);
+        // SAFETY: the caller gives `room` bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(all.as_ptr(), text.cast(), length);
+            text.cast::<u8>().add(length).write(0);
+        }
+    }
+    all.len()
+}

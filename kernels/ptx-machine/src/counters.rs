@@ -1,0 +1,146 @@
+//! What a launch executed, instruction by instruction: exact numbers, the same on every machine and in every run.
+
+use crate::warp::LANES;
+use std::collections::HashSet;
+
+/// Bytes of a sector: what a card reads from its memory at once.
+pub const SECTOR: u64 = 32;
+
+/// Bytes that shared memory hands out at once, from 32 banks of four.
+const BANKS: u64 = 128;
+
+/// What one instruction of a kernel did in a launch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// How often a warp executed it, with whatever lanes.
+    pub executions: u64,
+    /// Lanes that were off, over all executions.
+    pub lanes_off: u64,
+    /// Executions that accessed device memory.
+    pub requests: u64,
+    /// Bytes of device memory that lanes asked for.
+    pub bytes: u64,
+    /// Sectors of device memory that hold them, counted for each execution.
+    pub sectors: u64,
+    /// Times that shared memory hands out bytes: more than `wavefronts_at_least` where lanes meet in a bank.
+    pub wavefronts: u64,
+    /// The same without any such conflict.
+    pub wavefronts_at_least: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: Counts) {
+        self.executions += other.executions;
+        self.lanes_off += other.lanes_off;
+        self.requests += other.requests;
+        self.bytes += other.bytes;
+        self.sectors += other.sectors;
+        self.wavefronts += other.wavefronts;
+        self.wavefronts_at_least += other.wavefronts_at_least;
+    }
+}
+
+/// What a launch did.
+#[derive(Debug, Clone, Default)]
+pub struct Counters {
+    /// For each instruction.
+    pub instructions: Vec<Counts>,
+    /// Every sector of device memory that was touched.
+    touched: HashSet<u64>,
+}
+
+impl Counters {
+    pub(crate) fn new(instructions: usize) -> Counters {
+        Counters { instructions: vec![Counts::default(); instructions], touched: HashSet::new() }
+    }
+
+    /// The sum over all instructions.
+    pub fn total(&self) -> Counts {
+        let mut total = Counts::default();
+        self.instructions.iter().for_each(|counts| total.add(*counts));
+        total
+    }
+
+    /// Bytes of the sectors that the launch touched: what it must move at least between the card's memory and the chip, if
+    /// nothing is fetched twice.
+    pub fn touched_bytes(&self) -> u64 {
+        self.touched.len() as u64 * SECTOR
+    }
+
+    /// Bytes of the sectors that some of these launches or blocks touched.
+    pub(crate) fn touched_by_all(parts: &[Counters]) -> u64 {
+        let mut touched: HashSet<u64> = HashSet::new();
+        parts.iter().for_each(|part| touched.extend(part.touched.iter().copied()));
+        touched.len() as u64 * SECTOR
+    }
+
+    /// Counts an access to device memory of `width` bytes a lane.
+    pub(crate) fn global(&mut self, at: u32, addresses: &[u64; LANES], width: u32, lanes: u32) {
+        if lanes == 0 {
+            return;
+        }
+        // at most 16 bytes, aligned (else memcheck reports it): they are in one sector
+        let mut sectors = [u64::MAX; LANES];
+        let mut n = 0;
+        for lane in 0..LANES {
+            if lanes >> lane & 1 == 1 {
+                sectors[n] = addresses[lane] / SECTOR;
+                n += 1;
+            }
+        }
+        let sectors = &mut sectors[..n];
+        sectors.sort_unstable();
+        let counts = &mut self.instructions[at as usize];
+        counts.requests += 1;
+        counts.bytes += u64::from(width) * n as u64;
+        for (i, sector) in sectors.iter().enumerate() {
+            if i == 0 || sectors[i - 1] != *sector {
+                counts.sectors += 1;
+                self.touched.insert(*sector);
+            }
+        }
+    }
+
+    /// Counts an access to shared memory of `width` bytes a lane.
+    pub(crate) fn shared(&mut self, at: u32, addresses: &[u64; LANES], width: u32, lanes: u32) {
+        let unit = u64::from(width.max(4));
+        let group = (BANKS / unit) as usize;
+        let counts = &mut self.instructions[at as usize];
+        for (i, addresses) in addresses.chunks(group).enumerate() {
+            let lanes = lanes >> (i * group);
+            let mask = if group == LANES { u32::MAX } else { (1 << group) - 1 };
+            if lanes & mask == 0 {
+                continue;
+            }
+            counts.wavefronts_at_least += 1;
+            counts.wavefronts += wavefronts(addresses, unit, lanes);
+        }
+    }
+
+    /// Counts the read of an 8 x 8 matrix: eight rows of 16 bytes.
+    pub(crate) fn matrix(&mut self, at: u32, rows: &[u64]) {
+        let counts = &mut self.instructions[at as usize];
+        counts.wavefronts_at_least += 1;
+        counts.wavefronts += wavefronts(rows, 16, u32::MAX);
+    }
+}
+
+/// The wavefronts of lanes whose bytes would fit into one: the most words that one place of the banks must give.
+fn wavefronts(addresses: &[u64], unit: u64, lanes: u32) -> u64 {
+    let places = (BANKS / unit) as usize;
+    // the words that each place has given
+    let mut given: [[u64; LANES]; LANES] = [[0; LANES]; LANES];
+    let mut counts = [0usize; LANES];
+    for (lane, address) in addresses.iter().enumerate() {
+        if lanes >> lane & 1 == 0 {
+            continue;
+        }
+        let word = address / unit;
+        let place = (word % places as u64) as usize;
+        if !given[place][..counts[place]].contains(&word) {
+            given[place][counts[place]] = word;
+            counts[place] += 1;
+        }
+    }
+    counts.into_iter().max().unwrap_or(0) as u64
+}

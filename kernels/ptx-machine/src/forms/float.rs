@@ -1,0 +1,102 @@
+//! Floating-point numbers, rounded to nearest, and the functions that a card approximates. Those are nearer to the truth here
+//! than on a card: what a kernel is allowed must not rest on their last bits. The bits of NaN are those of the processor.
+
+use super::{Cell, Form, Map1, Map2, Map3, Table, map, steps1, steps2, steps3};
+
+pub(super) fn add_to(table: &mut Table) {
+    single(table);
+    double(table);
+    approximate(table);
+}
+
+fn single(table: &mut Table) {
+    map!(table, ["add.f32", "add.rn.f32"], |a: u32, b: u32| -> u32 { (f(a) + f(b)).to_bits() });
+    map!(table, ["sub.f32", "sub.rn.f32"], |a: u32, b: u32| -> u32 { (f(a) - f(b)).to_bits() });
+    map!(table, ["mul.f32", "mul.rn.f32"], |a: u32, b: u32| -> u32 { (f(a) * f(b)).to_bits() });
+    map!(table, ["fma.rn.f32"], |a: u32, b: u32, c: u32| -> u32 { f(a).mul_add(f(b), f(c)).to_bits() });
+    map!(table, ["div.rn.f32"], |a: u32, b: u32| -> u32 { (f(a) / f(b)).to_bits() });
+    map!(table, ["rcp.rn.f32"], |a: u32| -> u32 { (1.0 / f(a)).to_bits() });
+    map!(table, ["sqrt.rn.f32"], |a: u32| -> u32 { f(a).sqrt().to_bits() });
+    map!(table, ["min.f32"], |a: u32, b: u32| -> u32 { smaller(a, b) });
+    map!(table, ["max.f32"], |a: u32, b: u32| -> u32 { smaller(a ^ 1 << 31, b ^ 1 << 31) ^ 1 << 31 });
+    map!(table, ["neg.f32"], |a: u32| -> u32 { a ^ 1 << 31 });
+    map!(table, ["abs.f32"], |a: u32| -> u32 { a & !(1 << 31) });
+    map!(table, ["copysign.f32"], |a: u32, b: u32| -> u32 { b & !(1 << 31) | a & 1 << 31 });
+}
+
+fn double(table: &mut Table) {
+    map!(table, ["add.f64", "add.rn.f64"], |a: u64, b: u64| -> u64 { (d(a) + d(b)).to_bits() });
+    map!(table, ["sub.f64", "sub.rn.f64"], |a: u64, b: u64| -> u64 { (d(a) - d(b)).to_bits() });
+    map!(table, ["mul.f64", "mul.rn.f64"], |a: u64, b: u64| -> u64 { (d(a) * d(b)).to_bits() });
+    map!(table, ["fma.rn.f64"], |a: u64, b: u64, c: u64| -> u64 { d(a).mul_add(d(b), d(c)).to_bits() });
+    map!(table, ["div.rn.f64"], |a: u64, b: u64| -> u64 { (d(a) / d(b)).to_bits() });
+    map!(table, ["sqrt.rn.f64"], |a: u64| -> u64 { d(a).sqrt().to_bits() });
+    map!(table, ["neg.f64"], |a: u64| -> u64 { a ^ 1 << 63 });
+    map!(table, ["abs.f64"], |a: u64| -> u64 { a & !(1 << 63) });
+}
+
+fn approximate(table: &mut Table) {
+    map!(table, ["ex2.approx.ftz.f32"], |a: u32| -> u32 { flushed(power_of_two(flushed(f(a)))).to_bits() });
+    map!(table, ["ex2.approx.f32"], |a: u32| -> u32 { power_of_two(f(a)).to_bits() });
+    map!(table, ["lg2.approx.ftz.f32"], |a: u32| -> u32 { flushed(f(a)).log2().to_bits() });
+    map!(table, ["lg2.approx.f32"], |a: u32| -> u32 { f(a).log2().to_bits() });
+    map!(table, ["rcp.approx.ftz.f32"], |a: u32| -> u32 { flushed(1.0 / flushed(f(a))).to_bits() });
+    map!(table, ["rcp.approx.f32"], |a: u32| -> u32 { (1.0 / f(a)).to_bits() });
+    map!(table, ["rsqrt.approx.ftz.f32"], |a: u32| -> u32 { (1.0 / flushed(f(a)).sqrt()).to_bits() });
+    map!(table, ["rsqrt.approx.f32"], |a: u32| -> u32 { (1.0 / f(a).sqrt()).to_bits() });
+    map!(table, ["sqrt.approx.f32"], |a: u32| -> u32 { f(a).sqrt().to_bits() });
+    map!(table, ["tanh.approx.f32"], |a: u32| -> u32 { f(a).tanh().to_bits() });
+    map!(table, ["sin.approx.f32"], |a: u32| -> u32 { f(a).sin().to_bits() });
+    map!(table, ["cos.approx.f32"], |a: u32| -> u32 { f(a).cos().to_bits() });
+}
+
+#[inline(always)]
+pub(super) fn f(bits: u32) -> f32 {
+    f32::from_bits(bits)
+}
+
+#[inline(always)]
+pub(super) fn d(bits: u64) -> f64 {
+    f64::from_bits(bits)
+}
+
+/// The smaller of two numbers, -0 below 0; of NaN and a number the number.
+#[inline(always)]
+fn smaller(a: u32, b: u32) -> u32 {
+    // both zero: the one with the sign
+    let equal = if f(a) == f(b) { a | b } else { b };
+    if f(a) < f(b) || f(b).is_nan() { a } else { equal }
+}
+
+/// Zero of the same sign for a number too small to be normal.
+#[inline(always)]
+fn flushed(x: f32) -> f32 {
+    if x.abs() < f32::MIN_POSITIVE { f32::from_bits(x.to_bits() & 1 << 31) } else { x }
+}
+
+/// `2^x` to 2e-7 of itself, without a branch, so that 32 lanes are vectors: a polynomial on [-1/2, 1/2], and the rest of the
+/// exponent by two factors, which lets the result be smaller than a normal number.
+#[inline(always)]
+fn power_of_two(x: f32) -> f32 {
+    // ln(2)^n / n!
+    const TERMS: [f32; 8] =
+        [1.525_273_4e-5, 1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, 6.931_472e-1, 1.0];
+    let clamped = x.clamp(-160.0, 130.0);
+    let whole = clamped.round_ties_even();
+    let part = clamped - whole;
+    let mut value = TERMS[0];
+    for term in &TERMS[1..] {
+        value = value.mul_add(part, *term);
+    }
+    let exponent = whole as i32;
+    let half = exponent >> 1;
+    let scaled = value * exponent_bits(half) * exponent_bits(exponent - half);
+    // the clamp turns NaN into a number or not, by the compiler's choice
+    if x.is_nan() { x } else { scaled }
+}
+
+/// `2^n` of a normal number.
+#[inline(always)]
+fn exponent_bits(n: i32) -> f32 {
+    f32::from_bits(((n + 127) as u32) << 23)
+}

@@ -1,0 +1,269 @@
+//! Loads and stores.
+
+use super::order::{Thread, Use};
+use super::shared::Wrong;
+use crate::report::Check;
+use crate::warp::{Core, LANES, Op, Slot, lanes_of};
+
+/// What a load or store moves in each lane: some elements, side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Elements {
+    /// Bytes of an element.
+    pub bytes: u32,
+    pub count: u32,
+    /// Whether an element is smaller than its register and keeps its sign there.
+    pub is_signed: bool,
+}
+
+impl Elements {
+    /// As it is kept in [`Op::data`].
+    pub(crate) fn data(self) -> u32 {
+        self.bytes | self.count << 8 | u32::from(self.is_signed) << 16
+    }
+
+    #[inline(always)]
+    fn of(op: &Op) -> Elements {
+        Elements { bytes: op.data & 0xff, count: op.data >> 8 & 0xff, is_signed: op.data >> 16 != 0 }
+    }
+
+    fn width(self) -> u32 {
+        self.bytes * self.count
+    }
+}
+
+pub(crate) fn load_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
+    let elements = Elements::of(op);
+    let addresses = core.addresses(op, elements.count as usize);
+    core.count_global(&addresses, elements.width(), lanes);
+    for lane in lanes_of(lanes) {
+        let data = core.global_at(op, addresses[lane], elements.width(), Use::Read, lane);
+        if let Some(data) = data {
+            // SAFETY: `global_at` checked that the bytes are in one allocation and aligned; the launch holds the memory.
+            load(core, op, elements, lane, |at| unsafe { read(data.wrapping_add(at), elements.bytes) });
+        }
+    }
+}
+
+pub(crate) fn store_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
+    let elements = Elements::of(op);
+    let addresses = core.addresses(op, 0);
+    core.count_global(&addresses, elements.width(), lanes);
+    for lane in lanes_of(lanes) {
+        let data = core.global_at(op, addresses[lane], elements.width(), Use::Write, lane);
+        if let Some(data) = data {
+            store(core, op, elements, lane, |at, value| {
+                // SAFETY: `global_at` checked that the bytes are in one allocation and aligned; the launch holds the memory.
+                unsafe { write(data.wrapping_add(at), elements.bytes, value) };
+            });
+        }
+    }
+}
+
+pub(crate) fn load_shared(core: &mut Core<'_>, op: &Op, lanes: u32) {
+    let elements = Elements::of(op);
+    let addresses = core.addresses(op, elements.count as usize);
+    core.count_shared(&addresses, elements.width(), lanes);
+    for lane in lanes_of(lanes) {
+        if let Some(at) = core.shared_at(op, addresses[lane], elements.width(), Use::Read, lane) {
+            let mut bytes = [0; 16];
+            bytes[..elements.width() as usize].copy_from_slice(&core.shared.bytes[at..][..elements.width() as usize]);
+            load(core, op, elements, lane, |at| from_bytes(&bytes[at..][..elements.bytes as usize]));
+        }
+    }
+}
+
+pub(crate) fn store_shared(core: &mut Core<'_>, op: &Op, lanes: u32) {
+    let elements = Elements::of(op);
+    let addresses = core.addresses(op, 0);
+    core.count_shared(&addresses, elements.width(), lanes);
+    for lane in lanes_of(lanes) {
+        if let Some(at) = core.shared_at(op, addresses[lane], elements.width(), Use::Write, lane) {
+            let mut bytes = [0; 16];
+            store(core, op, elements, lane, |at, value| {
+                bytes[at..][..elements.bytes as usize].copy_from_slice(&value.to_le_bytes()[..elements.bytes as usize]);
+            });
+            core.shared.bytes[at..][..elements.width() as usize].copy_from_slice(&bytes[..elements.width() as usize]);
+        }
+    }
+}
+
+pub(crate) fn load_local(core: &mut Core<'_>, op: &Op, lanes: u32) {
+    let elements = Elements::of(op);
+    let addresses = core.addresses(op, elements.count as usize);
+    for lane in lanes_of(lanes) {
+        if let Some(at) = core.local_at(op, addresses[lane], elements.width(), lane) {
+            let mut bytes = [0; 16];
+            bytes[..elements.width() as usize].copy_from_slice(&core.local[at..][..elements.width() as usize]);
+            load(core, op, elements, lane, |at| from_bytes(&bytes[at..][..elements.bytes as usize]));
+        }
+    }
+}
+
+pub(crate) fn store_local(core: &mut Core<'_>, op: &Op, lanes: u32) {
+    let elements = Elements::of(op);
+    let addresses = core.addresses(op, 0);
+    for lane in lanes_of(lanes) {
+        if let Some(start) = core.local_at(op, addresses[lane], elements.width(), lane) {
+            let mut bytes = [0; 16];
+            store(core, op, elements, lane, |at, value| {
+                bytes[at..][..elements.bytes as usize].copy_from_slice(&value.to_le_bytes()[..elements.bytes as usize]);
+            });
+            core.local[start..][..elements.width() as usize].copy_from_slice(&bytes[..elements.width() as usize]);
+        }
+    }
+}
+
+/// Puts the elements of a lane into its results. `element` reads the one at a byte.
+#[inline(always)]
+fn load(core: &mut Core<'_>, op: &Op, elements: Elements, lane: usize, element: impl Fn(usize) -> u64) {
+    for i in 0..elements.count as usize {
+        let value = element(i * elements.bytes as usize);
+        let slot = usize::from(op.slots[i]);
+        match (elements.bytes, elements.is_signed) {
+            (8, _) => core.registers.wides[slot].0[lane] = value,
+            (1, true) => core.registers.words[slot].0[lane] = i32::from(value as i8) as u32,
+            (2, true) => core.registers.words[slot].0[lane] = i32::from(value as i16) as u32,
+            _ => core.registers.words[slot].0[lane] = value as u32,
+        }
+    }
+}
+
+/// Hands the elements of a lane, which stand behind the address among the operands, to `element` with their bytes' place.
+#[inline(always)]
+fn store(core: &Core<'_>, op: &Op, elements: Elements, lane: usize, mut element: impl FnMut(usize, u64)) {
+    for i in 0..elements.count as usize {
+        let slot = usize::from(op.slots[1 + i]);
+        let value = match elements.bytes {
+            8 => core.registers.wides[slot].0[lane],
+            _ => u64::from(core.registers.words[slot].0[lane]),
+        };
+        element(i * elements.bytes as usize, value);
+    }
+}
+
+fn from_bytes(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+/// Reads device memory.
+///
+/// # Safety
+/// `bytes` (1, 2, 4 or 8) at `at` are in live memory and aligned, and the launch holds [`super::Memory::busy`].
+#[inline(always)]
+pub(super) unsafe fn read(at: *mut u8, bytes: u32) -> u64 {
+    // SAFETY: the caller's contract: nobody else reads or writes the memory.
+    unsafe {
+        match bytes {
+            1 => at.read().into(),
+            2 => at.cast::<u16>().read().into(),
+            4 => at.cast::<u32>().read().into(),
+            _ => at.cast::<u64>().read(),
+        }
+    }
+}
+
+/// Writes device memory.
+///
+/// # Safety
+/// As [`read`].
+#[inline(always)]
+pub(super) unsafe fn write(at: *mut u8, bytes: u32, value: u64) {
+    // SAFETY: as in `read`.
+    unsafe {
+        match bytes {
+            1 => at.write(value as u8),
+            2 => at.cast::<u16>().write(value as u16),
+            4 => at.cast::<u32>().write(value as u32),
+            _ => at.cast::<u64>().write(value),
+        }
+    }
+}
+
+impl Core<'_> {
+    /// The addresses in all lanes; the operand is the one behind the results.
+    #[inline(always)]
+    pub(crate) fn addresses(&self, op: &Op, operand: usize) -> [u64; LANES] {
+        self.addresses_in(op.slots[operand], op.offset)
+    }
+
+    #[inline(always)]
+    pub(crate) fn addresses_in(&self, slot: Slot, offset: i64) -> [u64; LANES] {
+        self.registers.wides[usize::from(slot)].0.map(|base| base.wrapping_add_signed(offset))
+    }
+
+    /// Where a lane's bytes of device memory are, or `None` after a report.
+    #[inline]
+    pub(super) fn global_at(&mut self, op: &Op, address: u64, width: u32, how: Use, lane: usize) -> Option<*mut u8> {
+        let thread = Thread::new(self.place.block, self.place.warp, lane);
+        match self.global.access(address, width, how, thread, self.clocks) {
+            Ok((data, [None, None])) => Some(data),
+            Ok((data, wrong)) => {
+                wrong.into_iter().flatten().for_each(|wrong| self.wrong(op, lane, wrong));
+                Some(data)
+            }
+            Err(wrong) => {
+                self.wrong(op, lane, wrong);
+                None
+            }
+        }
+    }
+
+    /// The place of a lane's bytes in shared memory, or `None` after a report.
+    #[inline]
+    pub(super) fn shared_at(&mut self, op: &Op, address: u64, width: u32, how: Use, lane: usize) -> Option<usize> {
+        let at = match self.shared.place(address, width) {
+            Ok(at) => at,
+            Err(wrong) => {
+                self.wrong(op, lane, wrong);
+                return None;
+            }
+        };
+        if self.shared.is_checked() {
+            let thread = Thread::new(self.place.block, self.place.warp, lane);
+            let wrong = self.shared.access(at, width, how, thread, self.clocks);
+            wrong.into_iter().flatten().for_each(|wrong| self.wrong(op, lane, wrong));
+        }
+        Some(at)
+    }
+
+    /// Reads 16 bytes of shared memory for `lane`; zeros after a report.
+    pub(crate) fn shared_row(&mut self, op: &Op, address: u64, lane: usize) -> [u8; 16] {
+        match self.shared_at(op, address, 16, Use::Read, lane) {
+            Some(at) => self.shared.bytes[at..][..16].try_into().expect("16 bytes"),
+            None => [0; 16],
+        }
+    }
+
+    fn local_at(&mut self, op: &Op, address: u64, width: u32, lane: usize) -> Option<usize> {
+        let each = self.local.len() / LANES;
+        let is_inside = address.checked_add(u64::from(width)).is_some_and(|end| end <= each as u64);
+        if !is_inside || !address.is_multiple_of(width.into()) {
+            let text = format!("{width} bytes at {address:#x} of {each} bytes of local memory");
+            self.report(Check::Memory, op, lane, text);
+            return None;
+        }
+        Some(lane * each + address as usize)
+    }
+
+    #[cold]
+    pub(super) fn wrong(&mut self, op: &Op, lane: usize, wrong: Wrong) {
+        let (check, text) = match wrong {
+            Wrong::Memory(text) => (Check::Memory, text),
+            Wrong::Init(text) => (Check::Init, text),
+            Wrong::Race(text) => (Check::Race, text),
+        };
+        self.report(check, op, lane, text);
+    }
+
+    pub(super) fn count_global(&mut self, addresses: &[u64; LANES], width: u32, lanes: u32) {
+        if let Some(counters) = &mut self.counters {
+            counters.global(self.place.at, addresses, width, lanes);
+        }
+    }
+
+    pub(super) fn count_shared(&mut self, addresses: &[u64; LANES], width: u32, lanes: u32) {
+        if let Some(counters) = &mut self.counters {
+            counters.shared(self.place.at, addresses, width, lanes);
+        }
+    }
+}

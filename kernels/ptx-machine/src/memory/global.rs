@@ -1,0 +1,103 @@
+//! A launch's view of device memory.
+
+use super::allocations::{Allocation, Allocations};
+use super::order::{Clocks, History, Thread, Use};
+use super::shared::Wrong;
+use crate::launch::Checks;
+use std::collections::HashMap;
+
+/// Bytes of a page of histories.
+const PAGE: u64 = 4096;
+
+/// Device memory as a launch sees it: the allocations that were live when it began.
+pub(crate) struct Global {
+    live: Allocations,
+    /// The allocation of the last access: the next one is most likely in it.
+    last: usize,
+    checks: Checks,
+    /// Accesses of this launch, for every two bytes of a page, by the page's number.
+    histories: HashMap<u64, Vec<History>>,
+}
+
+impl Global {
+    pub(crate) fn new(live: Allocations, checks: Checks) -> Global {
+        Global { live, last: 0, checks, histories: HashMap::new() }
+    }
+
+    /// Where `width` bytes at an address are, if they are in one allocation and aligned.
+    #[inline]
+    pub(crate) fn place(&mut self, address: u64, width: u32) -> Result<(&Allocation, u64), Wrong> {
+        let is_in = |of: &Allocation| address.wrapping_sub(of.start) < of.bytes;
+        if !self.live.get(self.last).is_some_and(|of| is_in(of)) {
+            let after = self.live.partition_point(|of| of.start <= address);
+            self.last = after.saturating_sub(1);
+        }
+        let Some(of) = self.live.get(self.last).filter(|of| is_in(of)) else {
+            return Err(Wrong::Memory(self.stray(address, width)));
+        };
+        let at = address - of.start;
+        if of.bytes - at < u64::from(width) {
+            return Err(Wrong::Memory(self.stray(address, width)));
+        }
+        if !address.is_multiple_of(width.into()) {
+            return Err(Wrong::Memory(format!("{width} bytes at {address:#x}, not aligned to {width}")));
+        }
+        Ok((of, at))
+    }
+
+    /// Says where an address is that is in no allocation.
+    #[cold]
+    fn stray(&self, address: u64, width: u32) -> String {
+        let after = self.live.partition_point(|of| of.start <= address);
+        match after.checked_sub(1).map(|before| &self.live[before]) {
+            Some(of) => {
+                let past = address.wrapping_sub(of.start + of.bytes) as i64;
+                format!("{width} bytes at {address:#x}: {past} bytes after the end of {} bytes", of.bytes)
+            }
+            None => format!("{width} bytes at {address:#x}, before every allocation"),
+        }
+    }
+
+    /// Checks and notes an access. Returns where the bytes are on the host, or what is wrong.
+    #[inline]
+    pub(crate) fn access(
+        &mut self,
+        address: u64,
+        width: u32,
+        how: Use,
+        thread: Thread,
+        clocks: &Clocks,
+    ) -> Result<(*mut u8, [Option<Wrong>; 2]), Wrong> {
+        let checks = self.checks;
+        let (of, at) = self.place(address, width)?;
+        let data = of.data(at);
+        let mut wrong = [None, None];
+        if let Some(marks) = of.written(at) {
+            if checks.init && matches!(how, Use::Read | Use::Atomic) {
+                // SAFETY: `place` checked that the bytes are inside, there is a mark for each, and the launch holds the memory.
+                let first = (0..width as usize).find(|i| unsafe { marks.wrapping_add(*i).read() } == 0);
+                if let Some(first) = first {
+                    wrong[0] = Some(Wrong::Init(format!("reads {:#x}, which nobody wrote", address + first as u64)));
+                }
+            }
+            if matches!(how, Use::Write | Use::Atomic) {
+                // SAFETY: as above.
+                unsafe { marks.write_bytes(1, width as usize) };
+            }
+        }
+        if checks.race {
+            let histories = self.histories.entry(address / PAGE).or_insert_with(|| {
+                let mut page = Vec::new();
+                page.resize_with(PAGE as usize / 2, History::default);
+                page
+            });
+            let first = (address % PAGE) as usize;
+            for history in &mut histories[first / 2..(first + width as usize).div_ceil(2)] {
+                if let Some(race) = history.add(thread, how, clocks) {
+                    wrong[1].get_or_insert(Wrong::Race(format!("{race} (at {address:#x})")));
+                }
+            }
+        }
+        Ok((data, wrong))
+    }
+}

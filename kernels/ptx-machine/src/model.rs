@@ -1,0 +1,142 @@
+//! How long a card would take: the busiest of its parts. No latencies, no caches: it says what a kernel is bound by, and ratios.
+//!
+//! Rates are those of the makers' data sheets. Nothing here was compared with a card.
+
+use crate::counters::Counters;
+use crate::lower::Kernel;
+
+/// What a card does in a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Card {
+    /// Its name.
+    pub name: &'static str,
+    /// Multiprocessors.
+    pub multiprocessors: usize,
+    /// ClocksOfParts a second.
+    pub clock: f64,
+    /// Multiply-adds of f32 a clock and multiprocessor.
+    pub f32_a_clock: f64,
+    /// Multiply-adds of bf16 on the tensor cores a clock and multiprocessor, with sums in f32.
+    pub bf16_a_clock: f64,
+    /// Bytes a second of its memory.
+    pub memory: f64,
+}
+
+/// The data sheets of common cards.
+pub const CARDS: [Card; 4] = [
+    card("RTX 3090", 82, 1.695e9, 128.0, 256.0, 936e9),
+    card("RTX 4090", 128, 2.52e9, 128.0, 256.0, 1008e9),
+    card("A100 40 GB", 108, 1.41e9, 64.0, 1024.0, 1555e9),
+    card("H100 SXM", 132, 1.83e9, 128.0, 2048.0, 3350e9),
+];
+
+const fn card(
+    name: &'static str,
+    multiprocessors: usize,
+    clock: f64,
+    f32_a_clock: f64,
+    bf16_a_clock: f64,
+    memory: f64,
+) -> Card {
+    Card { name, multiprocessors, clock, f32_a_clock, bf16_a_clock, memory }
+}
+
+/// Warp instructions that a multiprocessor starts in a clock.
+const ISSUED_A_CLOCK: f64 = 4.0;
+/// Functions (powers, roots, reciprocals) of a multiprocessor in a clock.
+const FUNCTIONS_A_CLOCK: f64 = 16.0;
+/// Multiply-adds of one m16n8k16 product.
+const MULTIPLY_ADDS_OF_AN_MMA: f64 = 16.0 * 8.0 * 16.0;
+
+/// What a launch would take on a card.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Seconds.
+    pub seconds: f64,
+    /// The part of the card that takes so long.
+    pub bound: Part,
+}
+
+/// A part of a card that work waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Starting instructions.
+    Issue,
+    /// Multiply-adds of f32.
+    F32,
+    /// Matrix products.
+    Tensor,
+    /// Powers, roots and reciprocals.
+    Functions,
+    /// Wavefronts of the shared memory.
+    Shared,
+    /// The card's memory.
+    Memory,
+}
+
+const PARTS_OF_A_MULTIPROCESSOR: [Part; 5] = [Part::Issue, Part::F32, Part::Tensor, Part::Functions, Part::Shared];
+
+/// The clocks that each part of a multiprocessor works for a block.
+type ClocksOfParts = [f64; PARTS_OF_A_MULTIPROCESSOR.len()];
+
+impl Kernel {
+    /// What a launch would take on a card. `blocks` are its blocks in launch order, each as counted.
+    pub fn estimate(&self, blocks: &[Counters], card: &Card) -> Estimate {
+        // a block starts where the least work is
+        let mut multiprocessors = vec![[0.0; PARTS_OF_A_MULTIPROCESSOR.len()]; card.multiprocessors];
+        let busiest = |clocks: &ClocksOfParts| clocks.iter().fold(0.0f64, |most, part| most.max(*part));
+        for block in blocks {
+            let next = multiprocessors
+                .iter_mut()
+                .min_by(|a, b| busiest(a).total_cmp(&busiest(b)))
+                .expect("a card has multiprocessors");
+            for (sum, part) in next.iter_mut().zip(self.clocks(block, card)) {
+                *sum += part;
+            }
+        }
+        let memory: u64 = Counters::touched_by_all(blocks);
+        let mut longest = Estimate { seconds: memory as f64 / card.memory, bound: Part::Memory };
+        for clocks in &multiprocessors {
+            for (clocks, part) in clocks.iter().zip(PARTS_OF_A_MULTIPROCESSOR) {
+                let seconds = clocks / card.clock;
+                if seconds > longest.seconds {
+                    longest = Estimate { seconds, bound: part };
+                }
+            }
+        }
+        longest
+    }
+
+    fn clocks(&self, block: &Counters, card: &Card) -> ClocksOfParts {
+        let [mut issue, mut f32s, mut tensor, mut functions, mut shared] = [0.0; 5];
+        for (opcode, counts) in self.opcodes.iter().zip(&block.instructions) {
+            let n = counts.executions as f64;
+            issue += n * weight(opcode) / ISSUED_A_CLOCK;
+            shared += counts.wavefronts as f64;
+            match opcode.split('.').next().unwrap_or_default() {
+                "fma" | "add" | "mul" | "sub" if opcode.ends_with("f32") => f32s += n * 32.0 / card.f32_a_clock,
+                "mma" => tensor += n * MULTIPLY_ADDS_OF_AN_MMA / card.bf16_a_clock,
+                "ex2" | "lg2" | "rcp" | "rsqrt" | "sqrt" | "sin" | "cos" | "tanh" => {
+                    functions += n * 32.0 / FUNCTIONS_A_CLOCK
+                }
+                _ => {}
+            }
+        }
+        [issue, f32s, tensor, functions, shared]
+    }
+}
+
+/// Machine instructions that an instruction of PTX becomes, on average.
+fn weight(opcode: &str) -> f64 {
+    let kind = opcode.rsplit('.').next().unwrap_or_default();
+    let is_wide = matches!(kind, "s64" | "u64" | "b64");
+    match opcode.split('.').next().unwrap_or_default() {
+        "mov" | "cvta" => 0.0,
+        "ld" if opcode.starts_with("ld.param") => 0.0,
+        "cvt" => 0.3,
+        "div" => 10.0,
+        "rcp" | "sqrt" if opcode.contains(".rn.") => 8.0,
+        "add" | "sub" | "and" | "or" | "shl" | "shr" | "mul" | "mad" if is_wide => 0.6,
+        _ => 1.0,
+    }
+}
