@@ -5,10 +5,10 @@
 //! the sizes of the next step, its blocks lie where those of the last one lay.
 
 use crate::cpu::pages::{self, HUGE_PAGE};
+use crate::device::memory_report::{MemoryCount, MemoryReport};
 use crate::{KernelError, Result};
 use bytemuck::Pod;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
@@ -19,58 +19,6 @@ const MAPPING: usize = 256 << 20;
 /// Live blocks and touched gaps together take at most 5/4 of the largest size that the live ones have had.
 const KEEP: (usize, usize) = (5, 4);
 
-/// What a device's memory is used for.
-#[derive(Debug, Clone, Default)]
-pub struct MemoryReport {
-    /// Bytes in live buffers.
-    pub in_use: usize,
-    /// Largest value that `in_use` has had.
-    pub peak: usize,
-    /// The same without `packed`, whose share of the peak differs from run to run.
-    pub blocks_peak: usize,
-    /// Bytes in use that threads keep for packing, in no block.
-    pub packed: MemoryUse,
-    /// Live and largest bytes of each name, by name.
-    pub names: BTreeMap<&'static str, MemoryUse>,
-    /// Bytes that the system has mapped for the arena. Only those that were touched have pages.
-    pub mapped: usize,
-    /// Bytes of all blocks so far that nobody had touched yet, so that the system had to find pages for them. A step that needs no
-    /// more memory than earlier ones leaves it unchanged.
-    pub fresh: u64,
-}
-
-/// Bytes under one name.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct MemoryUse {
-    /// In live buffers.
-    pub in_use: usize,
-    /// Largest value that `in_use` has had.
-    pub peak: usize,
-}
-
-impl MemoryUse {
-    fn add(&mut self, bytes: usize) {
-        self.in_use += bytes;
-        self.peak = self.peak.max(self.in_use);
-    }
-}
-
-impl MemoryReport {
-    /// Counts bytes that were taken.
-    pub(crate) fn add(&mut self, name: &'static str, bytes: usize) {
-        self.in_use += bytes;
-        self.peak = self.peak.max(self.in_use);
-        self.blocks_peak = self.blocks_peak.max(self.in_use - self.packed.in_use);
-        self.names.entry(name).or_default().add(bytes);
-    }
-
-    /// Counts bytes that were given back.
-    pub(crate) fn remove(&mut self, name: &'static str, bytes: usize) {
-        self.in_use -= bytes;
-        self.names.get_mut(name).expect("counted when it was taken").in_use -= bytes;
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Memory {
     device: &'static str,
@@ -79,12 +27,16 @@ pub(crate) struct Memory {
 
 #[derive(Debug, Default)]
 struct State {
-    report: MemoryReport,
+    count: MemoryCount,
+    /// Bytes of all mappings.
+    mapped: usize,
+    /// See [`MemoryReport::fresh`].
+    fresh: u64,
     mappings: Vec<Mapping>,
-    /// By mapping and offset.
-    gaps: BTreeMap<Place, Gap>,
-    /// The same by length.
-    by_len: BTreeSet<(usize, Place)>,
+    /// In the order of their places. A step leaves dozens of gaps: sorted lists are several times faster than trees here.
+    gaps: Vec<Gap>,
+    /// Their lengths and places, in order.
+    by_len: Vec<(usize, Place)>,
     /// Bytes of the gaps that were touched, so that the system holds pages for them.
     touched: usize,
 }
@@ -109,6 +61,7 @@ struct Place {
 /// A part of a mapping that nobody uses.
 #[derive(Debug, Clone, Copy)]
 struct Gap {
+    place: Place,
     len: usize,
     /// Its first bytes, which may have been written to. The others are zeros and may have no page.
     touched: usize,
@@ -137,7 +90,8 @@ impl Memory {
     }
 
     pub(crate) fn report(&self) -> MemoryReport {
-        self.lock().report.clone()
+        let state = self.lock();
+        MemoryReport { mapped: state.mapped, fresh: state.fresh, ..state.count.report() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -154,9 +108,9 @@ impl Memory {
     pub(crate) fn take(self: &Arc<Memory>, name: &'static str, bytes: usize) -> Result<Block> {
         let mut state = self.lock();
         let refused = |in_use| KernelError::OutOfMemory { name, bytes, in_use, device: self.device };
-        let len = block_len(bytes).ok_or_else(|| refused(state.report.in_use))?;
-        let (place, zeroed) = state.cut(len).ok_or_else(|| refused(state.report.in_use))?;
-        state.report.add(name, len);
+        let len = block_len(bytes).ok_or_else(|| refused(state.count.in_use))?;
+        let (place, zeroed) = state.cut(len).ok_or_else(|| refused(state.count.in_use))?;
+        state.count.add(name, len);
         let at = state.mappings[place.mapping].at;
         // SAFETY: the gap that the block was cut from lay inside the mapping.
         let at = unsafe { at.add(place.offset) };
@@ -168,91 +122,129 @@ impl State {
     /// Cuts a block out of the smallest gap that holds it, and tells whether it is all zeros. `None` if the system has no more
     /// memory.
     fn cut(&mut self, len: usize) -> Option<(Place, bool)> {
-        let fitting = |state: &State| state.by_len.range((len, Place { mapping: 0, offset: 0 })..).next().copied();
-        let (_, place) = match fitting(self) {
-            Some(found) => found,
-            None => {
-                self.map(len)?;
-                fitting(self).expect("the new mapping holds it")
-            }
+        let mut fitting = self.by_len.partition_point(|(gap, _)| *gap < len);
+        if fitting == self.by_len.len() {
+            self.map(len)?;
+            fitting = self.by_len.partition_point(|(gap, _)| *gap < len);
+        }
+        let index = self.index_after(self.by_len[fitting].1);
+        let gap = self.gaps[index];
+        let rest = Gap {
+            place: Place { offset: gap.place.offset + len, ..gap.place },
+            len: gap.len - len,
+            touched: gap.touched.saturating_sub(len),
         };
-        let gap = self.remove(place);
         if gap.touched < len {
+            self.remove(index);
             self.make_room(len - gap.touched);
-            self.report.fresh += (len - gap.touched) as u64;
+            self.fresh += (len - gap.touched) as u64;
+            if rest.len > 0 {
+                self.insert(rest);
+            }
+        } else if rest.len > 0 {
+            self.replace(index, rest);
+        } else {
+            self.remove(index);
         }
-        if gap.len > len {
-            let rest = Place { offset: place.offset + len, ..place };
-            self.insert(rest, Gap { len: gap.len - len, touched: gap.touched.saturating_sub(len) });
-        }
-        Some((place, gap.touched == 0))
+        Some((gap.place, gap.touched == 0))
     }
 
     /// Adds a new mapping as one large gap.
     fn map(&mut self, len: usize) -> Option<()> {
         let least = len.checked_next_multiple_of(HUGE_PAGE)?;
-        let all: usize = self.mappings.iter().map(|mapping| mapping.len).sum();
-        let wanted = least.max(all).max(MAPPING).next_multiple_of(HUGE_PAGE);
+        let wanted = least.max(self.mapped).max(MAPPING).next_multiple_of(HUGE_PAGE);
         let (at, len) = match pages::map(wanted) {
             Some(at) => (at, wanted),
             None => (pages::map(least)?, least),
         };
         self.mappings.push(Mapping { at, len });
-        self.report.mapped += len;
-        self.insert(Place { mapping: self.mappings.len() - 1, offset: 0 }, Gap { len, touched: 0 });
+        self.mapped += len;
+        self.insert(Gap { place: Place { mapping: self.mappings.len() - 1, offset: 0 }, len, touched: 0 });
         Some(())
     }
 
     /// Gives the pages of the largest gaps back to the system until the rest fits beside the live blocks. Called before `len`
     /// more bytes are touched.
     fn make_room(&mut self, len: usize) {
-        let live = self.report.in_use.saturating_add(len);
-        let allowed = (live.max(self.report.peak) / KEEP.1).saturating_mul(KEEP.0);
+        let live = self.count.in_use.saturating_add(len);
+        let allowed = (live.max(self.count.peak) / KEEP.1).saturating_mul(KEEP.0);
         while live.saturating_add(self.touched) > allowed && self.touched > 0 {
-            let largest = self.gaps.iter().max_by_key(|(_, gap)| gap.touched).map(|(place, _)| *place);
-            let place = largest.expect("touched bytes are those of gaps");
-            let gap = self.remove(place);
+            let largest = (0..self.gaps.len()).max_by_key(|index| self.gaps[*index].touched);
+            let index = largest.expect("touched bytes are those of gaps");
+            let gap = self.gaps[index];
             // SAFETY: the gap lies in the mapping, and nobody uses it.
-            let done = unsafe { pages::forget(self.mappings[place.mapping].at.add(place.offset), gap.touched) };
-            self.insert(place, Gap { touched: if done { 0 } else { gap.touched }, ..gap });
+            let done = unsafe { pages::forget(self.mappings[gap.place.mapping].at.add(gap.place.offset), gap.touched) };
             if !done {
                 return;
             }
+            self.replace(index, Gap { touched: 0, ..gap });
         }
     }
 
-    fn insert(&mut self, place: Place, gap: Gap) {
-        self.touched += gap.touched;
-        self.by_len.insert((gap.len, place));
-        self.gaps.insert(place, gap);
+    /// The index of the first gap that begins at `place` or behind it.
+    fn index_after(&self, place: Place) -> usize {
+        self.gaps.partition_point(|gap| gap.place < place)
     }
 
-    fn remove(&mut self, place: Place) -> Gap {
-        let gap = self.gaps.remove(&place).expect("a gap of the lists");
-        self.by_len.remove(&(gap.len, place));
+    fn insert(&mut self, gap: Gap) {
+        self.touched += gap.touched;
+        let index = self.index_after(gap.place);
+        self.gaps.insert(index, gap);
+        let key = (gap.len, gap.place);
+        self.by_len.insert(self.by_len.partition_point(|other| *other < key), key);
+    }
+
+    fn remove(&mut self, index: usize) {
+        let gap = self.gaps.remove(index);
         self.touched -= gap.touched;
-        gap
+        let key = (gap.len, gap.place);
+        self.by_len.remove(self.by_len.partition_point(|other| *other < key));
+    }
+
+    /// Puts a gap in the place of one that it overlaps, so that the order of the places stays.
+    fn replace(&mut self, index: usize, gap: Gap) {
+        let old = std::mem::replace(&mut self.gaps[index], gap);
+        self.touched = self.touched - old.touched + gap.touched;
+        let [from, to] = [(old.len, old.place), (gap.len, gap.place)];
+        let index = self.by_len.partition_point(|other| *other < from);
+        let new = self.by_len.partition_point(|other| *other < to);
+        if new <= index {
+            self.by_len[new..=index].rotate_right(1);
+            self.by_len[new] = to;
+        } else {
+            self.by_len[index..new].rotate_left(1);
+            self.by_len[new - 1] = to;
+        }
     }
 
     /// Makes a block a gap again, and joins it with the gaps on both sides.
     fn free(&mut self, place: Place, len: usize) {
-        let (mut place, mut gap) = (place, Gap { len, touched: len });
-        let before = self.gaps.range(..place).next_back().map(|(at, gap)| (*at, gap.len));
-        if let Some((at, before)) = before
-            && at.mapping == place.mapping
-            && at.offset + before == place.offset
-        {
-            let before = self.remove(at);
-            gap = Gap { len: before.len + gap.len, touched: before.len + gap.touched };
-            place = at;
+        let index = self.index_after(place);
+        let touches = |before: &Gap, place: Place| {
+            before.place.mapping == place.mapping && before.place.offset + before.len == place.offset
+        };
+        let before = index.checked_sub(1).filter(|before| touches(&self.gaps[*before], place));
+        let mut gap = match before.map(|before| self.gaps[before]) {
+            // the block was touched, so everything before it counts as touched
+            Some(before) => Gap { len: before.len + len, touched: before.len + len, ..before },
+            None => Gap { place, len, touched: len },
+        };
+        let after = self.gaps.get(index).copied().filter(|after| touches(&gap, after.place));
+        if let Some(after) = after {
+            if after.touched > 0 {
+                gap.touched = gap.len + after.touched;
+            }
+            gap.len += after.len;
         }
-        let after = Place { offset: place.offset + gap.len, ..place };
-        if self.gaps.contains_key(&after) {
-            let after = self.remove(after);
-            let touched = if after.touched > 0 { gap.len + after.touched } else { gap.touched };
-            gap = Gap { len: gap.len + after.len, touched };
+        match (before, after) {
+            (Some(before), Some(_)) => {
+                self.remove(index);
+                self.replace(before, gap);
+            }
+            (Some(before), None) => self.replace(before, gap),
+            (None, Some(_)) => self.replace(index, gap),
+            (None, None) => self.insert(gap),
         }
-        self.insert(place, gap);
     }
 }
 
@@ -270,9 +262,7 @@ impl Counted {
     pub(crate) fn set(&mut self, name: &'static str, bytes: usize) {
         *self = Counted::default();
         let home = HOME.with_borrow(Clone::clone).inspect(|home| {
-            let report = &mut home.lock().report;
-            report.packed.add(bytes);
-            report.add(name, bytes);
+            home.lock().count.add_packed(name, bytes);
         });
         self.held = home.map(|home| (home, name, bytes));
     }
@@ -281,9 +271,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some((home, name, bytes)) = self.held.take() {
-            let report = &mut home.lock().report;
-            report.packed.in_use -= bytes;
-            report.remove(name, bytes);
+            home.lock().count.remove_packed(name, bytes);
         }
     }
 }
@@ -322,7 +310,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let mut state = self.home.lock();
-        state.report.remove(self.name, self.len);
+        state.count.remove(self.name, self.len);
         state.free(self.place, self.len);
     }
 }
@@ -411,7 +399,7 @@ mod tests {
         drop(used);
         memory.lock().make_room(0);
         assert!(memory.lock().touched > 0, "the peak allows it");
-        memory.lock().report.peak = 0;
+        memory.lock().count.peak = 0;
         memory.lock().make_room(0);
         assert_eq!(memory.lock().touched, 0);
         let again = memory.take("again", bytes).unwrap();

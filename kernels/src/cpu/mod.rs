@@ -15,7 +15,8 @@ pub use threads::unpin_this_thread;
 pub use times::KernelTime;
 pub(crate) use times::Timed;
 
-use crate::arena::{Block, Memory, MemoryReport};
+use crate::arena::{Block, Memory};
+use crate::device::memory_report::MemoryReport;
 use crate::{KernelError, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,8 +2,9 @@
 //!
 //! A buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. Downloads are zeros.
 
+use super::memory_report::{MemoryCount, MemoryReport};
 use crate::Result;
-use crate::arena::{MemoryReport, taken};
+use crate::arena::taken;
 use crate::cpu::Cpu;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +18,7 @@ pub struct Count {
 
 #[derive(Debug, Default)]
 struct Counts {
-    report: MemoryReport,
+    memory: MemoryCount,
     operations: f64,
     /// What the threads keep after the calls so far.
     packed: Packed,
@@ -96,7 +97,7 @@ impl Count {
     pub(super) fn take(&self, name: &'static str, bytes: usize) -> CountedBlock {
         // a size that no machine has is counted too: a comparison with a limit refuses it
         let bytes = taken(bytes);
-        lock(&self.counts).report.add(name, bytes);
+        lock(&self.counts).memory.add(name, bytes);
         CountedBlock { counts: self.counts.clone(), name, bytes }
     }
 
@@ -105,15 +106,15 @@ impl Count {
         let mut counts = lock(&self.counts);
         counts.operations += cost.operations;
         if cost.scratch > 0 {
-            counts.report.add(kernel, cost.scratch);
-            counts.report.remove(kernel, cost.scratch);
+            counts.memory.add(kernel, cost.scratch);
+            counts.memory.remove(kernel, cost.scratch);
         }
         counts.packed = counts.packed.and(cost.packed);
         Ok(())
     }
 
     pub(super) fn report(&self) -> MemoryReport {
-        lock(&self.counts).report.clone()
+        lock(&self.counts).memory.report()
     }
 
     /// Operations of the products of all calls so far; a multiplication and an addition are two.
@@ -128,18 +129,18 @@ impl Count {
 
     /// Bytes in use.
     pub fn in_use(&self) -> usize {
-        lock(&self.counts).report.in_use
+        lock(&self.counts).memory.in_use
     }
 
     /// The most bytes that were in use.
     pub fn peak(&self) -> usize {
-        lock(&self.counts).report.peak
+        lock(&self.counts).memory.peak
     }
 
     /// Starts to count anew: nothing has been computed or packed, and the peak is what is in use now.
     pub fn restart(&self) {
         let mut counts = lock(&self.counts);
-        (counts.report.peak, counts.report.blocks_peak) = (counts.report.in_use, counts.report.in_use);
+        counts.memory.restart_peak();
         (counts.operations, counts.packed) = (0.0, Packed::default());
     }
 }
@@ -151,6 +152,6 @@ fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
 
 impl Drop for CountedBlock {
     fn drop(&mut self) {
-        lock(&self.counts).report.remove(self.name, self.bytes);
+        lock(&self.counts).memory.remove(self.name, self.bytes);
     }
 }

@@ -8,10 +8,10 @@ mod buffer;
 mod count;
 mod float;
 mod indices;
+pub(crate) mod memory_report;
 mod slice;
 mod widened;
 
-pub use crate::arena::{MemoryReport, MemoryUse};
 pub use crate::cpu::KernelTime;
 pub use crate::formats::{Element, FloatDtype, WeightDtype};
 pub use buffer::{Buffer, WeightBuffer, WeightSlice};
@@ -19,6 +19,7 @@ pub(crate) use count::Cost;
 pub use count::{Count, Packed};
 pub use float::{Columns, FloatBuffer, FloatSlice, FloatSliceMut};
 pub use indices::{IGNORE, IndexSlice, Indices};
+pub use memory_report::{MemoryReport, MemoryUse};
 pub use slice::{Slice, SliceMut};
 pub(crate) use widened::Widened;
 
