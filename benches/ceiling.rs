@@ -6,10 +6,11 @@ use align_kernels::{Device, Precision};
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Larger than the caches of one core. Together with its copy, larger than most shared caches.
+/// Length of the copied array: 128 MiB, more than the caches of one core. The array and its copy, 256 MiB, exceed most shared
+/// caches.
 const COPY_FLOATS: usize = 32 << 20;
 
-/// Both ceilings. They can be measured repeatedly.
+/// Measures the two ceilings, of arithmetic and of memory, any number of times.
 pub(crate) struct Ceiling {
     threads: usize,
     isa: Isa,
@@ -23,8 +24,9 @@ impl Ceiling {
         Ok(Ceiling { threads: device.threads(), isa, from: vec![1.0; COPY_FLOATS], to: vec![0.0; COPY_FLOATS] })
     }
 
-    /// Operations per second of all threads together, a fused multiply-add counted as two. If the machine has a unit for bf16,
-    /// these are the operations that a product with bf16 weights can reach at `precision`; an f32 then is three terms of bf16.
+    /// Measures the operations per second of all threads together. A fused multiply-add counts as two. If the machine has a unit
+    /// for bf16, these are the operations that a product with bf16 weights can reach at `precision`. The unit computes an f32 as
+    /// several terms of bf16, which lowers the rate.
     pub(crate) fn flops(&self, precision: Option<Precision>) -> f64 {
         self.on_all_threads(|_| {
             let start = Instant::now();
@@ -40,7 +42,7 @@ impl Ceiling {
         })
     }
 
-    /// Bytes per second of a copy, reads and writes together.
+    /// Measures the bytes per second of a copy. Reads and writes both count.
     pub(crate) fn bytes(&mut self) -> f64 {
         let part = COPY_FLOATS.div_ceil(self.threads);
         let start = Instant::now();

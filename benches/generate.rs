@@ -1,5 +1,5 @@
-//! Greedy generation of a batch with an adapter: the pass over the prompts, then one token of each sequence at a time. Each
-//! such step reads all weights once, so its ceiling is a copy of memory.
+//! Greedy generation of a batch with an adapter: one pass over the prompts, then passes over one token of each sequence. Each of
+//! these later passes reads all weights once, so its ceiling is the speed of a memory copy.
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 8;
 /// Tokens of each prompt.
 const PROMPT: usize = 96;
-/// New tokens of each sequence after the first.
+/// New tokens of each sequence, not counting the first one.
 const NEW: usize = 64;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -78,8 +78,9 @@ fn measure(
     Ok(())
 }
 
-/// Returns the bytes that one token of each sequence reads: weights, adapter, and the keys and values so far. It assumes that
-/// the head has the format of the layers. An embedding that is not the head's is looked up, not read whole.
+/// Returns the bytes that a pass over one token of each sequence reads: weights, adapter, and the keys and values so far. It
+/// assumes that the head has the number format of the layers. An embedding that is not the head's is not counted: only the rows
+/// of the tokens are read.
 fn bytes_read(model: &Model, precision: Precision) -> usize {
     let config = model.config();
     let (mut weights, mut numbers, mut adapter) = (0, 0, 0);
@@ -108,11 +109,11 @@ struct Batch<'a> {
 
 /// How long a batch took.
 struct Run {
-    /// Until each sequence has its first token.
+    /// Seconds until each sequence has its first new token.
     prompts_seconds: f64,
-    /// From there to the end.
+    /// Seconds from the first new tokens to the end.
     tokens_seconds: f64,
-    /// Seconds of each kernel.
+    /// Seconds of each kernel, after the first new tokens.
     kernels: BTreeMap<&'static str, f64>,
 }
 

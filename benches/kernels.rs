@@ -1,12 +1,12 @@
-//! Every timed case of the kernels: the same cases that the tests check.
+//! Measures the timed cases of the kernels. The tests check the same cases.
 
 use crate::ceiling::Ceiling;
 use crate::measure::{Samples, sample, warm_up};
 use crate::report::{Rate, Report, Row};
 use align_kernels::Device;
 
-/// Measures the cases that `wanted` selects by kernel and shape, and checks the timed output. Case and ceilings take turns, so
-/// that both see the same machine.
+/// Measures the cases that `wanted` selects by kernel and shape, then checks the output of one more run. Case and ceilings take
+/// turns, so that both see the machine in the same state.
 pub(crate) fn run(
     device: &Device,
     rounds: usize,
@@ -19,7 +19,7 @@ pub(crate) fn run(
             continue;
         }
         let mut prepared = (case.prepare)(device)?;
-        // inside the device's pool, like a training step, so that calls need no hand-over
+        // inside the device's thread pool, as in a training step: from outside, each call would be handed over to the pool
         let repeats = device.install(|| warm_up(device, || prepared.run()))?;
         let (mut time, mut flops, mut bytes) = (Samples::default(), Samples::default(), Samples::default());
         for round in 0..rounds {

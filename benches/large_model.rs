@@ -77,7 +77,7 @@ pub(crate) fn write(dir: &Path, threads: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// The tensors of each shard, in the order of use.
+/// Returns the tensors of each shard, in the order in which the model uses them.
 fn shards() -> Vec<Vec<TensorSpec>> {
     let mut all = vec![("model.embed_tokens".to_owned(), vec![VOCAB, HIDDEN])];
     for layer in 0..LAYERS {
@@ -110,7 +110,8 @@ fn shards() -> Vec<Vec<TensorSpec>> {
     shards
 }
 
-/// Draws from a normal distribution, one for each value of 16 random bits. A new draw for each weight would take minutes.
+/// Makes a table of draws from a normal distribution, one for each value of 16 random bits. A new draw for each weight would take
+/// minutes.
 fn table() -> Vec<bf16> {
     let key = Key::new(7, 0, 0);
     let draw = |i: u64| {
@@ -120,7 +121,7 @@ fn table() -> Vec<bf16> {
     (0..1 << 16).map(draw).collect()
 }
 
-/// Makes `len` values as a function of `seed`: splitmix64, four table entries from each of its numbers.
+/// Makes `len` values from `seed`. Each number of splitmix64 picks four entries of the table `normal`.
 fn random(normal: &[bf16], seed: u64, len: usize) -> Vec<bf16> {
     let mut values = Vec::with_capacity(len.next_multiple_of(4));
     for i in 0..len.div_ceil(4) as u64 {

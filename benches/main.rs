@@ -1,11 +1,12 @@
 //! `cargo bench [-- FILTER...] [--json FILE]` measures every kernel case of a real model's size, a training step and a
 //! generated token, as shares of what the machine can do.
 //!
-//! `cargo bench -- write-7b DIR` writes a model of the size of Llama 2 7B to measure runs on, `cargo bench -- write-rows FILE`
-//! a million rows of data.
+//! `cargo bench -- write-7b DIR` writes a model of the size of Llama 2 7B to measure runs on. `cargo bench -- write-rows FILE`
+//! writes a million rows of data.
 //!
-//! A figure is a median with its spread, beside a ceiling that is measured in turn with it: fused multiply-adds in registers
-//! for arithmetic, a copy for memory. On a shared machine both sink together, so the share says more than the time.
+//! A figure is a median with its spread. Beside it is a ceiling, measured in turns with it: for arithmetic, products on the
+//! matrix unit or fused multiply-adds in registers; for memory, a copy. On a shared machine, figure and ceiling sink together, so
+//! their ratio says more than the time.
 
 mod ceiling;
 mod generate;

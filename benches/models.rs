@@ -29,7 +29,7 @@ pub(crate) fn all() -> Vec<BenchModel> {
     models
 }
 
-/// Makes an adapter on all linear layers with both matrices away from zero.
+/// Makes an adapter on all linear layers. Unlike in a fresh adapter, both matrices of a layer are random: B is not zero.
 pub(crate) fn adapter(device: &Device, model: &Model) -> Result<AdapterSet, KernelError> {
     let mut set = AdapterSet::new(model.linears().len());
     for linear in model.linears() {

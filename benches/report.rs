@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// One measured row.
+/// A measured row: what ran, on which shape, and how fast.
 pub(crate) struct Row {
     pub name: String,
     pub shape: String,
@@ -15,11 +15,11 @@ pub(crate) struct Row {
     pub rate: Rate,
 }
 
-/// What a row does per second, and the ceiling of the machine.
+/// The work of one run, and the ceiling of the machine for it.
 pub(crate) enum Rate {
-    /// Its operations, and the ceiling in operations per second.
+    /// Operations of the run, and the ceiling in operations per second.
     Flops { work: f64, ceiling: f64 },
-    /// Its bytes, and the ceiling in bytes per second.
+    /// Bytes that the run moves, and the ceiling in bytes per second.
     Bytes { work: f64, ceiling: f64 },
 }
 
@@ -82,7 +82,8 @@ impl Report {
         }));
     }
 
-    /// Prints which share of some work each larger kernel takes, and the share of products, attention and log-probs together.
+    /// Prints the share of `all_seconds` that each kernel takes, if it is at least 0.5 %, and the joint share of products,
+    /// attention and log-probs.
     pub(crate) fn kernels(&mut self, of: &str, name: &str, kernels: &BTreeMap<&'static str, f64>, all_seconds: f64) {
         let heavy =
             |kernel: &str| ["gemm.", "attention.", "token_logps."].iter().any(|prefix| kernel.starts_with(prefix));
@@ -114,7 +115,7 @@ impl Report {
         }));
     }
 
-    /// Prints the peak of bytes in use, in total and for each larger name.
+    /// Prints the peak of the bytes in use. Also prints the peak of each name, if it is at least 1 % of the first one.
     pub(crate) fn memory(&mut self, name: &str, memory: &MemoryReport) {
         let mut names: Vec<_> = memory.names.iter().map(|(name, used)| (*name, used.peak)).collect();
         names.sort_by_key(|(name, peak)| (std::cmp::Reverse(*peak), *name));
@@ -128,7 +129,7 @@ impl Report {
         }));
     }
 
-    /// Writes the file, if one is wanted.
+    /// Writes all rows to the file `json`, if it is given.
     pub(crate) fn finish(self, json: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
         if let Some(path) = json {
             let text = serde_json::to_string_pretty(&json!({ "device": self.device, "rows": self.rows }))?;

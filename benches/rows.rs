@@ -32,7 +32,8 @@ pub(crate) fn write(path: &Path, rows: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes a text of a row, as a function of the row's number and of which text it is.
+/// Makes one text of a row: the prompt (`stream` 0), the chosen answer (1) or the rejected answer (2), of `least` to `most`
+/// words. The same arguments give the same text.
 fn text(words: &[String], row: u64, stream: u64, [least, most]: [usize; 2]) -> String {
     let key = Key::new(11, row, stream);
     let draw = |i: u64, below: usize| (key.unit(i) * below as f32) as usize;

@@ -1,9 +1,9 @@
 //! A training step on a real batch, and its phases: DPO with LoRA of rank 16 on all linear layers, four pairs a step, in f32
 //! and in bf16.
 //!
-//! It runs on the small golden model, and on a larger one if `ALIGN_SMOLLM2` names its directory, with pairs of
-//! `tests/data/pref_train.jsonl`. It counts only the operations that the step needs, so the share of the ceiling is that of
-//! useful work: a value that is computed twice to save memory counts once.
+//! It runs on the small golden model, and, if `ALIGN_SMOLLM2` names its directory, on a larger one with pairs of
+//! `tests/data/pref_train.jsonl`. Only operations that the step needs are counted: a value that is computed twice to save memory
+//! counts once. So the share of the ceiling is that of useful work.
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;
@@ -44,7 +44,7 @@ pub(crate) fn run(
     for BenchModel { name, dir: model, data } in models::all() {
         if wanted(&format!("train_step {name}")) {
             for precision in [Precision::F32, Precision::Bf16] {
-                // its own device, so that its memory is that of this step
+                // a new device, so that the memory report is about this step alone
                 let device = Device::cpu(Some(device.threads()))?;
                 device.install(|| Step::open(&device, &name, &model, &data, precision)?.measure(rounds, report))?;
             }
@@ -98,7 +98,7 @@ struct Step {
     model: Model,
     adapter: Arc<AdapterSet>,
     data: Dataset,
-    /// Rows of `data`, and their encoded form.
+    /// Numbers of the batch's rows in `data`. `rows` are the same rows, encoded.
     batch: Vec<u32>,
     rows: Vec<EncodedRow>,
     precision: Precision,
@@ -128,7 +128,7 @@ impl Step {
         })
     }
 
-    /// Prints the whole step, its phases, and its memory.
+    /// Measures the whole step and its phases. Prints their times and the memory in use.
     fn measure(&self, rounds: usize, report: &mut Report) -> Result<(), Error> {
         let forest = Forest::new(&self.trees(), Scorers::PolicyAndReference, |_, _| true);
         let mut phases = Phases::new(self, &forest)?;
@@ -219,8 +219,8 @@ fn tree(row: &EncodedRow) -> Tree<'_> {
     Tree { prompt: &row.prompt, branches: branches.collect() }
 }
 
-/// The timed phases, in this order. `step` is the trainer's own; `forward` and `backward` are its passes over the model, head
-/// included; the head is also timed by itself.
+/// The timed phases. `step` is a whole step of the trainer. `forward` and `backward` are passes over the model, head included.
+/// The head is also timed by itself.
 const PHASES: [&str; 6] = ["step", "forward", "backward", "optimiser", "head.forward", "head.backward"];
 
 struct Phases<'s> {
@@ -229,7 +229,7 @@ struct Phases<'s> {
     optimizer: Optimizer,
     layers_kept: usize,
     head: Head,
-    /// Seconds of each kernel in all steps so far, and of those steps.
+    /// Seconds that each kernel took in all steps so far. `steps_seconds` is the time of these steps as a whole.
     kernels: BTreeMap<&'static str, f64>,
     steps_seconds: f64,
 }
@@ -250,7 +250,7 @@ impl<'s> Phases<'s> {
         })
     }
 
-    /// Operations of each phase, in the order of [`PHASES`].
+    /// Counts the operations of each phase, in the order of [`PHASES`].
     fn operations(&self, forest: &Forest) -> Result<[f64; PHASES.len()], Error> {
         let passes = self.trainer.cost(forest, self.step.model.config().num_hidden_layers)?;
         let count = self.step.device.count();
@@ -260,13 +260,13 @@ impl<'s> Phases<'s> {
         head.backward()?;
         let head_backward = count.operations() - head_forward;
         let parameters: usize = self.step.adapter.params().iter().map(Param::len).sum();
-        // 15 operations an element, sum of squares included
+        // AdamW and the sum of squares together take 15 operations per element
         let optimiser = 15.0 * parameters as f64;
         let step = passes.forward + passes.backward + optimiser;
         Ok([step, passes.forward, passes.backward, optimiser, head_forward, head_backward])
     }
 
-    /// Seconds of each phase.
+    /// Runs each phase once. Returns their seconds, in the order of [`PHASES`].
     fn round(&mut self) -> Result<[f64; PHASES.len()], Error> {
         let before = self.step.device.kernel_times();
         let mut clock = Clock { device: &self.step.device, last: Instant::now() };
@@ -277,7 +277,7 @@ impl<'s> Phases<'s> {
             *self.kernels.entry(kernel).or_default() += (time.total - before).as_secs_f64();
         }
         self.steps_seconds += step;
-        // a run does this on another thread while a step is computed
+        // in a run, another thread does this while a step is computed
         clock.lap();
         self.step.data.rows(&self.step.batch)?;
         *self.kernels.entry("data, beside the step").or_default() += clock.lap();
@@ -296,7 +296,7 @@ impl<'s> Phases<'s> {
         let optimiser = clock.lap();
         drop(grads);
 
-        // in the pool, as in a step: a call from outside is handed over to it
+        // inside the device's thread pool, as in a step: from outside, each call would be handed over to the pool
         let (device, head) = (self.step.device.clone(), &mut self.head);
         let [head_forward, head_backward] = device.install(|| {
             let mut clock = Clock { device: &device, last: Instant::now() };
@@ -325,7 +325,8 @@ impl Clock<'_> {
     }
 }
 
-/// The head's two kernel calls with the batch's row counts, on random hidden states and bf16 weights.
+/// The two kernel calls of the head, forward and backward. They have the row counts of the batch, random hidden states and random
+/// bf16 weights.
 struct Head {
     device: Device,
     rows: usize,

@@ -1,4 +1,5 @@
-//! What a user can do about an error of the libraries, with the flags that do it. The libraries give the facts.
+//! Says what a user can do about an error of the libraries: which flags to give or change. The libraries' messages only state the
+//! facts.
 
 use align_data::{BadRow, DataError, RowKind};
 use align_engine::model::{ConfigError, FolderHolds};
@@ -11,7 +12,7 @@ pub(crate) fn with_advice(error: &impl Display, advice: Option<String>) -> Strin
     advice.map_or_else(|| error.to_string(), |advice| format!("{error}{advice}"))
 }
 
-/// What to do about an error of training or evaluation, as the end of its sentence.
+/// Returns advice about an error of training or evaluation, to append to its message. `None` if there is none to give.
 pub(crate) fn of_training(error: &TrainError) -> Option<String> {
     Some(match error {
         TrainError::NonFinite { .. } => ". Lower --learning-rate, or look at these rows with `inspect`".to_owned(),
@@ -34,7 +35,7 @@ pub(crate) fn of_training(error: &TrainError) -> Option<String> {
     })
 }
 
-/// What to do about rows that a run cannot use, as the end of the sentence.
+/// Returns advice about rows that a run cannot use, to append to the message of the error. `None` if there is none to give.
 pub(crate) fn of_data(error: &DataError) -> Option<String> {
     let advice = match error {
         // other rows may have the column that this one lacks
@@ -42,7 +43,7 @@ pub(crate) fn of_data(error: &DataError) -> Option<String> {
         DataError::WrongShape { found, .. } => match found.kind()? {
             RowKind::Labelled => "; rows like this one are for --loss kto",
             RowKind::Sequence => "; rows like this one are for --loss sft",
-            // several losses read them
+            // several losses read such rows, so there is no single one to name
             RowKind::Pair | RowKind::Scored => return None,
         },
         _ => return None,
@@ -50,7 +51,7 @@ pub(crate) fn of_data(error: &DataError) -> Option<String> {
     Some(advice.to_owned())
 }
 
-/// What to do about an adapter that was refused, as the end of the sentence.
+/// Returns advice about an adapter that was refused, to append to the message of the error. `None` if there is none to give.
 pub(crate) fn of_adapter(error: &AdapterError) -> Option<String> {
     let AdapterError::Task { needed, .. } = error else { return None };
     let advice = match needed {
@@ -60,7 +61,8 @@ pub(crate) fn of_adapter(error: &AdapterError) -> Option<String> {
     Some(advice.to_owned())
 }
 
-/// What to do about a folder that is not a model's, as the end of the sentence.
+/// Returns advice about a folder that does not hold a model, to append to the message of the error. `None` if there is none to
+/// give.
 pub(crate) fn of_config(error: &ConfigError) -> Option<String> {
     let ConfigError::NoConfig { holds, .. } = error else { return None };
     let advice = match holds {
@@ -74,7 +76,7 @@ pub(crate) fn of_config(error: &ConfigError) -> Option<String> {
     Some(advice.to_owned())
 }
 
-/// What to do about an error of `merge`, as the end of its sentence.
+/// Returns advice about an error of `merge`, to append to its message. `None` if there is none to give.
 pub(crate) fn of_merge(error: &MergeError) -> Option<String> {
     Some(match error {
         MergeError::NotEmpty { .. } => "; give another --output, or --overwrite to replace it".to_owned(),

@@ -7,11 +7,12 @@ use crate::run_record::{template_name, template_of_run};
 use align_data::{TEMPLATE_FILE, TemplateSources};
 use std::path::{Path, PathBuf};
 
-/// Returns the template to use instead of the model's own: that of `--chat-template`, or that of another program's adapter if the
-/// model has none. Warns if that adapter's template differs from the model's, or if a run's template has changed.
+/// Returns the template to use instead of the model's own: that of `--chat-template`, or, if the model has none, that of an
+/// adapter from another program. Warns if such an adapter's template differs from the model's, or if a run's template has
+/// changed.
 ///
 /// # Errors
-/// [`CliError::Input`] if the record or the template of a run cannot be read, or if that template is gone.
+/// [`CliError::Input`] if the record or the template of a run cannot be read, or if the template is gone.
 pub(crate) fn instead_of_the_models(
     flag: Option<&Path>,
     adapter: Option<&Path>,
@@ -52,8 +53,8 @@ pub(crate) fn instead_of_the_models(
     }
 }
 
-/// Warns if the current template is not the one that a run recorded as `name`. The current one is the run's own copy (`flag`), or
-/// else the model's. Fails if the run's template is gone.
+/// Warns if the current template is not the one that a run recorded as `name`. The current template is the run's own copy if
+/// `flag` names the run's folder, or else the model's. Fails if the run's template is gone.
 fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) -> Result<(), CliError> {
     let now = match flag {
         Some(own) => TemplateSources::of_folder(own)?,

@@ -1,4 +1,4 @@
-//! Opens the data that the flags name: its files, its token cache, and what happens to rows that are left out.
+//! Opens the data that the flags name: finds the files, uses the cache of tokens, and handles rows that are left out.
 
 use crate::args::{DataArgs, DataCacheChoice, ModelArgs, OnBadRowChoice};
 use crate::demo::DemoPaths;
@@ -12,7 +12,8 @@ use align_data::{BadRow, DataError, Dataset, Encoder, LongAnswers, Opening, Reje
 use std::io::Write;
 use std::path::PathBuf;
 
-/// Returns the files that names and patterns stand for. Reports what the user may not have meant.
+/// Returns the files that names and patterns stand for. Reports the data sets among the names, files that are named twice, and
+/// folders that a pattern matches.
 ///
 /// # Errors
 /// [`CliError::Input`].
@@ -43,12 +44,12 @@ pub(crate) struct DataOptions<'a> {
     pub drops: Drops,
 }
 
-/// How many rows may be dropped, not counting bad ones and those that make no pair.
+/// How many rows may be dropped. Bad rows and rows that make no pair do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Drops {
     /// The command ends if more than a tenth are dropped.
     Few,
-    /// Any number is only reported.
+    /// Any number of rows. It is only reported.
     Reported,
 }
 
@@ -84,7 +85,7 @@ pub(crate) struct RowsOf<'a> {
 }
 
 impl RowsOf<'_> {
-    /// Opens the rows and reads them as the run read its own. `of_demo` is the file for `--demo`.
+    /// Opens the rows and reads them as the run read its own. `of_demo` chooses the file for `--demo`.
     ///
     /// # Errors
     /// [`CliError`].
@@ -140,7 +141,8 @@ fn open(
     Ok(data)
 }
 
-/// Makes the error of a row. If the row lacks `marker`, the turn marker of the run, the error says where the marker comes from.
+/// Converts an error about rows. If a row lacks `marker`, the turn marker of the run, the message says where the marker comes
+/// from.
 pub(crate) fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> CliError {
     let is_about_it = matches!(&error, DataError::Row { reason: BadRow::NoTurnMarker { marker: Some(_), .. }, .. });
     match marker {
@@ -151,6 +153,8 @@ pub(crate) fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> Cl
     }
 }
 
+/// Checks that the flags can leave rows out if `--rejects` is given.
+///
 /// # Errors
 /// [`CliError::Usage`] if `--rejects` is given but bad rows end the run instead of being left out.
 pub(crate) fn check_rejects(args: &DataArgs) -> Result<(), CliError> {

@@ -23,7 +23,7 @@ pub(crate) enum CliError {
     /// Exit code 3.
     #[error("{0}")]
     Input(String),
-    /// Data that lacks the columns that it is read by. Exit code 3.
+    /// The data lacks the columns that are to be read. Exit code 3.
     #[error("{0}")]
     Columns(String),
     /// Rows lack the part that --sft-on names. Exit code 3.
@@ -38,7 +38,7 @@ pub(crate) enum CliError {
     /// Exit code 5.
     #[error("{0}")]
     NonFinite(String),
-    /// The reader of our output went away, e.g. `| head` has finished. No message; exit code 0.
+    /// The reader of stdout has gone away, for example a `| head` that has finished. No message; exit code 0.
     #[error("the output was closed")]
     ClosedOutput,
 }

@@ -41,6 +41,8 @@ pub(crate) fn task_of(objective: &Objective) -> Task {
     }
 }
 
+/// Refuses `--logp-temperature` if the objective reads no log-probs.
+///
 /// # Errors
 /// [`CliError::Usage`] for `--logp-temperature` with a reward model's loss.
 pub(crate) fn check_temperature(args: &LogpArgs, objective: &Objective) -> Result<(), CliError> {
@@ -53,7 +55,7 @@ pub(crate) fn check_temperature(args: &LogpArgs, objective: &Objective) -> Resul
     }
 }
 
-/// Refuses a reference if the objective reads none. Reports that a cache of its log-probs is then not used.
+/// Refuses `--reference` if the objective reads no reference. Then also reports that `--reference-cache` is not used.
 ///
 /// # Errors
 /// [`CliError::Usage`].
@@ -75,7 +77,7 @@ pub(crate) fn check_reference(
     Ok(())
 }
 
-/// The demo on disk, which exists as long as a command runs.
+/// The files of the demo on disk. They are deleted when this value is dropped.
 pub(crate) struct Demo {
     _folder: tempfile::TempDir,
     pub paths: DemoPaths,
@@ -85,7 +87,7 @@ impl Demo {
     /// Writes the demo into a temporary directory.
     ///
     /// # Errors
-    /// [`CliError::Runtime`] if it cannot be written.
+    /// [`CliError::Runtime`] if the files cannot be written.
     pub(crate) fn new() -> Result<Demo, CliError> {
         let folder = tempfile::Builder::new().prefix("align-demo-").tempdir()?;
         let paths = demo::materialise(folder.path())?;
@@ -96,7 +98,7 @@ impl Demo {
 /// Returns the device that the flags name.
 ///
 /// # Errors
-/// [`CliError::Runtime`] for CUDA, which this version cannot use.
+/// [`CliError::Runtime`] for CUDA, which this version cannot use. The errors of [`Device::cpu`].
 pub(crate) fn device(args: &DeviceArgs) -> Result<Device, CliError> {
     match args.device {
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::cpu(args.threads.map(|threads| threads as usize))?),
@@ -114,13 +116,13 @@ pub(crate) struct LoadedModel {
     pub dir: PathBuf,
     /// Says how the model that the user named was found.
     pub found: String,
-    /// What an adapter's config names as its base.
+    /// The name of this base in the config of an adapter that is trained on it.
     pub base_name: String,
     /// Tensors of the files that the model does not use.
     pub unused: UnusedTensors,
-    /// Matrices of zeros, which are rarely meant.
+    /// Names of the matrices that are all zeros, which is rarely intended.
     pub all_zero: Vec<String>,
-    /// The files of its weights. `None` if they are missing and only config.json is known.
+    /// The files of the weights. `None` if they are missing and only config.json is known.
     pub files: Option<WeightFiles>,
     /// Kept so that the demo's files outlive the mapping.
     pub demo: Option<Demo>,
@@ -134,7 +136,7 @@ pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, Cl
     load(args, device, |dir| Ok(Some(WeightFiles::open(dir, ValueCheck::Finite)?)))
 }
 
-/// As [`model`], but for a plan: does not check the values of the weights, which may even be missing.
+/// Loads the model for a plan. Unlike [`model`], does not check the values of the weights, which may even be missing.
 ///
 /// # Errors
 /// [`CliError`].
@@ -142,7 +144,7 @@ pub(crate) fn planned_model(args: &ModelArgs, device: &Device) -> Result<LoadedM
     load(args, device, |dir| WeightFiles::are_in(dir).then(|| WeightFiles::open(dir, ValueCheck::Skip)).transpose())
 }
 
-/// The folder of a model. Its fields are the same as in [`LoadedModel`].
+/// The folder of a model. The fields mean the same as in [`LoadedModel`].
 pub(crate) struct Found {
     pub dir: PathBuf,
     pub found: String,
@@ -259,7 +261,7 @@ impl LoadedModel {
     /// Returns the files of `--data`, or those of the demo.
     ///
     /// # Errors
-    /// As [`data::data_files`](crate::data::data_files).
+    /// The errors of [`data::data_files`](crate::data::data_files).
     pub(crate) fn data_files(
         &self,
         args: &DataArgs,

@@ -1,4 +1,4 @@
-//! `align-cli`: commands, flags, what is printed, exit codes. Nothing is computed here.
+//! The program `align-cli`: its commands, flags, messages and exit codes. Nothing is computed here.
 
 #![forbid(unsafe_code)]
 
@@ -31,8 +31,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes an error with better advice than clap's, or with the place of the flag in the file. Otherwise prints clap's
-/// message and exits: with 0 for help and version, else with 2.
+/// Returns an error with better advice than clap's, or with the flag's place in the `--config` file. If there is neither, prints
+/// clap's message and exits: with 0 for help and version, else with 2.
 fn refused(mut error: clap::Error, expanded: &config_file::Expanded) -> error::CliError {
     if let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
         && let Some(instead) = args::instead_of(verb)

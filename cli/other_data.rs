@@ -13,7 +13,7 @@ const SFT_ON: &str = "--sft-on";
 /// Returns the arguments for a second try if `error` comes from an option of the run that makes no sense for the data.
 ///
 /// # Errors
-/// `error`. If the run's option causes it but cannot be dropped, the message names the option.
+/// `error`. If an option of the run causes it but cannot be dropped, the message names the option.
 pub(crate) fn without_what_has_no_meaning(
     error: CliError,
     of_run: &OfRun,
@@ -23,7 +23,7 @@ pub(crate) fn without_what_has_no_meaning(
     let path = of_run.path().display();
     match (error, of_run.value_of(COLUMNS), of_run.value_of(SFT_ON)) {
         (CliError::Columns(text), Some(columns), _) => {
-            // `train` usually gets files other than the run's
+            // only `train` and `estimate` usually get files other than the run's
             if !["train", "estimate"].contains(&command) || has_any(matches, &columns)? {
                 let hint = format!("the columns ({columns}) are those of {path}: --columns gives others");
                 return Err(CliError::Input(format!("{text}; {hint}")));

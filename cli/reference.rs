@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// The name of a reference without an adapter.
 const BASE: &str = "base";
-/// The name if answers are compared with nothing.
+/// The name of the reference if answers are compared with nothing.
 const NONE: &str = "none";
 
 /// What answers are compared with.

@@ -11,7 +11,7 @@ use align_kernels::Precision;
 use align_lora::train::{CachePlace, ReferenceCache};
 use std::path::PathBuf;
 
-/// Returns where [`open`] would put the cache that `choice` names, for a plan of `loaded`.
+/// Returns where [`open`] would put the cache that `choice` names, for a plan of `loaded`. `None` if there would be no cache.
 pub(crate) fn place(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Option<CachePlace> {
     Some(match folder(choice, loaded)? {
         Some(_) => CachePlace::File,
@@ -30,8 +30,8 @@ fn folder(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Option<Option<P
     }
 }
 
-/// Opens the cache that `choice` names, else the user's own (in memory for the demo). It is for `loaded` with the adapter
-/// `reference`. `None` if there is to be no cache, or if `loaded` is a plan without weights.
+/// Opens the cache that `choice` names. Without a choice, opens the user's own, or one in memory for the demo. The cache is for
+/// the model `loaded` with the adapter `reference`. `None` if `choice` is `off`, or if `loaded` has no weights.
 ///
 /// # Errors
 /// [`CliError::Runtime`] if a directory that the user asked for cannot be used. If the default one cannot be used, warns and

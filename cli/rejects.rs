@@ -6,7 +6,7 @@ use align_data::Rejects;
 use align_engine::new_file::{NewFile, NewFileError};
 use std::path::Path;
 
-/// Writes the lines to a file, in one step, and reports that.
+/// Writes the rejected rows to the file `path` in one step, and reports how many they are.
 ///
 /// # Errors
 /// [`CliError::Runtime`] with the path.

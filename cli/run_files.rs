@@ -29,9 +29,10 @@ pub(crate) const OPTIONAL: [&str; 5] = [
 /// Folders that only some runs have.
 pub(crate) const FOLDERS: [&str; 2] = [TEMPLATE_FOLDER, REFERENCE];
 
-/// Refuses an output directory that is not empty. With `overwrite`, refuses it only if it is a model's, if it is not a run's
-/// and holds a file named like a run's (the files of an adapter may be replaced), or if a file is where a run makes a folder or
-/// the other way round.
+/// Refuses an output directory that is not empty. With `overwrite`, refuses only
+/// - the folder of a model,
+/// - a folder that is not a run's but has a file named like a run's (the two files of an adapter may be replaced),
+/// - a folder with a file where a run makes a folder, or with a folder where a run writes a file.
 ///
 /// # Errors
 /// [`CliError::Usage`].
@@ -72,8 +73,8 @@ pub(crate) fn check_output(path: &Path, overwrite: bool) -> Result<(), CliError>
     }
 }
 
-/// Whether `train` has written into a directory. The files of a run show that, or its options alone if the run has no adapter
-/// yet.
+/// Whether `train` has written into a directory: it has the options, metrics and adapter of a run, or at least options with keys
+/// that every run writes.
 pub(crate) fn is_run(path: &Path) -> bool {
     let keys = ["loss", "learning-rate", "seed"];
     [OPTIONS, METRICS, ADAPTER_WEIGHTS].iter().all(|name| path.join(name).exists())

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// A run that replaces an earlier one writes into a folder inside the output directory. The name of that folder begins with
 /// this.
 const STAGED: &str = ".run-";
-/// Files that a run writes before it has an adapter, besides `OPTIONAL` ones.
+/// Files that a run writes before it has an adapter. It may also write the `OPTIONAL` ones.
 const BEFORE_THE_ADAPTER: [&str; 3] = [OPTIONS, METRICS, REJECTS];
 
 /// Where the user wants a run's files.
@@ -27,7 +27,7 @@ pub(crate) enum Output {
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     output: PathBuf,
-    /// A folder inside `output`, if `output` was not empty. Its files replace those of `output` at the end.
+    /// A folder inside `output`, if `output` was not empty. At the end, its files replace those of `output`.
     staged: Option<PathBuf>,
     /// Whether this run made the directory.
     made: bool,
@@ -40,8 +40,8 @@ impl RunFolder {
     /// Makes the directory if it does not exist, and reserves it for this run.
     ///
     /// # Errors
-    /// [`CliError::Usage`] for a directory that holds something and may not be overwritten, or that another run writes into;
-    /// [`CliError::Runtime`] with the path.
+    /// [`CliError::Usage`] for a directory that is not empty and may not be overwritten, or that another run writes into;
+    /// [`CliError::Runtime`] with the path if the file system fails.
     pub(crate) fn create(output: &Output) -> Result<RunFolder, CliError> {
         let (path, overwrite) = match output {
             Output::Named { path, overwrite } => (path.clone(), *overwrite),
@@ -54,7 +54,7 @@ impl RunFolder {
             Err(error) => return Err(fail(error)),
         };
         let lock = lock(&path)?;
-        // checked again: loading the model took time since the first check
+        // checked again, because the directory may have changed while the model was loaded
         check_output(&path, overwrite)?;
         let mut staged = None;
         if !made && fs::read_dir(&path).map_err(fail)?.next().is_some() {
@@ -96,7 +96,7 @@ impl RunFolder {
     /// # Errors
     /// [`CliError::Runtime`] with the path. Files that have not moved yet stay where they are.
     pub(crate) fn finish(mut self) -> Result<(), CliError> {
-        // if anything fails from here on, the files are still those of a finished run
+        // even if a move fails, the run has finished: dropping the value must not remove its files
         self.finished = true;
         let Some(staged) = &self.staged else { return Ok(()) };
         replace(staged, &self.output).map_err(|(path, error)| {
@@ -106,7 +106,8 @@ impl RunFolder {
     }
 }
 
-/// Moves the files of a run over those of an earlier one, and removes the earlier run's other files.
+/// Moves the files of a run over those of an earlier run. Removes optional files of the earlier run that the new run does not
+/// have.
 fn replace(staged: &Path, output: &Path) -> Result<(), (PathBuf, io::Error)> {
     let left: Vec<&str> = OPTIONAL.into_iter().filter(|name| !staged.join(name).exists()).collect();
     for folder in FOLDERS.into_iter().filter(|folder| staged.join(folder).exists()) {
@@ -138,7 +139,7 @@ impl Drop for RunFolder {
             say!("the adapter of the last finished epoch: {}", self.path().display());
             return;
         }
-        // ignores errors: the failure of the run has been reported already
+        // ignores errors: the user needs to see the error that ended the run, not these
         match &self.staged {
             Some(staged) => drop(fs::remove_dir_all(staged)),
             None => {
@@ -248,7 +249,7 @@ mod tests {
         for name in [ADAPTER_WEIGHTS, METRICS, "chat_template.jinja"] {
             fs::write(staged.join(name), "new").unwrap();
         }
-        // in the way since the run began
+        // a folder that got in the way after the run began
         fs::create_dir_all(folder.path().join(METRICS).join("inside")).unwrap();
         let error = run.finish().unwrap_err().to_string();
         assert!(error.contains(METRICS) && error.contains(&staged.display().to_string()), "{error}");
@@ -306,7 +307,7 @@ mod tests {
         fs::write(run.path().join(ADAPTER_WEIGHTS), "x").unwrap();
         drop(run);
         assert_eq!(fs::read_dir(folder.path().join("out")).unwrap().count(), 2, "an adapter stays, with what made it");
-        // an empty directory of the user's is not ours to remove
+        // the user made this empty directory, so it stays
         let empty = tempfile::tempdir().unwrap();
         drop(RunFolder::create(&named(empty.path(), false)).unwrap());
         assert!(empty.path().is_dir());

@@ -51,8 +51,8 @@ impl Kept {
         Ok(Kept::OfOtherAdapter)
     }
 
-    /// Returns the running statistics that the run had when the adapter was saved. Returns fresh ones if loss, knobs,
-    /// temperature or reference differ from the run's.
+    /// Returns the running statistics that the run had when the adapter was saved. Returns fresh ones if there is no record, or
+    /// if loss, knobs, temperature or reference differ from the run's.
     pub(crate) fn history(&self, reference: &str, objective: &Value) -> History {
         let Kept::Record(record) = self else { return History::default() };
         if record.of_run.objective == *objective && record.of_run.reference == reference {
@@ -95,7 +95,8 @@ pub(crate) fn template_name(template: Option<&TemplateSources>) -> String {
     template.map_or_else(|| "none".to_owned(), TemplateSources::hash)
 }
 
-/// Returns the name that the run in a folder recorded for its chat template. `None` if the folder does not say.
+/// Returns the name that the run in a folder recorded for its chat template. `None` if the folder has no record, or if the record
+/// has no such name.
 ///
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
@@ -147,7 +148,7 @@ impl RunRecord {
         }
     }
 
-    /// Writes it into the folder of the run.
+    /// Writes the record into the folder of the run.
     ///
     /// # Errors
     /// The system's error.
@@ -197,7 +198,7 @@ pub(crate) fn compare_form(dir: Option<&Path>, form: Option<Form>) -> Result<(),
 /// for (`no_chat`).
 ///
 /// # Errors
-/// As [`compare_form`].
+/// The errors of [`compare_form`].
 pub(crate) fn compare_form_of_prompt(dir: Option<&Path>, form: Form, no_chat: bool) -> Result<(), CliError> {
     match forms(dir, Some(form))? {
         Some((_, Form::Conversational)) => say!(

@@ -10,8 +10,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Writes metrics and shows progress. At the end of each epoch, saves the adapter and the run record over those of the epoch
-/// before.
+/// Writes metrics and shows progress. At the end of each epoch, saves the adapter and the run record over those of the previous
+/// epoch.
 pub(crate) struct Watcher<'a> {
     metrics: File,
     path: PathBuf,

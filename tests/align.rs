@@ -5,27 +5,27 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The repository's root.
+/// Returns the root of the repository.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The goldens of the repository.
+/// Returns the folder of the goldens that are in the repository.
 pub(crate) fn committed_goldens() -> PathBuf {
     root().join("tests/goldens")
 }
 
-/// The folder of a golden's model.
+/// Returns the folder of a golden's model.
 pub(crate) fn golden_model(name: &str) -> PathBuf {
     committed_goldens().join(name).join("model")
 }
 
-/// The inputs of a case about data.
+/// Returns the folder with the inputs of a case about data.
 pub(crate) fn data_case(name: &str) -> PathBuf {
     root().join("tests/cases/data").join(name)
 }
 
-/// The inputs of a case about models and runs.
+/// Returns the folder with the inputs of a case about models or runs.
 pub(crate) fn model_case(name: &str) -> PathBuf {
     root().join("tests/cases/models").join(name)
 }
@@ -38,15 +38,16 @@ pub(crate) struct Run {
     pub stderr: String,
 }
 
-/// Runs `align-cli` with the arguments, from the repository's root, with an empty user's cache.
+/// Runs `align-cli` with the arguments, from the root of the repository. The user's cache folder is empty.
 pub(crate) fn align<S: AsRef<OsStr>>(arguments: &[S]) -> Run {
     let caches = tempfile::tempdir().expect("a temporary directory can be made");
     let run = command(arguments).env("XDG_CACHE_HOME", caches.path()).output();
     Run::of(run.expect("the binary was built for this test"))
 }
 
-/// Makes the command that runs `align-cli` with the arguments, from the repository's root. It computes on one thread unless they
-/// name a number: the tests beside it keep the other processors busy. Tests that start the binary themselves keep its default.
+/// Makes the command that runs `align-cli` with the arguments, from the root of the repository. A command that computes gets one
+/// thread, unless the arguments give a number: other tests keep the other processors busy. Tests that start the binary themselves
+/// run it with its default.
 pub(crate) fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_align-cli"));
     command.args(arguments).current_dir(root());
@@ -66,13 +67,13 @@ impl Run {
         Run { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
     }
 
-    /// Returns the run and checks that it succeeded.
+    /// Checks that the run succeeded, and returns it.
     pub(crate) fn ok(self) -> Run {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         self
     }
 
-    /// Checks that the run ended with this exit code, and that its message holds every part.
+    /// Checks that the run ended with this exit code and without a panic, and that stderr contains every part.
     #[track_caller]
     pub(crate) fn refused(&self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, Some(code), "{}", self.stderr);
@@ -98,7 +99,7 @@ pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are UTF-8")
 }
 
-/// Copies the files of a folder.
+/// Copies the files of a folder, which has no folders in it.
 pub(crate) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -132,7 +133,7 @@ pub(crate) fn write_lines(path: &Path, rows: &[Value]) {
     std::fs::write(path, text).unwrap();
 }
 
-/// Writes a file of these objects into `folder`, as JSON lines.
+/// Writes these objects as JSON lines into the file `name` of `folder`. Returns its path.
 pub(crate) fn lines_in(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
     let path = folder.join(name);
     write_lines(&path, rows);

@@ -49,7 +49,7 @@ fn crates_depend_to_the_left_only() {
     }
 }
 
-/// A room of the data crate uses the rooms to its left only. (Tests may use all of them.)
+/// Each room (top-level module) of the data crate uses only rooms to its left in this list. Tests may use all of them.
 #[test]
 fn rooms_of_the_data_use_those_to_their_left() {
     let rooms = ["store", "batch", "source", "record", "tokens", "set"];
@@ -69,7 +69,7 @@ fn rooms_of_the_data_use_those_to_their_left() {
     }
 }
 
-/// Every test that docs/architecture.md names exists.
+/// Every path in the first column of a table in docs/architecture.md exists.
 #[test]
 fn the_map_names_files_that_exist() {
     let map = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();

@@ -1,5 +1,5 @@
-//! Adapters and model folders from practice: other programs' names of tensors, Gemma 3 with a vision tower, a model's folder
-//! with an adapter in it, the adapter of another base.
+//! Adapters and model folders from practice: tensor names of other programs, Gemma 3 with a vision tower, an adapter in the
+//! model's folder, an adapter that was trained on another base.
 
 use crate::align::{
     Run, align, committed_goldens, copy_folder, edit_json, model_case, number, read_json, text, write_lines,
@@ -21,7 +21,7 @@ fn gemma() -> PathBuf {
     model_case("gemma3-wrapper-adapters")
 }
 
-/// Rows for the tiny models.
+/// Writes a file of two pairs for the tiny models.
 fn rows(folder: &Path) -> PathBuf {
     let path = folder.join("rows.jsonl");
     let pair =
@@ -79,7 +79,7 @@ fn write(path: &Path, tensors: &[Tensor]) {
     writer.finish().unwrap();
 }
 
-/// A copy of an adapter whose tensors have other names.
+/// Copies an adapter to `to` and renames its tensors with `name`.
 fn renamed(adapter: &Path, to: &Path, name: impl Fn(&str) -> String) -> PathBuf {
     fs::create_dir_all(to).unwrap();
     fs::copy(adapter.join(CONFIG), to.join(CONFIG)).unwrap();
@@ -89,7 +89,7 @@ fn renamed(adapter: &Path, to: &Path, name: impl Fn(&str) -> String) -> PathBuf 
     to.to_owned()
 }
 
-/// A copy of an adapter with other keys in its configuration.
+/// Copies an adapter to `to` and sets keys of its configuration.
 fn with_keys(adapter: &Path, to: &Path, keys: &Value) -> PathBuf {
     copy_folder(adapter, to);
     edit_json(&to.join(CONFIG), |config| {
@@ -117,7 +117,7 @@ fn the_adapters_name_in_the_names_of_its_tensors() {
         let (model, plain) = (golden(family).join("model"), golden(family).join("adapter"));
         let expected = score(&model, &["--adapter", text(&plain)], &rows).ok().stdout;
         let all = renamed(&plain, &home.path().join(family), with_default);
-        // grouped by parts: PEFT reads such a file too
+        // only the A matrices have the adapter's name: PEFT reads such a file too
         let some = |name: &str| if name.contains("lora_A") { with_default(name) } else { name.to_owned() };
         let some = renamed(&plain, &home.path().join(format!("{family}-some")), some);
         for adapter in [&all, &some] {
@@ -150,7 +150,7 @@ fn the_adapters_name_in_the_names_of_its_tensors() {
             .stdout
     };
     assert_eq!(generated(&plain), generated(&named));
-    // the written file has the usual names
+    // an adapter that is trained further is written with the usual names
     let output = home.path().join("run");
     let run =
         ["train", "--model", text(&model), "--adapter", text(&named), "--data", text(&rows), "--output", text(&output)];
@@ -202,7 +202,7 @@ fn names_that_peft_leaves_out_are_refused_with_the_part_that_is_wrong() {
         }
         assert!(!run.stderr.contains("another model"), "{what}: {}", run.stderr);
     }
-    // both spellings of one tensor
+    // one matrix under both spellings of its name
     let twice = home.path().join("twice");
     copy_folder(&golden("tiny-llama/adapter"), &twice);
     let mut all = tensors(&twice.join(WEIGHTS));
@@ -213,13 +213,13 @@ fn names_that_peft_leaves_out_are_refused_with_the_part_that_is_wrong() {
     run.refused(3, &["are the same matrix"]);
 }
 
-/// The names of an adapter for Gemma 3 with a vision tower, as transformers called its modules before 4.52.
+/// Returns the name that a tensor of an adapter for Gemma 3 with a vision tower had before transformers 4.52.
 fn before_4_52(name: &str) -> String {
     name.replace("base_model.model.model.language_model.", "base_model.model.language_model.model.")
         .replace("base_model.model.model.vision_tower.", "base_model.model.vision_tower.vision_model.")
 }
 
-/// The same names from 4.52 to 4.57.
+/// Returns the name that such a tensor had from transformers 4.52 to 4.57.
 fn before_5(name: &str) -> String {
     name.replace(".vision_tower.", ".vision_tower.vision_model.")
 }
@@ -251,7 +251,7 @@ fn gemma_3_adapters_give_the_log_probs_of_peft() {
             with_keys(&list, &home.path().join("all-linear"), &json!({"target_modules": "all-linear"})),
             6,
         ),
-        // unsloth's expression for the parts of a vision model
+        // unsloth's regular expression for the target modules of a vision model
         (
             "adapter-text-only",
             with_keys(
@@ -401,7 +401,7 @@ fn training_keeps_the_updates_of_a_vision_tower() {
         };
         assert_eq!(vision(&output.join(WEIGHTS)), vision(&adapter.join(WEIGHTS)), "the same names and bits");
         assert_eq!(vision(&output.join(WEIGHTS)).len(), 12);
-        // this program reads it, and the decoder has learned
+        // this program reads the new adapter, and the decoder has learned
         let (after, before) =
             (score(&model, &["--adapter", text(&output)], &rows), score(&model, &["--adapter", text(&list)], &rows));
         assert_ne!(after.ok().stdout, before.ok().stdout);
@@ -434,7 +434,7 @@ fn an_adapter_in_the_models_folder_is_said_and_not_merged() {
         let run = align(command).ok();
         assert_eq!(run.stderr.lines().filter(|said| *said == line).count(), 1, "{command:?}: {}", run.stderr);
     }
-    // without --adapter the numbers are the base's, with it the adapter's
+    // without --adapter the numbers are those of the base, with it those of the adapter
     let base = score(&golden_model, &[], &rows).ok();
     assert!(!base.stderr.contains("warning"), "{}", base.stderr);
     assert_eq!(score(&both, &[], &rows).ok().stdout, base.stdout);
@@ -444,7 +444,7 @@ fn an_adapter_in_the_models_folder_is_said_and_not_merged() {
     // a folder that holds no model is refused without that warning
     let refused = score(&own, &["--adapter", text(&own)], &rows);
     assert!(refused.code == Some(3) && !refused.stderr.contains("also holds an adapter"), "{}", refused.stderr);
-    // a reward model beside the weights
+    // a reward model in the folder of the model's weights
     let reward = home.path().join("reward");
     let train = ["train", "--model", text(&golden_model), "--data", text(&rows), "--loss", "rm_bt", "--max-steps", "1"];
     align(&[&train[..], &["--output", text(&reward)]].concat()).ok();
@@ -528,7 +528,7 @@ fn adapters_of_other_programs_are_named_or_read() {
     let rows = rows(home.path());
     let (model, plain) = (golden("tiny-llama/model"), golden("tiny-llama/adapter"));
     let expected = score(&model, &["--adapter", text(&plain)], &rows).ok().stdout;
-    // ms-swift's keys, and those of the first PEFT, change no number
+    // the keys that ms-swift and unsloth add change no number
     let swift = json!({
         "lorap_emb_lr": 1e-6, "lorap_lr_ratio": 16.0, "lora_dtype": "fp32", "swift_type": "LORA", "model_key_mapping": null,
         "use_qa_lora": false, "use_merged_linear": false, "enable_lora": null, "merge_weights": true,
@@ -554,7 +554,7 @@ fn adapters_of_other_programs_are_named_or_read() {
         assert_eq!(run.code, Some(3), "{name}: {}", run.stderr);
         assert!(run.stderr.contains(says), "{name}: {}", run.stderr);
     }
-    // mlx-lm
+    // an adapter of mlx-lm, under its own file name and under PEFT's
     let mlx = home.path().join("mlx");
     fs::create_dir(&mlx).unwrap();
     let config = json!({"fine_tune_type": "lora", "num_layers": 16, "lora_parameters": {"rank": 8, "scale": 20.0, "dropout": 0.0}});
@@ -658,7 +658,7 @@ fn an_adapter_on_another_base_of_the_same_shape_warns() {
     write(&path, &tensors(&path).into_iter().map(widen).collect::<Vec<_>>());
     let same = score(&wide, &["--adapter", text(&run)], &rows).ok();
     assert!(!same.stderr.contains("other weights"), "{}", same.stderr);
-    // an adapter that was trained on it since belongs to it
+    // `again` has been trained on the other base since, so it belongs to that
     let own = align(&["score", "--model", text(&other), "--adapter", text(&again), "--data", text(&rows)]).ok();
     assert!(!own.stderr.contains("other weights"), "{}", own.stderr);
     // a PEFT adapter does not name its base by a hash

@@ -7,7 +7,7 @@ use std::path::Path;
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
                       {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-/// Runs a command over rows.
+/// Runs a command on a golden model and these rows.
 fn over(command: &str, model_name: &str, rows: &[Value], more: &[&str]) -> Run {
     let folder = tempfile::tempdir().unwrap();
     let (model, data) = (golden_model(model_name), lines_in(folder.path(), "rows.jsonl", rows));
@@ -32,7 +32,7 @@ fn texts(i: usize) -> Value {
     json!({"prompt": format!("\n\nHuman: {}\n\nAssistant:", question(i)), "chosen": format!(" No river leaves {i}."), "rejected": " Fish."})
 }
 
-/// Returns the lines of stderr that contain words like these.
+/// Returns the lines of stderr that contain all of `parts`.
 fn said<'a>(run: &'a Run, parts: &[&str]) -> Vec<&'a str> {
     run.stderr.lines().filter(|line| parts.iter().all(|part| line.contains(part))).collect()
 }
@@ -42,7 +42,7 @@ fn says(run: &Run, parts: &[&str]) {
     assert_eq!(said(run, parts).len(), 1, "{parts:?}: {}", run.stderr);
 }
 
-/// Marks of another model's template are cut into pieces: in texts, in contents, and in turns that a foreign template rendered.
+/// The tokenizer cuts marks of another model's template into pieces: in texts, and in turns that a foreign template renders.
 #[test]
 fn marks_that_are_no_tokens_are_warned_of() {
     let written = |i: usize| {
@@ -77,12 +77,12 @@ fn marks_that_are_no_tokens_are_warned_of() {
     says(&over("inspect", "tiny-qwen2", &eight(llama2), &[]).ok(), &["\"<s>\" is no token", "`prompt`"]);
     let deepseek = |i: usize| json!({"prompt": format!("<｜User｜>{}<｜Assistant｜>", question(i)), "chosen": format!("River {i}"), "rejected": "Fish"});
     says(&over("inspect", "tiny-qwen2", &eight(deepseek), &[]).ok(), &["\"<｜User｜>\" is no token"]);
-    // letters that are no mark
+    // text that only resembles a mark
     let code = |i: usize| json!({"prompt": question(i), "chosen": format!("a <| b |> {i} <s>old</s> way"), "rejected": "x |> y <| z"});
     assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(code), &[]).ok(), &["is no token"]), [] as [&str; 0]);
 }
 
-/// The model's own marks within a content.
+/// Rows may have the model's own marks inside the content of a turn.
 #[test]
 fn marks_within_turns_are_warned_of() {
     let ended = |i: usize| {
@@ -103,7 +103,7 @@ fn marks_within_turns_are_warned_of() {
     assert_eq!(said(&run, &["warning: "]).len(), 1, "{}", run.stderr);
 }
 
-/// A text that begins with the token that the tokenizer adds too.
+/// A text may begin with the start token that the tokenizer adds too.
 #[test]
 fn a_second_start_is_warned_of() {
     for (model, start, prompt) in [
@@ -131,7 +131,7 @@ fn a_second_start_is_warned_of() {
     }
 }
 
-/// A quote that was meant as a character merges two rows into one.
+/// In CSV, a quote that was meant as a character would merge two rows into one.
 #[test]
 fn text_behind_a_closing_quote_of_csv_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -154,7 +154,7 @@ fn text_behind_a_closing_quote_of_csv_is_refused() {
     );
 }
 
-/// Marks that a model's own template writes are no tokens of it, but they are known.
+/// Marks that the model's own template writes need not be tokens of the model. They are known and cause no warning.
 #[test]
 fn marks_of_the_models_own_template_are_known() {
     const ZEPHYR: &str = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}\
@@ -171,7 +171,7 @@ fn marks_of_the_models_own_template_are_known() {
     }
 }
 
-/// A row of nothing but marks, or labels, costs no more than its bytes.
+/// The time for a row of nothing but marks or labels is proportional to its length.
 #[test]
 fn hostile_marks_are_looked_at_in_time() {
     let marks: String = (0..200_000).map(|i| format!("<|x{i}|>")).collect();
@@ -204,7 +204,7 @@ fn turns_of_others_in_the_text_of_an_answer_are_warned_of() {
     };
     let run = over("eval", "tiny-qwen2", &eight(speaks_of), &[]).ok();
     assert_eq!(said(&run, &["goes on with a turn"]), [] as [&str; 0]);
-    // ends of turns, and names in tags, open no turn
+    // the end of a turn opens no turn, and neither does a name in a tag
     for (model, prompt, answer) in [
         ("tiny-qwen2", "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "River N<|im_end|>"),
         (
@@ -251,7 +251,7 @@ fn roles_that_nobody_knows_are_warned_of() {
     assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(row("human")), &[]).ok(), &[".role`"]), [] as [&str; 0]);
 }
 
-/// Columns that say which answer is better and contradict the rows.
+/// A column that says which answer is better may contradict the rows.
 #[test]
 fn unread_columns_that_contradict_the_pairs_are_warned_of() {
     let scored = |chosen: f64| {
@@ -266,7 +266,7 @@ fn unread_columns_that_contradict_the_pairs_are_warned_of() {
     says(&run, &["warning: ", "`score_chosen` is below `score_rejected` (2.5 and 5)", "in 8 of the 8 rows"]);
     assert_eq!(said(&over("eval", "tiny-qwen2", &eight(scored(7.0)), &[]).ok(), &["is below"]), [] as [&str; 0]);
 
-    // of several scores, some are about other things
+    // if there are several scores, some do not say which answer is better
     let several = |i: usize| {
         let mut row = texts(i);
         for (name, [chosen, rejected]) in
@@ -298,7 +298,7 @@ fn unread_columns_that_contradict_the_pairs_are_warned_of() {
     assert_eq!(said(&sorted, &["the column `better_response_id`"]), [] as [&str; 0]);
 }
 
-/// A copy of the prompt in other columns is not another prompt.
+/// Another version of the prompt in another column is not a second prompt.
 #[test]
 fn other_versions_of_the_prompt_are_no_prompts_beside_it() {
     let row = |i: usize| {
@@ -321,7 +321,7 @@ fn other_versions_of_the_prompt_are_no_prompts_beside_it() {
     );
 }
 
-/// A system turn of the row takes precedence over a column, which then is not reported as read.
+/// A system turn of the row takes precedence over a `system` column. The column is then not reported as read.
 #[test]
 fn a_system_column_beside_a_system_turn_is_not_said_to_be_read() {
     let row = |own: bool| {
@@ -364,7 +364,7 @@ fn rows_that_teach_nothing_are_warned_of() {
     says(&run, &["warning: data: 8 of 8 pairs are the same once they are cut", "raise --max-length"]);
 }
 
-/// Texts after a run on turns, and turns after a run on texts.
+/// Rows of texts for the adapter of a run on turns are reported, and so is the reverse.
 #[test]
 fn rows_of_another_form_than_the_runs_are_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -405,7 +405,8 @@ fn rows_of_another_form_than_the_runs_are_said() {
     }
 }
 
-/// A preset's switch is refused when it is turned off. A loss without the switch has it off anyway.
+/// The switch that a preset turns on cannot be turned off. Turning off a switch of another loss that has it off anyway is
+/// allowed.
 #[test]
 fn switches_that_are_off_are_not_ignored() {
     let rows = eight(turns);
@@ -417,7 +418,7 @@ fn switches_that_are_off_are_not_ignored() {
     for name in ["ipo", "dpo"] {
         assert_eq!(loss(&["--loss", name, "--no-use-weighting"]), loss(&["--loss", name]), "{name}");
     }
-    // the options of a run name every knob that is off, and another loss may set it
+    // the saved options of a run name every knob that is off; a run with another loss from these options may turn it on
     let folder = tempfile::tempdir().unwrap();
     let (model, data, out) =
         (golden_model("tiny-qwen2"), lines_in(folder.path(), "rows.jsonl", &rows), folder.path().join("run"));

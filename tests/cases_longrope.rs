@@ -1,5 +1,5 @@
-//! Generation with a Phi 3 whose texts grow beyond `original_max_position_embeddings`. From there on, every position has other
-//! angles, so the text must be read again.
+//! Generation with a Phi 3 whose texts grow beyond `original_max_position_embeddings` (the border). In a longer text every
+//! position has other angles, so the whole text must be read again.
 
 use crate::align::{committed_goldens, ids, read_json, write_lines};
 use crate::cases_models::{CONFIG, Folder};
@@ -38,7 +38,7 @@ fn prompts() -> Vec<Vec<u32>> {
     [9, 12, 14].map(|length| (0..length).map(|i| 20 + 7 * i).collect()).into()
 }
 
-/// Generates ten greedy tokens.
+/// Returns a request for ten greedy tokens.
 fn greedy() -> Request {
     Request {
         max_new_tokens: 10,
@@ -65,7 +65,7 @@ fn together_as_alone(model: &Model, adapter: Option<&Arc<AdapterSet>>, request: 
     together
 }
 
-/// Checks that a text made in one go is the same as one made token by token, with a new cache for each.
+/// Checks that a text generated in one call is the same as one generated token by token, with a new cache for each token.
 fn at_once_as_anew(model: &Model, adapter: Option<&Arc<AdapterSet>>, request: &Request) {
     let one = Request { max_new_tokens: 1, ..request.clone() };
     for (prompt, text) in prompts().into_iter().zip(all(model, adapter, request)) {
@@ -78,7 +78,7 @@ fn at_once_as_anew(model: &Model, adapter: Option<&Arc<AdapterSet>>, request: &R
     }
 }
 
-/// The tokens are those of transformers 5.23 (`expected.json`). The texts of the batch pass the border at different places.
+/// The tokens are those of transformers 5.23 (`expected.json`). The texts of a batch cross the border at different steps.
 #[test]
 fn phi3_goes_on_beyond_the_border_of_longrope_as_if_read_anew() {
     let model = folder(40);
@@ -106,7 +106,7 @@ fn a_text_at_once_is_the_text_token_by_token() {
     }
 }
 
-/// Texts that stop keep their places in the batch, wherever the others pass the border.
+/// A text that stops does not change the other texts of its batch, wherever they cross the border.
 #[test]
 fn texts_that_stop_change_no_other() {
     for model in BORDERS.map(model) {

@@ -58,8 +58,8 @@ fn an_evaluation_does_not_depend_on_the_size_of_a_batch() {
     }
 }
 
-/// The same for labelled rows. In TRL's order, a batch as large as the set gives the golden's numbers, and smaller ones give
-/// others.
+/// KTO's reference point is that of the whole set. In TRL's order it is that of a batch, so only a batch as large as the set
+/// gives the golden's loss.
 #[test]
 fn the_reference_point_of_an_evaluation_is_that_of_all_rows() {
     let golden = read_json(&tiny().join("kto.json"));
@@ -78,7 +78,7 @@ fn the_reference_point_of_an_evaluation_is_that_of_all_rows() {
     assert_ne!(set["eval_kl"], batches["eval_kl"]);
 }
 
-/// Without a run, BCO's shift is the mean over the set, computed from the log-probs that `score` prints.
+/// Without a run, BCO's shift is the mean reward over the set. The test computes it from the log-probs that `score` prints.
 #[test]
 fn the_shift_of_an_evaluation_is_the_mean_of_all_rewards() {
     let folder = tempfile::tempdir().unwrap();
@@ -112,13 +112,13 @@ fn an_unshuffled_batch_of_pairs_has_both_classes() {
         for order in ["interleaved", "trl"] {
             let flags = ["--loss", loss, "--no-shuffle", "--batch-size", batch_size, "--output", text(&output)];
             let more = ["--overwrite", "--unpaired-order", order];
-            // the first of them is the default
+            // `interleaved` is the default, so its run leaves the flag out
             let more = if order == "trl" { &more[..] } else { &more[..1] };
             run("train", &data, &[&flags, more].concat()).ok();
             let has = |step: &Value, class: &str| step.get(class).is_some();
             let both = |step: &Value| has(step, "rewards/chosen") && has(step, "rewards/rejected");
             assert_eq!(steps(&output).iter().all(both), order == "interleaved", "{loss} {batch_size} {order}");
-            // an evaluation of the run takes the order from its options
+            // an evaluation of the run takes the order from the run's options
             let config = std::fs::read_to_string(output.join("config.toml")).unwrap();
             assert!(config.contains(&format!("unpaired-order = \"{order}\"")), "{config}");
             let eval = |more: &[&str]| {
@@ -222,7 +222,7 @@ fn schedules_and_warm_ups_are_those_of_transformers() {
     std::fs::copy(&config, &kept).unwrap();
     assert_eq!(of(&["--config", text(&kept)]), linear);
     assert!(close(&of(&["--config", text(&kept), "--warmup-steps", "1"])[..2], &[0.0, 8e-4]));
-    // as earlier versions wrote the options
+    // options as earlier versions wrote them
     std::fs::write(&kept, "schedule = \"constant\"\nwarmup-steps = 0\n").unwrap();
     assert!(close(&of(&["--config", text(&kept)]), &[8e-4; 8]));
     std::fs::write(&kept, "schedule = \"constant\"\nwarmup-steps = 3\n").unwrap();
@@ -288,7 +288,7 @@ fn the_optimiser_and_its_numbers_can_be_chosen() {
     assert!(std::fs::read_to_string(&config).unwrap().contains("rmsprop-alpha = 0.99"));
     assert_eq!(losses(&["--optim", "rmsprop", "--rmsprop_alpha", "0.99"]), rmsprop);
     assert_ne!(losses(&["--optim", "rmsprop", "--rmsprop_alpha", "0.5"]), rmsprop);
-    // taken from the file, unless another optimiser is chosen, which does not read the number
+    // alpha is taken from the file, unless another optimiser is chosen, which does not read it
     assert_eq!(losses(&["--config", text(&config)]), rmsprop);
     assert_eq!(losses(&["--config", text(&config), "--optim", "adamw"]), adamw);
 }

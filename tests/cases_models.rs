@@ -5,7 +5,7 @@ use crate::align::{Run, align, committed_goldens, copy_folder, edit_json, golden
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
-/// A copy of a golden model, to be changed, with a file of rows beside it.
+/// A copy of a golden model that a test changes, with a file of rows beside it.
 pub(crate) struct Folder {
     place: tempfile::TempDir,
 }
@@ -44,8 +44,7 @@ impl Folder {
         self
     }
 
-    /// Renames the tensors of a file. A tensor without a new name is removed from the header, and its bytes become a tensor
-    /// that no model has.
+    /// Renames the tensors of a file with `rule`.
     fn rename(&self, name: &str, rule: impl Fn(&str) -> String) -> &Folder {
         self.change_header(name, |header| {
             *header = std::mem::take(header)
@@ -153,7 +152,7 @@ fn model_type_says_the_family_and_architectures_the_task() {
     bare.assert_scores_as(&Folder::of("tiny-qwen3"), &[]);
 }
 
-/// tiny-llama is not tied, in two shards; without its head it cannot score text.
+/// tiny-llama has an untied head and two shards. Without the head it cannot score text.
 #[test]
 fn a_model_without_its_head_is_refused_by_that_word() {
     let model = Folder::of("tiny-llama");
@@ -169,7 +168,7 @@ fn a_model_without_its_head_is_refused_by_that_word() {
     model.assert_refused("model", &["lm_head.weight", "tie_word_embeddings", "without its language model's head"]);
 }
 
-/// A separate head is used whatever config.json says, as in transformers 5. An end of text beyond the vocabulary is reported.
+/// A separate head is used whatever config.json says, as in transformers 5. An end-of-text id beyond the vocabulary is reported.
 #[test]
 fn a_head_that_is_denied_and_ends_beyond_the_vocabulary_are_said() {
     let model = Folder::of("tiny-llama");
@@ -261,7 +260,7 @@ fn faults_of_the_index_are_said_where_every_tensor_is_there() {
     missing.assert_refused("model", &["index.json", "holds `", two, "is missing", "fetch the checkpoint again"]);
 }
 
-/// If the file holds more than the configuration mentions, the numbers stay, and every command reports it once.
+/// If the file has tensors that the configuration does not mention, every command reports them once.
 #[test]
 fn tensors_that_config_json_does_not_speak_of_are_said_by_every_command() {
     let model = Folder::of("tiny-llama31");
@@ -287,7 +286,7 @@ fn tensors_that_config_json_does_not_speak_of_are_said_by_every_command() {
     said(align(&["merge", "--model", &path, "--adapter", &run, "--output", &merged]));
 }
 
-/// More of that kind: a bias and a norm that the configuration denies, and tensors that are known to mean nothing.
+/// A bias and a norm that the configuration does not have are reported too. Tensors that are known to mean nothing are not.
 #[test]
 fn a_bias_or_a_norm_that_is_not_used_is_said_and_a_rotary_table_is_not() {
     let biases = Folder::of("tiny-llama31");
@@ -415,7 +414,7 @@ fn a_folder_that_is_no_models_is_named_for_what_it_is() {
     assert!(file.stderr.contains("is a file; give the directory of the model, "), "{}", file.stderr);
 }
 
-/// People who try another tokenizer link the weights.
+/// Users who try another tokenizer put it beside a link to the weights.
 #[cfg(unix)]
 #[test]
 fn linked_weights_are_read_and_said() {
@@ -431,7 +430,7 @@ fn linked_weights_are_read_and_said() {
     shards.assert_scores_as(&Folder::of("tiny-llama"), &["two.safetensors, outside of the model's folder"]);
 }
 
-/// This program reads the scaling as intended; transformers 5.23 rotates as if there were none.
+/// This program applies the scaling as intended; transformers 5.23 ignores it.
 #[test]
 fn the_old_key_of_gemma_3s_rope_scaling_is_applied_and_said() {
     let with = |scaling: Value| {
@@ -447,7 +446,7 @@ fn the_old_key_of_gemma_3s_rope_scaling_is_applied_and_said() {
     with(json!({"rope_type": "linear", "type": "linear", "factor": 8.0})).assert_scores_as(&new, &[]);
 }
 
-/// Whatever the spelling, the merged folder keeps the file's names, loads, and has what other programs look for.
+/// However the tensors are named, the merged folder keeps the names of the file, loads, and has what other programs look for.
 #[test]
 fn merge_keeps_the_names_and_mends_what_other_programs_read() {
     let adapter = committed_goldens().join("tiny-llama31/adapter").to_str().unwrap().to_owned();

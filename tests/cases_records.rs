@@ -11,7 +11,7 @@ fn inspect(model_name: &str, data: &str, more: &[&str]) -> Run {
     align(&[&common[..], more].concat())
 }
 
-/// Returns the texts of the tokens of prompt and answers of the first row.
+/// Returns the text of the first row's tokens: the prompt's, and those of each answer.
 fn spelled(run: Run) -> (String, Vec<String>) {
     let row = run.ok().json()["row"][0].clone();
     let spell = |tokens: &Value| -> String {
@@ -139,7 +139,7 @@ fn a_prompt_that_is_taken_by_its_name_is_said() {
     let run = said(&[row(json!({"instruction": "Translate.", "input": "rain"}))]).ok();
     assert!(run.stderr.contains("the prompt is the column `instruction` of 1 record"), "{}", run.stderr);
     assert!(run.stderr.contains("on a line of its own, with the column `input` of 1 record"), "{}", run.stderr);
-    // beside a prompt it is a column like any other
+    // beside a `prompt` column, `question` and `input` are columns like any other
     let run = said(&[row(json!({"prompt": "Rain?", "question": "no", "input": "no"}))]).ok();
     assert!(!run.stderr.contains("the prompt is the column"), "{}", run.stderr);
     let run = said(&[row(json!({"question": "Rain?", "instruction": "Snow?"}))]);
@@ -165,7 +165,7 @@ fn chat_and_system_go_through_a_run() {
         ["score", "--json", "--adapter", out.to_str().unwrap(), "--data-cache", "off", "--reference-cache", "off"];
     let of_run = align(&[&score[..], &common].concat()).ok();
     assert_eq!(of_run.stdout, align(&[&score[..], &common, &flags].concat()).ok().stdout);
-    // a prompt within the answers cannot become a turn
+    // a prompt that is the common start of the answers cannot become a turn
     let answers: Vec<Value> =
         rows.iter().map(|row| json!({"chosen": row["chosen"], "rejected": row["rejected"]})).collect();
     let answers = lines_in(folder.path(), "answers.jsonl", &answers);
@@ -173,7 +173,7 @@ fn chat_and_system_go_through_a_run() {
     run.refused(3, &["name it with --columns prompt=NAME"]);
     let generate = ["generate", "--model", text(&model), "--prompt", "Hi", "--max-new-tokens", "1", "--json"];
     let tokens = |more: &[&str]| align(&[&generate[..], more].concat()).ok().json()["prompt_tokens"].as_u64().unwrap();
-    // instead of the template's own system text
+    // the text takes the place of the template's own system text
     assert_ne!(tokens(&["--system", "Be brief."]), tokens(&[]));
 }
 
@@ -214,7 +214,7 @@ fn scored_answers_make_pairs_where_they_are_asked_for() {
     assert_eq!(all_scores.code, Some(3), "{}", all_scores.stderr);
 }
 
-/// `inspect --row 0` of a file with this text, and of one JSON row that should be the same.
+/// Checks that `inspect --row 0` prints the same tokens for a file with this text as for the JSON row `row`.
 fn same_tokens(name: &str, text: &str, row: &Value, flags: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join(name);
@@ -249,7 +249,7 @@ fn lists_tools_and_roles_are_found_in_texts_too() {
     let asked = pair(json!([turn("user", "q")]), "assistant");
     same_tokens("rows.jsonl", &pair(json!([turn(" user", "q")]), "assistant ").to_string(), &asked, &[]);
     same_tokens("rows.jsonl", &pair(json!("[{'role': 'User ', 'content': 'q'}]"), " GPT").to_string(), &asked, &[]);
-    // the tools as a list, as JSON, and as Python prints them
+    // the tools as a list, as a string of JSON, and as Python prints them
     let with_tools = |tools: Value| {
         let mut row = asked.clone();
         row.as_object_mut().unwrap().insert("tools".to_owned(), tools);
@@ -288,7 +288,7 @@ fn null_columns_of_other_shapes_are_none() {
     let plain = json!({"prompt": "p", "completion": " a"});
     let row = json!({"prompt": "p", "completion": " a", "chosen": null, "rejected": null, "text": null});
     same_tokens("rows.jsonl", &row.to_string(), &plain, &[]);
-    // a missing one of two answers is reported, and so is a missing label
+    // if one of two answers is missing, that is reported, and so is a missing label
     let folder = tempfile::tempdir().unwrap();
     for (row, words) in [
         (json!({"prompt": "p", "chosen": "a", "rejected": null, "text": "t"}), "`rejected` is null"),
@@ -349,7 +349,7 @@ fn a_prompt_that_has_the_systems_text_gets_no_second_one() {
     let mut with = turns.clone();
     with["system"] = system.into();
     same_tokens("rows.jsonl", &with.to_string(), &turns, &[]);
-    // a short text within a word does not count
+    // a short system text counts only at the start of the prompt
     same_tokens(
         "rows.jsonl",
         &json!({"system": "No", "prompt": "Is it? No", "chosen": "a", "rejected": "b"}).to_string(),

@@ -50,7 +50,7 @@ fn a_template_that_cuts_thoughts_is_warned_of_by_every_command() {
     );
 }
 
-/// A second start takes its tokens from the cache and gives the same warnings.
+/// A second run reads its tokens from the cache and gives the same warnings.
 #[test]
 fn warnings_come_with_cached_tokens_too() {
     let folder = tempfile::tempdir().unwrap();
@@ -144,7 +144,7 @@ fn the_rule_of_trl_is_a_flag_that_the_run_keeps() {
     assert!(prompt.ends_with("is"), "{prompt}");
 }
 
-/// The tokens have the question once, however the rows are written.
+/// The question is in the tokens only once, however the rows are written.
 #[test]
 fn a_prompt_that_the_answers_repeat_is_in_the_tokens_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -185,8 +185,8 @@ fn columns_that_are_called_like_a_prompt_are_warned_of() {
     );
 }
 
-/// A question and a system column beside the answers become the prompt, with or without a BOS token in the model. A line names
-/// each.
+/// The columns `question` and `system` beside the answers become the prompt, with or without a BOS token in the model. A line
+/// names each column.
 #[test]
 fn a_prompt_in_columns_of_other_names_is_read_and_said() {
     let data = data_case("unread-prompt-column/pairs.jsonl");
@@ -213,7 +213,7 @@ fn a_prompt_in_columns_of_other_names_is_read_and_said() {
     }
 }
 
-/// Returns the text of tokens from a vocabulary of bytes.
+/// Returns the text of byte-level tokens.
 fn spelled(tokens: &str) -> String {
     tokens.replace('Ġ', " ").replace('Ċ', "\n")
 }
@@ -364,7 +364,7 @@ fn rows_that_are_as_they_should_be_warn_of_nothing() {
     }
 }
 
-/// Positions that the model has never seen are not used in silence.
+/// Rows that are longer than the positions that the model has seen are reported.
 #[test]
 fn rows_beyond_the_models_positions_are_said() {
     let folder = tempfile::tempdir().unwrap();

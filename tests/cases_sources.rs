@@ -72,7 +72,7 @@ fn csv_is_read_and_its_lines_are_named() {
         std::fs::write(&array, text).unwrap();
         assert_eq!(score(&array, &[]).ok().stdout, expected);
     }
-    // other names, quoted line ends, a turn as JSON
+    // other column names, line ends within quotes, a quote that does not close, a row with too few cells
     let csv = folder.path().join("other.csv");
     std::fs::write(&csv, "q,a,b,note\n\"What is\na lake?\",x,y,\n\"one\",\"two\n").unwrap();
     let columns = ["--columns", "prompt=q,chosen=a,rejected=b"];

@@ -4,7 +4,7 @@ use crate::align::{Run, align, copy_folder, data_case, edit_json, golden_model, 
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// A copy of a tiny model with its own files.
+/// A copy of tiny-qwen2 whose files a test changes.
 struct Model {
     folder: tempfile::TempDir,
 }
@@ -16,7 +16,7 @@ impl Model {
         Model { folder }
     }
 
-    /// Puts the files of a case over its own.
+    /// Makes a copy with these files of a case in place of its own.
     fn with_case(name: &str, files: &[&str]) -> Model {
         let model = Model::copy();
         for file in files {
@@ -52,7 +52,7 @@ fn tokens(run: &Run) -> Vec<(u64, String)> {
     all.iter().map(|token| (token[0].as_u64().unwrap(), token[1].as_str().unwrap().to_owned())).collect()
 }
 
-/// Returns their text, with GPT-2's letters for line ends, carriage returns and spaces.
+/// Returns the text of these tokens. GPT-2's letters for line ends, carriage returns and spaces become these characters again.
 fn text(run: &Run) -> String {
     let spelled: String = tokens(run).into_iter().map(|(_, token)| token).collect();
     spelled.replace('Ċ', "\n").replace('č', "\r").replace('Ġ', " ")
@@ -74,7 +74,7 @@ fn a_template_with_windows_line_ends_is_one_with_line_feeds() {
     let model = Model::with_case("crlf-template", &["tokenizer_config.json"]);
     assert_eq!(tokens(&inspect(model.path(), &data, &[]).ok()), lf);
 
-    // beside the model, CR alone, in a list of named templates, in the template for tools
+    // the template in a file beside the model, with CR alone, in a list of named templates, in the template for tools
     let source = std::fs::read_to_string(data_case("crlf-template").join("chat_template.jinja")).unwrap();
     let beside = Model::copy();
     std::fs::write(beside.path().join("chat_template.jinja"), &source).unwrap();
@@ -99,7 +99,7 @@ fn a_template_with_windows_line_ends_is_one_with_line_feeds() {
     assert_eq!(tokens(&inspect(of_tools.path(), &with_tools, &[]).ok()), lf);
 }
 
-/// Written escapes stay, and so do the carriage returns of the data.
+/// Escapes that are written in the template stay, and so do the carriage returns of the data.
 #[test]
 fn carriage_returns_that_are_meant_stay() {
     let folder = tempfile::tempdir().unwrap();
@@ -140,10 +140,10 @@ fn a_namespace_that_a_macro_only_writes_to_is_found() {
          {% for m in messages %}<|im_start|>{{ see(m) }}{{ b.n }}<|im_end|>{% endfor %}",
         "{% set ns = namespace(n='') %}{% macro see(into, m) %}{% set into.n = m.content %}{% endmacro %}\
          {% for m in messages %}<|im_start|>{{ m.role }} {{ see(ns, m) }}{{ ns.n }}<|im_end|>{% endfor %}",
-        // set after the macro, as the macro is called later
+        // the namespace is set after the macro, which is called later
         "{% macro see(m) %}{% set ns.n = m.content %}{% endmacro %}{% set ns = namespace(n='') %}\
          {% for m in messages %}<|im_start|>{{ m.role }} {{ see(m) }}{{ ns.n }}<|im_end|>{% endfor %}",
-        // names that only a filter's arguments or the right side of their own assignment hold
+        // names that occur only in a filter's arguments or on the right side of their own assignment
         "{% set from = 'X' %}{% set end = '<|im_end|>' %}{% macro see(m) %}{% filter replace(from, m.content) %}X{% endfilter %}\
          {% set end = '' ~ end %}{{ end }}{% endmacro %}{% for m in messages %}<|im_start|>{{ m.role }} {{ see(m) }}{% endfor %}",
     ] {
@@ -173,7 +173,7 @@ fn indent_is_that_of_jinja2() {
     }
 }
 
-/// `token` of a list, as an added token of tokenizer.json or of tokenizer_config.json.
+/// Returns the entry of an added token, as in tokenizer.json and tokenizer_config.json.
 fn added(content: &str) -> Value {
     json!({"content": content, "lstrip": false, "normalized": false, "rstrip": false, "single_word": false, "special": true})
 }
@@ -185,7 +185,7 @@ fn ids(run: &Run) -> Vec<u64> {
 const START: u64 = 510;
 const END: u64 = 511;
 
-/// The tokens with the unchanged files of the tiny model.
+/// Returns the token ids of the row with the unchanged files of the tiny model.
 fn as_they_came(data: &Path) -> Vec<u64> {
     let whole = ids(&inspect(&golden_model("tiny-qwen2"), data, &[]).ok());
     assert_eq!(whole.iter().filter(|id| **id == START).count(), 3);
@@ -199,7 +199,7 @@ fn added_tokens_have_the_ids_of_their_files() {
     let cut = || Model::with_case("added-token-ids", &["tokenizer.json"]);
     assert_eq!(ids(&inspect(cut().path(), &data, &[]).ok()), expected);
 
-    // the older form of the list; in no order; a gap that nothing fills
+    // the older form of the list; a list in reverse order; then an id that no file gives
     let older = cut();
     older.edit("tokenizer_config.json", |config| _ = config.as_object_mut().unwrap().remove("added_tokens_decoder"));
     older.edit("added_tokens.json", |list| *list = json!({"<|im_start|>": START, "<|im_end|>": END}));
@@ -257,7 +257,7 @@ fn added_tokens_whose_ids_contradict_are_refused() {
     });
 }
 
-/// `added_tokens_decoder` decides how much space around it a token takes (transformers 5.23: 510, then `user`).
+/// `added_tokens_decoder` decides how much space around it a token absorbs (transformers 5.23: 510, then `user`).
 #[test]
 fn the_decoder_of_added_tokens_says_how_they_are_matched() {
     let folder = tempfile::tempdir().unwrap();
@@ -324,7 +324,7 @@ fn a_listed_token_without_an_id_refuses_the_rows_that_hold_it() {
         let run = inspect(model.path(), &data, &["--chat-template", template.to_str().unwrap()]);
         run.refused(3, &["`<|novel|>`", "_special_tokens"]);
     }
-    // with an id beyond the embedding
+    // a token with an id beyond the embedding
     let model = Model::copy();
     model.edit("tokenizer_config.json", |config| config["added_tokens_decoder"]["512"] = added("<|novel|>"));
     assert_eq!(ids(&inspect(model.path(), &data, &[]).ok()), as_they_came(&data));

@@ -8,7 +8,7 @@ fn pairs() -> String {
     committed_goldens().join("pairs.jsonl").to_str().unwrap().to_owned()
 }
 
-/// Makes a short run of `train` in its own folder.
+/// Makes a short run of `train`, with its output in `folder`.
 fn train(folder: &Path, more: &[&str]) -> Run {
     let output = folder.join("out");
     let (model, data) = (golden_model("tiny-llama"), pairs());
@@ -526,7 +526,7 @@ fn a_prompt_can_be_piped_in() {
     assert_eq!(String::from_utf8(piped.stdout).unwrap(), typed.stdout);
 }
 
-/// If nobody reads stdout and stderr, the adapter is made all the same.
+/// If stdout and stderr cannot be written, the adapter is made all the same.
 #[cfg(target_os = "linux")]
 #[test]
 fn training_goes_on_without_readers() {
@@ -559,7 +559,7 @@ fn commands_of_other_programs_are_answered_with_the_command_that_does_it() {
     }
 }
 
-/// Model, loss, data and plan; the rest is for `--verbose`. Each message is a line, and what steps say begins with `step `.
+/// A run prints lines about model, loss, data and plan; others need `--verbose`. Lines about steps begin with `step `.
 #[test]
 fn a_run_says_little_unless_it_is_asked() {
     let folder = tempfile::tempdir().unwrap();
@@ -625,8 +625,7 @@ fn a_term_that_has_no_data_is_refused() {
     run.refused(2, &["--eta above 0"]);
 }
 
-/// A step takes as many texts as rows and continues where the previous step stopped. The run's `config.toml` makes the same
-/// run.
+/// A step reads as many texts as rows and continues where the previous step stopped. The run's `config.toml` makes the same run.
 #[test]
 fn texts_of_a_reference_corpus_hold_a_policy() {
     let folder = tempfile::tempdir().unwrap();
@@ -660,7 +659,7 @@ fn a_row_without_a_number_that_the_loss_reads_is_named() {
     run.refused(3, &["has no `prob_win_chosen`, which loss `sppo` reads"]);
 }
 
-/// Flags of the file are left out only if the command line makes them useless.
+/// Options of the file are left out only if the command line makes a choice that does not use them.
 #[test]
 fn numbers_of_the_file_are_left_out_for_another_choice_alone() {
     let folder = tempfile::tempdir().unwrap();

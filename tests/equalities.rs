@@ -1,4 +1,4 @@
-//! Numbers that must be equal: bit for bit if no sum changes its order, else within the rounding of that sum.
+//! Numbers that must be equal: bit for bit if all sums run in the same order, else within the rounding of the sums that do not.
 
 use crate::align::{align, committed_goldens, golden_model, read_lines};
 use crate::golden_rows::{golden_rows, with_numbers};
@@ -48,7 +48,7 @@ fn adapter(model: &Model, b: f32) -> Arc<AdapterSet> {
     Arc::new(set)
 }
 
-/// Makes the same with the score head of a reward model.
+/// Copies `adapter` and adds the score head of a reward model.
 fn with_head(model: &Model, adapter: &AdapterSet) -> Arc<AdapterSet> {
     let hidden_size = model.config().hidden_size;
     let values = Inputs::of(&[hidden_size]).normal(hidden_size, 0.05);
@@ -74,7 +74,7 @@ fn rows(model: &Model, dir: &Path, kind: RowKind, n: usize) -> Vec<EncodedRow> {
     rows_of(model, dir, kind, n, MAX_LENGTH)
 }
 
-/// Returns the same, cut to fewer tokens.
+/// As [`rows`], cut to `max_length` tokens.
 fn rows_of(model: &Model, dir: &Path, kind: RowKind, n: usize, max_length: usize) -> Vec<EncodedRow> {
     let encoder = Encoder::from_model(dir, None, max_length, model.config().vocab_size).unwrap();
     golden_rows(&committed_goldens(), encoder, kind, n)
@@ -235,7 +235,7 @@ fn a_batch_is_its_micro_batches() {
     let mixed = ["mpo", "rpo", "wpo", "ld_dpo"];
     let losses = LOSSES.iter().map(|loss| loss.name).chain(mixed).map(|name| (name, &[][..]));
     let losses = losses.chain([("max_po", &texts[..])]);
-    // enough for a few tokens of every answer
+    // 96 tokens leave at least a few of every answer
     let rows = |kind, n| rows_of(&model, &dir, kind, n, 96);
     for (name, knobs, dropout) in losses.flat_map(|(name, knobs)| [(name, knobs, None), (name, knobs, Some(DROPOUT))]) {
         let objective = Objective::new(name, knobs).unwrap();
@@ -362,7 +362,7 @@ fn one_thread_is_two() {
     }
 }
 
-/// Returns the metrics without the only column that is a time.
+/// Returns the metrics without `tokens_per_second`, the only column that depends on time.
 fn metrics(output: &Path) -> Vec<serde_json::Value> {
     let mut lines = read_lines(&output.join("metrics.jsonl"));
     for line in &mut lines {
@@ -438,7 +438,7 @@ fn reshard(from: &Path, to: &Path, n: usize) {
     }
 }
 
-/// Half the final norm is half of every logit, to the last bit.
+/// If the weights of the final norm are halved, every logit is halved, to the last bit.
 #[test]
 fn log_probs_at_a_temperature_of_two_are_those_of_half_the_logits() {
     let from = golden_model("tiny-llama");
@@ -472,7 +472,7 @@ fn three_shards_are_one_file() {
     assert_eq!(scored(1), scored(3));
 }
 
-/// Copies a model directory with its weights in f32, changed.
+/// Copies a model directory with its weights in f32. `change` gives the new value for a tensor's name and an old value.
 fn widen(from: &Path, to: &Path, change: impl Fn(&str, f32) -> f32) {
     reshard(from, to, 1);
     let files = WeightFiles::open(from, ValueCheck::Skip).unwrap();
@@ -490,7 +490,7 @@ fn widen(from: &Path, to: &Path, change: impl Fn(&str, f32) -> f32) {
     writer.finish().unwrap();
 }
 
-/// Computes the log-probs of every token of some pairs.
+/// Returns the log-probs of all scored tokens of the goldens' pairs, from `score`.
 fn token_logps(model: &Path, adapter: Option<&Path>) -> Vec<f64> {
     let rows = committed_goldens().join("pairs.jsonl");
     let (model, rows) = (model.to_str().unwrap(), rows.to_str().unwrap());
@@ -524,7 +524,8 @@ fn merged_is_adapted() {
         let adapted = token_logps(&at("wide"), Some(&adapter));
         let merged = token_logps(&at("wide-merged"), None);
         let largest = adapted.iter().zip(&merged).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
-        // the noise of these models in f32 is 1e-4 a token (the goldens' own tolerance); two computations differ by twice that
+        // the noise of these models in f32 is 1e-4 a token (the goldens' tolerance), so two computations differ by at most twice
+        // that
         assert!(largest <= 2e-4, "{name}: merged and adapted differ by {largest} nats");
         let effect = adapted.iter().zip(token_logps(&at("wide"), None)).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
         assert!(effect > 0.1, "{name}: the adapter changes log-probs by {effect} nats at most");

@@ -5,8 +5,8 @@ use align_lora::train::Size;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Goldens with a model, one of each family and kind of rotation; of some the config.json is another, of a family that its
-/// weights serve too.
+/// Models of the goldens, at least one for each family and kind of RoPE. A second name is that of an extra golden whose
+/// config.json replaces the model's own: the weights fit that too.
 const MODELS: [(&str, Option<&str>); 11] = [
     ("tiny-llama", None),
     ("tiny-llama31", None),
@@ -21,14 +21,14 @@ const MODELS: [(&str, Option<&str>); 11] = [
     ("tiny-yarn", None),
 ];
 
-/// A published model: what its config.json says, and the numbers of elements that its files have.
+/// A published model: its config.json, and numbers of elements in its files.
 struct Published {
     config: Value,
-    /// Of all matrices, those of the embeddings among them.
+    /// Elements of all matrices, the embeddings included.
     matrices: u64,
-    /// Of an adapter of rank 1 on all linear layers.
+    /// Elements of an adapter of rank 1 on all linear layers.
     rank_1: u64,
-    /// Of the linear layers.
+    /// Elements of the linear layers.
     linear: u64,
 }
 
@@ -76,7 +76,7 @@ fn published() -> [Published; 4] {
     ]
 }
 
-/// A folder with config.json alone.
+/// Makes a folder with nothing but config.json.
 fn config_alone(config: &Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
@@ -104,19 +104,19 @@ fn models_of_seven_billion_parameters_are_estimated_from_their_config() {
         let base = if config["torch_dtype"] == "float16" { "f16" } else { "bf16" };
         assert_eq!((roomy["base"].as_str(), &roomy["seconds_per_step"]), (Some(base), &Value::Null));
 
-        // the adapter, and two moments of each of its elements, in f32; blocks are rounded up
+        // the adapter and two moments of each of its elements, in f32; sizes of blocks are rounded up
         let state = number(&roomy["parts"]["adapter, optimiser"]);
         let least = (16 * rank_1 * 12) as f64;
         assert!((least..1.01 * least).contains(&state), "{state} of {least}");
 
-        // Two pairs are four sequences, each read by the policy and the reference. Linear layers take two operations an
-        // element and token, forward twice and once for the gradient of the inputs; the head, the adapter and the attention
-        // come to that.
+        // Two pairs are four sequences, each read by the policy and the reference. A linear layer needs two operations per
+        // element and token for the policy's forward pass, two for the reference's, and two for the gradient of its inputs. The
+        // head, the adapter and the attention add a little.
         let operations = number(&roomy["operations"]);
         let of_linear = (6 * linear * 4 * TOKENS) as f64;
         assert!((1.03..1.35).contains(&(operations / of_linear)), "{}", operations / of_linear);
 
-        // less memory, fewer layers kept and more operations, up to a whole forward pass of the policy
+        // with less memory, fewer layers are kept and there are more operations: at most one more forward pass of the policy
         let tight = of(&["--memory", "6GiB"]);
         let kept = |estimate: &Value| number(&estimate["layers_kept"]);
         assert!(tight["fits"] == json!(true) && kept(&tight) < kept(&roomy), "{tight}");
@@ -131,7 +131,7 @@ fn models_of_seven_billion_parameters_are_estimated_from_their_config() {
     }
 }
 
-/// What decides memory: losses of every kind of rows, several passes, dropout, a cache in memory.
+/// Flags that decide memory: losses for every kind of rows, several passes, dropout, a cache in memory.
 const RUNS: [&[&str]; 8] = [
     &["--memory", "64MiB"],
     &["--memory", "64MiB", "--loss", "kto", "--micro-batch-tokens", "200", "--reference-cache", "memory"],
@@ -143,7 +143,7 @@ const RUNS: [&[&str]; 8] = [
     &["--memory", "1MiB"],
 ];
 
-/// A folder like this one, without its weights.
+/// Copies a model's folder without its weights.
 fn without_weights(model: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy_folder(model, folder.path());
@@ -156,7 +156,7 @@ fn without_weights(model: &Path) -> tempfile::TempDir {
     folder
 }
 
-/// An estimate without the time, which is measured where there are weights.
+/// Removes the time from an estimate. It is measured only if there are weights.
 fn without_time(mut estimate: Value) -> Value {
     estimate["seconds_per_step"].take();
     estimate
@@ -184,7 +184,7 @@ fn data() -> PathBuf {
     committed_goldens().join("pairs.jsonl")
 }
 
-/// The lines of `train -v` about its plan.
+/// Returns the two lines of `train -v` about its plan.
 fn planned(run: &[&str], folder: &Path) -> [String; 2] {
     let output = folder.join("run");
     let train = ["train", "-v", "--max-steps", "1", "--overwrite", "--output", text(&output)];
@@ -226,7 +226,7 @@ fn train_plans_what_was_estimated() {
     }
 }
 
-/// `train` of a command line becomes `estimate`; nothing is written, and what does not fit is an answer too.
+/// `estimate` accepts a command line of `train`. It writes nothing, and a run that does not fit is no error.
 #[test]
 fn estimate_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();

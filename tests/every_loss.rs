@@ -17,7 +17,7 @@ const STEPS: u64 = 20;
 const BATCH: usize = 4;
 const MAX_LENGTH: usize = 128;
 
-/// The demo's rows, with the columns that some losses read.
+/// Returns a file of the demo's rows of this kind, with the columns that some losses read.
 fn data(folder: &Path, kind: RowKind) -> PathBuf {
     let demo = root().join("cli/demo/data");
     match kind {
@@ -35,7 +35,7 @@ fn data(folder: &Path, kind: RowKind) -> PathBuf {
         }
         RowKind::Labelled => demo.join("labelled.jsonl"),
         RowKind::Scored => demo.join("scored.jsonl"),
-        // the chosen answers of pairs
+        // a pair is read as a sequence: its chosen answer after its prompt
         RowKind::Sequence => demo.join("pairs_train.jsonl"),
     }
 }
@@ -52,7 +52,7 @@ fn every_loss_trains() {
     config.layers.truncate(2);
     let model = Model::load(&device, config, &files).unwrap();
 
-    // the same few rows repeatedly, so the loss on them must fall
+    // the run repeats the same few rows, so the loss on them must fall
     let few = |kind: RowKind| {
         let encoder = Encoder::from_model(&dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
         let data = Dataset::open(&[data(folder.path(), kind)], encoder, kind, OnBadRow::Error).unwrap();

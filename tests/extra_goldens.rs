@@ -8,12 +8,12 @@ use align_engine::model::families::FAMILIES;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Summed log-probs, in nats.
+/// Tolerance of the log-prob of an answer, in nats.
 const SUM: f64 = 1e-3;
-/// Log-prob of one token, in nats.
+/// Tolerance of the log-prob of one token, in nats.
 const TOKEN: f64 = 1e-4;
 
-/// One folder of the extra goldens, its model with the case's own config.json.
+/// One case of the extra goldens: its folder, and a copy of its model with the case's own config.json, if it has one.
 struct Case {
     name: String,
     folder: PathBuf,

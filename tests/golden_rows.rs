@@ -3,8 +3,8 @@
 use align_data::{Answer, Dataset, EncodedRow, Encoder, OnBadRow, RowKind, RowNumbers, Shuffle, Target};
 use std::path::Path;
 
-/// Returns the first `n` rows, in the order of the files in `folder`. Scored answers are made from pairs: a row's own answers
-/// and the next row's chosen one, three in all; every third row has only one.
+/// Returns the first `n` rows of the file in `folder` for this kind, in its order. Rows of scored answers are made from pairs: a
+/// row has its own two answers and the chosen one of the next row, and every third row only its chosen one.
 pub(crate) fn golden_rows(folder: &Path, encoder: Encoder, kind: RowKind, n: usize) -> Vec<EncodedRow> {
     let read = |file: &str, encoder, n| {
         let data = Dataset::open(&[folder.join(file)], encoder, kind, OnBadRow::Error).unwrap();

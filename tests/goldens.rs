@@ -1,19 +1,20 @@
 //! Compares the binary with TRL, PEFT and torch in `--precision f32`: tokens, log-probs, losses, trajectories, generation.
 //!
-//! The numbers are those of `tests/goldens/` (see the README there), or of the folder in the variable `ALIGN_GOLDENS`, which
-//! may hold any part of the same form. The real model runs if `ALIGN_SMOLLM2` names its directory
-//! (`tests/oracles/make_smollm2.py` makes it); otherwise the tests report by name that it is missing.
+//! The numbers are those of `tests/goldens/` (see the README there), or of the folder in the variable `ALIGN_GOLDENS`, which may
+//! have any part of the same layout. The tests of the real model run if `ALIGN_SMOLLM2` names its directory
+//! (`tests/oracles/make_smollm2.py` makes it). Otherwise they report by name that it is missing.
 
 use crate::align::{align, committed_goldens, ids, lines_in, number, numbers, read_json, read_lines};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Summed log-probs, in nats.
+/// Tolerance of the log-prob of an answer, in nats.
 const SUM: f64 = 1e-3;
-/// Log-prob of one token, in nats.
+/// Tolerance of the log-prob of one token, in nats.
 const TOKEN: f64 = 1e-4;
 
-/// A loss of the goldens: its name there, its flags, and the flags that take a number of the folder's `meta.json`.
+/// A loss of the goldens: its name there, its flags, and the flags whose number is in the folder's `meta.json`, each with its key
+/// there.
 type GoldenLoss = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
 
 /// Losses whose trajectory and value are checked. All use the beta of `meta.json`.
@@ -40,7 +41,7 @@ const LOSSES: [GoldenLoss; 20] = [
     ("sigmoid ld_alpha=0.5", &["--loss", "ld_dpo", "--ld-alpha", "0.5"], &[]),
 ];
 
-/// KTO, which reads labelled rows, in TRL's order and by its batches.
+/// KTO, which reads labelled rows. As in TRL, they are in TRL's order and evaluated batch by batch.
 const KTO: (&[&str], &[(&str, &str)]) = (
     &["--loss", "kto", "--unpaired-order", "trl"],
     &[("--desirable-weight", "kto_desirable_weight"), ("--undesirable-weight", "kto_undesirable_weight")],
@@ -61,7 +62,8 @@ fn goldens_root() -> PathBuf {
     }
 }
 
-/// The tiny models of the goldens folder. The real one is separate, since it is not in the repository.
+/// Returns the models of the goldens folder whose names `which` accepts. A model without its directory is left out, with a line
+/// that names it: the real one is not in the repository.
 pub(crate) fn models(which: impl Fn(&str) -> bool) -> Vec<Golden> {
     let root = goldens_root();
     let mut names: Vec<String> = std::fs::read_dir(&root)
@@ -93,7 +95,7 @@ fn is_real(name: &str) -> bool {
     name.starts_with("smollm2")
 }
 
-/// Fails if nothing was checked. The real model may be missing, and the goldens folder may be partial.
+/// Calls `check` for each of these models whose goldens have `file`. Fails if there is none, unless `ALIGN_GOLDENS` is set.
 fn for_each(which: impl Fn(&str) -> bool, file: &str, check: impl Fn(&Golden, Value)) {
     let mut checked = 0;
     for golden in models(which) {
@@ -110,7 +112,7 @@ fn for_each(which: impl Fn(&str) -> bool, file: &str, check: impl Fn(&Golden, Va
 }
 
 impl Golden {
-    /// The settings with which the numbers were made.
+    /// Returns the settings with which the numbers were made.
     fn meta(&self) -> Value {
         read_json(&self.folder.join("meta.json"))
     }
@@ -119,7 +121,7 @@ impl Golden {
         self.meta()["max_length"].to_string()
     }
 
-    /// Returns the flags of a loss, with the folder's knobs and beta; `sft` has no beta.
+    /// Returns the flags of a loss, with the numbers of the folder's `meta.json`. `sft` has no beta.
     fn flags(&self, flags: &[&str], knobs: &[(&str, &str)]) -> Vec<String> {
         let meta = self.meta();
         let beta = [("--beta", "beta")];
@@ -133,7 +135,8 @@ impl Golden {
         golden["items"].as_array().unwrap_or_else(|| panic!("{}: no items", self.name))
     }
 
-    /// All threads for the real model, whose few runs take longest; one for the others, which tests beside them share.
+    /// Returns the number of threads: all for the real model, whose few runs take longest; one for the tiny ones, since other
+    /// tests run at the same time.
     fn threads(&self) -> String {
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         if is_real(&self.name) { all() } else { 1 }.to_string()
@@ -155,7 +158,7 @@ impl Golden {
         self.run("eval", &flags).ok().json()
     }
 
-    /// Writes rows to a file and returns it with its folder.
+    /// Writes rows to a file. Returns the file and its folder.
     fn data(&self, rows: &[Value]) -> (tempfile::TempDir, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = lines_in(folder.path(), "rows.jsonl", rows);
@@ -177,7 +180,7 @@ impl Golden {
     }
 }
 
-/// The flag that ends the prompt of two texts where TRL does, at their longest common prefix.
+/// Returns the flag with which two texts without a prompt column get the prompt that TRL gives them: their longest common prefix.
 fn prompt_rule(row: &Value) -> &'static [&'static str] {
     let is_guess = row.get("prompt").is_none() && row["chosen"].is_string();
     if is_guess { &["--implicit-prompt"] } else { &[] }
@@ -188,7 +191,7 @@ fn pairs() -> Vec<Value> {
     read_lines(if path.exists() { path } else { committed_goldens().join("pairs.jsonl") }.as_path())
 }
 
-/// Returns the same pairs as strings, as the goldens' maker writes them.
+/// Returns a pair of conversations as strings, as the goldens' maker writes them.
 fn plain(row: &Value) -> Value {
     let mut prompt = String::new();
     for turn in row["prompt"].as_array().unwrap() {
@@ -200,12 +203,12 @@ fn plain(row: &Value) -> Value {
     json!({"prompt": prompt, "chosen": answer("chosen"), "rejected": answer("rejected")})
 }
 
-/// `[[id, text], ...]` of a token dump.
+/// Returns the ids of a token dump `[[id, text], ...]`.
 fn dumped(tokens: &Value) -> Vec<u64> {
     tokens.as_array().expect("a list of tokens").iter().map(|token| token[0].as_u64().unwrap()).collect()
 }
 
-/// A dumped row: the prompt's ids, and prompt + answer for each answer.
+/// Returns the ids of a dumped row: the prompt, and prompt + answer for each answer.
 fn sequences(row: &Value) -> (Vec<u64>, Vec<Vec<u64>>) {
     let prompt = dumped(&row["prompt"]);
     let full = |answer: &Value| [prompt.clone(), dumped(answer)].concat();
@@ -256,7 +259,7 @@ fn check_edge_tokens(which: fn(&str) -> bool) {
                 let max_length = max_length.to_string();
                 let flags = ["--data", &path, "--json", "--max-length", &max_length];
                 let run = golden.run("score", &[&flags, prompt_rule(&rows[0])].concat());
-                // the only row is refused or dropped, and a file without rows is a bad input file
+                // the only row is refused or dropped, and a file without usable rows is a bad input file
                 assert_eq!(run.code, Some(3), "{place}: {}", run.stderr);
                 if let Some(error) = item["error"].as_str() {
                     let reason = error.split(": ").last().unwrap();
@@ -342,9 +345,9 @@ fn check_losses(which: fn(&str) -> bool) {
             }
             let eval = golden.eval(&path, flags);
             let (got, want) = (number(&eval["eval_loss"]), number(&losses["loss"][name]));
-            // the loss moves by at most beta per nat of a log-ratio (ipo by 2 |h - 1/(2 beta)| / tokens, at most 10 per
-            // nat of a mean): 1e-4 relative is the room that 1e-3 nats leave at a beta of 0.1. Two divergences are
-            // exponentials of a log-ratio, and a loss that is one moves by its own size per nat
+            // the loss moves by at most beta per nat of a log-ratio (ipo by 2 |h - 1/(2 beta)| / tokens, at most 10 per nat of a
+            // mean), so an error of 1e-3 nats moves it by 1e-4 at a beta of 0.1. Two divergences are exponentials of a log-ratio:
+            // their loss moves by its own size per nat
             let exponential = name.contains("forward_kl") || name.contains("alpha_divergence");
             let room = if exponential { 2.0 * SUM } else { 1e-4 * (beta / 0.1).max(1.0) };
             assert!((got - want).abs() <= room * want.abs().max(1.0), "{} {name}: {got}, golden {want}", golden.name);
@@ -454,7 +457,7 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], cache: &Path,
         .collect();
     let column = |key: &str| -> Vec<f64> { lines.iter().map(|line| number(&line[key])).collect() };
 
-    // the largest relative change that another attention kernel made in the peer's own run, thirty times
+    // 30 times the largest relative change that another attention kernel made in the peer's own run
     let tolerance = match (want.get("loss_other_kernel"), want.get("grad_norm_other_kernel")) {
         (Some(loss), Some(grad_norm)) => {
             let change = largest_relative(&numbers(loss), &numbers(&want["loss"]))
@@ -474,11 +477,12 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], cache: &Path,
         for (step, (line, want)) in lines.iter().zip(want).enumerate() {
             let Some(want) = want.as_f64() else { continue };
             let got = number(&line[key]);
-            // a reward is beta times a log-ratio, and so is its noise: the least scale of the error is that of 10 nats, a
-            // reward of 1 at the committed beta
+            // a reward is beta times a log-ratio, so its noise is beta times that of a log-ratio. The error is relative to the
+            // reward, but at least to a reward of 10 nats, which is 1 at the committed beta
             let least = if key == "kl" { 1.0 } else { 10.0 * number(&meta["beta"]) };
             let error = (got - want).abs() / want.abs().max(least);
-            // the reference point is a mean of differences of sums: their own noise, 1e-3 nats, is the least that can be asked
+            // the reference point is a mean of differences of summed log-probs, so its tolerance is at least their noise, 1e-3
+            // nats
             let allowed = if key == "kl" { tolerance.max(SUM) } else { tolerance };
             assert!(error <= allowed, "{} {name} step {step}: {key} {got}, golden {want}", golden.name);
         }
@@ -489,7 +493,7 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], cache: &Path,
     }
 }
 
-/// The trained adapter is the peer's, tensor by tensor, as far as the runs themselves agree.
+/// Checks that every tensor of the trained adapter is the peer's, as far as the two runs agree.
 fn check_final_adapter(golden: &Golden, want: &Path, output: &Path, tolerance: f64) {
     let read = |path: &Path| std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let (got, want) = (read(&output.join("adapter_model.safetensors")), read(want));
@@ -517,7 +521,7 @@ fn check_trajectories(which: fn(&str) -> bool) {
         let (_, flags, knobs) = LOSSES.into_iter().find(|(known, ..)| *known == name).expect("a loss of the list");
         (flags, knobs)
     };
-    // losses of pairs read the reference's log-probs that the first one computed
+    // the first loss of pairs computes the reference's log-probs, the others read them
     let cache = tempfile::tempdir().unwrap();
     for name in ["sigmoid", "exo_pair", "ipo", "kto"] {
         let (flags, knobs) = if name == "kto" { KTO } else { of(name) };

@@ -18,13 +18,13 @@ use std::sync::Arc;
 
 const ROWS: usize = 8;
 
-/// A model with its golden adapter and the rows of the goldens' one batch.
+/// A model with its golden adapter, and what is needed to encode the goldens' rows for it.
 struct World {
     name: String,
     folder: PathBuf,
     model: Model,
     adapter: Adapter,
-    /// The same with a score head.
+    /// The adapter with a score head.
     reward_model: Arc<AdapterSet>,
     encoder: PathBuf,
     /// The `max_length` of the goldens.
@@ -32,7 +32,7 @@ struct World {
 }
 
 impl World {
-    /// On so many threads, or all.
+    /// Opens a golden's folder. The model computes on `threads` threads, or on all.
     fn open(folder: &Path, model_dir: &Path, threads: Option<usize>) -> World {
         let device = Device::cpu(threads).unwrap();
         let files = WeightFiles::open(model_dir, ValueCheck::Finite).unwrap();
@@ -116,7 +116,7 @@ fn tiny_worlds() -> Vec<World> {
     folders.iter().map(|folder| World::open(folder, &folder.join("model"), Some(1))).collect()
 }
 
-/// The loss of a golden, with the knobs of the folder's `meta.json`.
+/// Returns the loss of a golden, with the knobs of the folder's `meta.json`.
 fn objective(world: &World, golden: &str) -> Objective {
     let meta = read_json(&world.folder.join("meta.json"));
     let mut knobs = vec![("beta", KnobValue::Number(number(&meta["beta"])))];
@@ -158,7 +158,7 @@ fn every_tensor_has_the_gradient_of_torch() {
     }
 }
 
-/// Norms, largest values and sampled entries, for goldens without whole tensors.
+/// Checks norms, largest values and sampled entries, for goldens without whole tensors.
 fn check_sampled(world: &World, golden: &str, kind: RowKind) {
     let path = world.folder.join(format!("grads_{golden}.json"));
     if !path.exists() {
@@ -211,7 +211,8 @@ fn smollm2_has_the_gradients_of_torch() {
     check_sampled(&world, "kto", RowKind::Labelled);
 }
 
-/// Every loss through a whole model: compares the derivative along a direction in all parameters with the difference quotient.
+/// For every loss, compares the derivative of a whole model's loss along a direction in all parameters with the difference
+/// quotient.
 ///
 /// The loss is summed from f32 log-probs of some hundred tokens, each with an error of about 1e-5. With a step that moves the
 /// loss by about 1e-2, the quotient is exact to about 1 %.
@@ -228,9 +229,9 @@ fn every_loss_has_the_gradient_of_its_value() {
             "hinge" | "exo_rw" | "dpo_rw" | "nca" | "discopop" => &[("beta", number(0.01))],
             "chipo" => &[("beta", number(0.01)), ("chi_alpha", number(0.01))],
             "slic" => &[("delta", number(1000.0))],
-            // its reference points carry no gradient by default, so intentionally it is not the gradient of its value
+            // by default its reference points carry no gradient, so its gradient is intentionally not that of its value
             "kto_pair" => &[("kl_grad", KnobValue::Switch(true))],
-            // the same holds for its target margin
+            // its target margin carries no gradient either
             "alpha_dpo" => &[("alpha", number(0.0))],
             "max_po" => &[("eta", number(0.1))],
             _ => &[],
@@ -238,7 +239,7 @@ fn every_loss_has_the_gradient_of_its_value() {
         let objective = Objective::new(name, knobs).unwrap();
         let mut rows = with_numbers(world.rows(objective.data(), 4));
         if name == "max_po" {
-            // flat for margins of more than a few nats
+            // the loss is flat for margins of more than a few nats, so the answers are cut to two tokens
             rows.iter_mut().flat_map(|row| &mut row.answers).for_each(|answer| answer.kept = answer.kept.min(2));
             // the texts of its reference data
             rows.extend(world.rows(RowKind::Sequence, 2));
@@ -254,7 +255,7 @@ fn every_loss_has_the_gradient_of_its_value() {
         );
         let params = world.set(&objective).params();
         let before: Vec<Vec<f32>> = params.iter().map(|param| param.read().download()).collect();
-        // along the gradient itself, the direction in which the loss moves most
+        // the direction is the gradient itself: along it the loss moves most
         let gradient: Vec<Vec<f32>> = params.iter().map(|param| grads.get(param.id()).unwrap().download()).collect();
         let length = gradient.iter().map(|g| norm(g).powi(2)).sum::<f64>().sqrt();
         assert!(length > 0.0, "{}: the loss has a gradient here", name);

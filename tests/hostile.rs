@@ -1,11 +1,11 @@
-//! Broken or lying files from outside: they give an exit code and a message that names the file, the line or the tensor. They
-//! cause no panic and no half-written file.
+//! Broken or lying files from outside give an exit code and a message that names the file, the line or the tensor. They cause no
+//! panic and no half-written file.
 
 use crate::align::{Run, align, committed_goldens, copy_folder, edit_json};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// A model directory (tiny-llama, or tiny-qwen2 if a single file is needed) with an adapter and rows, to be broken.
+/// Copies of a model (tiny-llama, or tiny-qwen2 if its weights must be a single file), of an adapter and of rows, to be broken.
 struct Sandbox {
     folder: tempfile::TempDir,
 }
@@ -35,7 +35,7 @@ impl Sandbox {
         edit_json(&self.path(name), change);
     }
 
-    /// Runs `score` on the rows with the adapter, since this command reads every kind of file.
+    /// Runs `score` on the rows with the adapter. This command reads every kind of file.
     fn score(&self, more: &[&str]) -> Run {
         let text = |name: &str| self.path(name).to_str().unwrap().to_owned();
         let (model, adapter, rows) = (text("model"), text("adapter"), text("rows.jsonl"));
@@ -45,7 +45,7 @@ impl Sandbox {
     }
 }
 
-/// Checks that the run failed with this code, and that its message holds every part.
+/// Checks that the run failed with this code and without a panic, and that stderr contains every part.
 fn assert_refused(what: &str, run: &Run, code: i32, parts: &[&str]) {
     assert_eq!(run.code, Some(code), "{what}: {}", run.stderr);
     for part in parts {
@@ -62,7 +62,7 @@ fn the_sandbox_itself_is_sound() {
     }
 }
 
-/// Name of the case, what is broken, and parts of the message.
+/// Name of a case, a function that breaks something, and parts of the message.
 type Case = (&'static str, fn(&Sandbox), &'static [&'static str]);
 
 fn check(model: &str, cases: &[Case]) {
@@ -73,7 +73,7 @@ fn check(model: &str, cases: &[Case]) {
     }
 }
 
-/// Makes a safetensors file with this header and this many bytes of data.
+/// Makes a safetensors file with this header and `data` bytes of zeros.
 fn safetensors(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());
@@ -84,7 +84,7 @@ fn safetensors(header: &str, data: usize) -> Vec<u8> {
 const WEIGHTS: &str = "model/model.safetensors";
 const INDEX: &str = "model/model.safetensors.index.json";
 
-/// Returns the header of tiny-qwen2's weights with one change.
+/// Changes the header of tiny-qwen2's weights in place.
 fn change_header(sandbox: &Sandbox, change: fn(&mut Value)) {
     let bytes = std::fs::read(sandbox.path(WEIGHTS)).unwrap();
     let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -355,7 +355,7 @@ fn broken_templates_are_refused() {
     );
 }
 
-/// Bad rows: the line, and part of the message. With `--on-bad-row skip` the good row beside them is kept.
+/// Bad rows: a name, the line, and part of the message. With `--on-bad-row skip` the good row beside a bad one is kept.
 const BAD_ROWS: &[(&str, &[u8], &str)] = &[
     ("invalid UTF-8", b"{\"prompt\": \"\xff\", \"chosen\": \" a\", \"rejected\": \" b\"}", "UTF-8"),
     ("broken JSON", b"{\"prompt\": ", "JSON"),
@@ -482,7 +482,7 @@ fn a_full_disk_leaves_the_old_files() {
         // SAFETY: the closure calls two functions that are safe between fork and exec.
         unsafe {
             command.pre_exec(|| {
-                // a write beyond this many bytes fails with EFBIG, as on a full disk, instead of the signal
+                // a write beyond this many bytes fails with EFBIG instead of raising a signal, much as on a full disk
                 let limit = libc::rlimit { rlim_cur: 40_000, rlim_max: 40_000 };
                 libc::setrlimit(libc::RLIMIT_FSIZE, &limit);
                 libc::signal(libc::SIGXFSZ, libc::SIG_IGN);

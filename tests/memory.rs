@@ -1,4 +1,4 @@
-//! What a run says that it will hold in memory, and what it holds.
+//! Compares the memory that a run plans to hold with what it holds.
 
 use crate::align::{align, committed_goldens, golden_model, lines_in, read_lines};
 use crate::goldens::{Golden, is_tiny, models};
@@ -21,7 +21,7 @@ fn options() -> TrainOptions {
     TrainOptions { batch_size: 4, max_length: MAX_LENGTH, ..watched_run::options() }
 }
 
-/// Runs of a loss over the same rows, each on a device of its own.
+/// Runs of one loss over the same rows, each on its own device.
 #[derive(Clone, Copy)]
 struct Runs<'a> {
     loss: &'a str,
@@ -30,7 +30,7 @@ struct Runs<'a> {
     data: &'a Dataset,
     eval: Option<&'a Dataset>,
     texts: Option<&'a Dataset>,
-    /// Where they keep log-probs of the reference, and the folder for a file of them.
+    /// Where the runs keep log-probs of the reference, and the folder for a cache file.
     cache: Option<(CachePlace, &'a Path)>,
 }
 
@@ -72,7 +72,7 @@ impl<'a> Runs<'a> {
         self.with_trainer(Some(ROOMY), |mut trainer, _| trainer.plan(self.data, self.eval).unwrap())
     }
 
-    /// Checks that what is planned within a limit is held.
+    /// Plans a run within `limit` bytes, makes it, and checks that it holds what was planned.
     fn plan_that_is_held(&self, limit: u64) -> Plan {
         self.with_trainer(Some(limit), |mut trainer, device| {
             let plan = trainer.plan(self.data, self.eval).unwrap();
@@ -87,7 +87,7 @@ impl<'a> Runs<'a> {
         })
     }
 
-    /// Checks it where all layers are kept, some and none.
+    /// Checks plan and run with room to keep all layers, some, and none.
     fn are_held(&self) {
         let all = self.plan_that_is_held(ROOMY);
         assert_eq!(all.layers_kept, all.layers);
@@ -97,14 +97,14 @@ impl<'a> Runs<'a> {
     }
 }
 
-/// The rows of a file for the model in `dir`.
+/// Opens a file of rows for the model in `dir`.
 fn open(dir: &Path, rows: &Path, kind: RowKind) -> Dataset {
     let vocab_size = ModelConfig::open(dir).unwrap().vocab_size;
     let encoder = Encoder::from_model(dir, None, MAX_LENGTH, vocab_size).unwrap();
     Dataset::open(&[rows.to_owned()], encoder, kind, OnBadRow::Error).unwrap()
 }
 
-/// Rows of these lengths, in words of four tokens, no two alike.
+/// Makes rows whose texts repeat a phrase of four tokens as often as `lengths` says. No two rows are alike.
 fn rows<N: AsRef<[usize]>>(kind: RowKind, lengths: &[N]) -> Vec<Value> {
     let row = |(i, n): (usize, &N)| {
         let n = n.as_ref();
@@ -124,24 +124,25 @@ fn rows<N: AsRef<[usize]>>(kind: RowKind, lengths: &[N]) -> Vec<Value> {
     lengths.iter().enumerate().map(row).collect()
 }
 
-/// Rows in batches of four whose passes of at most 300 tokens are not alike.
+/// Makes rows whose batches of four differ in their passes of at most 300 tokens.
 fn uneven_rows(kind: RowKind) -> Vec<Value> {
     let lengths: Vec<&[usize]> = match kind {
-        // a short batch in one pass holds more than a long one in two
+        // a short batch that fits into one pass holds more than a long one in two
         RowKind::Pair | RowKind::Sequence => {
             let short: [&[usize]; 4] = [&[1, 1], &[1, 1], &[1, 1], &[24, 24]];
             [[&[9, 9][..]; 4], short, short].concat()
         }
-        // the first batch has the more tokens in a pass with its mismatched answers, but does not fit one and so has none there
+        // with mismatched answers the first batch has more tokens, but then it does not fit into one pass, so its gradient passes
+        // have none
         RowKind::Labelled => [[&[16][..]; 4], [&[7][..]; 4]].concat(),
-        // a row whose tree has more tokens than a pass may, in pieces of one answer, and a batch that fills one pass
+        // one batch has a row whose tree does not fit into a pass, so that each answer is a piece; the other batch fills one pass
         RowKind::Scored => [[&[40; 4][..], &[1, 2], &[1, 2], &[1, 2]], [&[7, 7][..]; 4]].concat(),
     };
     rows(kind, &lengths)
 }
 
-/// Every kind of loss: what its rows are, what couples them, who scores them. An evaluation may hold more than the steps, and a
-/// run with a cache may know its reference.
+/// Kinds of losses differ in their rows, in what couples the rows, and in the models that score them. An evaluation may hold more
+/// than the steps. A run with a cache may know the reference's log-probs.
 #[test]
 fn planned_is_held_for_every_kind_of_loss() {
     let folder = tempfile::tempdir().unwrap();
@@ -175,11 +176,11 @@ fn planned_is_held_for_every_kind_of_loss() {
         if objective.reference() {
             let with_file = Runs { cache: cache(CachePlace::File), ..runs };
             with_file.plan_that_is_held(ROOMY);
-            // all is known now
+            // the file has all log-probs now
             with_file.are_held();
         }
     }
-    // texts come to the rows: with the longest ones in two passes, with others in one
+    // a step also reads texts: with the longest ones it takes two passes, with others one
     let even = &open("even", RowKind::Pair, &rows(RowKind::Pair, &[[6, 5]; 8]));
     let texts = &open(
         "texts",
@@ -193,7 +194,7 @@ fn planned_is_held_for_every_kind_of_loss() {
     }
 }
 
-/// Families keep different things for the backward pass.
+/// Each family keeps different things for the backward pass.
 #[test]
 fn planned_is_held_for_every_family() {
     let folder = tempfile::tempdir().unwrap();
@@ -202,7 +203,7 @@ fn planned_is_held_for_every_family() {
     for (nth, Golden { model, .. }) in models(is_tiny).iter().enumerate() {
         for (i, precision) in [Precision::F32, Precision::Bf16].into_iter().enumerate() {
             let (loss, kind, lora_dropout, micro_batch_tokens) = losses[(nth + i) % losses.len()];
-            // longer than the windows
+            // the rows are longer than the models' attention windows
             let data = open(model, &lines_in(folder.path(), "rows", &rows(kind, &[[12, 14]; 4])), kind);
             let options = TrainOptions { lora_dropout, micro_batch_tokens, precision, ..options() };
             Runs { eval: Some(&data), ..Runs::new(loss, &data, &options) }.are_held();
@@ -210,7 +211,8 @@ fn planned_is_held_for_every_family() {
     }
 }
 
-/// The first pass of a step finds no gradients, the second one does: neither is left out, whichever is larger.
+/// When the first pass of a step starts, there are no gradients yet; when the second starts, there are. The plan counts both
+/// passes, whichever is larger.
 #[test]
 fn a_batch_is_planned_for_its_largest_row() {
     let folder = tempfile::tempdir().unwrap();
@@ -225,7 +227,8 @@ fn a_batch_is_planned_for_its_largest_row() {
     }
 }
 
-/// Of rows that are cut to the same length, more than are laid out, the one with the shortest prompt holds most.
+/// If more rows than a plan lays out are cut to the same length, the plan is still that of the one with the shortest prompt,
+/// which holds the most.
 #[test]
 fn a_run_is_planned_for_its_row_with_the_longest_answer() {
     let folder = tempfile::tempdir().unwrap();
@@ -239,8 +242,8 @@ fn a_run_is_planned_for_its_row_with_the_longest_answer() {
     assert_eq!(planned(&prompts), planned(&[1]));
 }
 
-/// A row in pieces is scored by the policy once more before its gradients: a fourth of a step with a reference, about, and its
-/// prompt comes with each piece.
+/// The policy scores a row in pieces once more before its gradients. That adds about a quarter to a step with a reference. Each
+/// piece also repeats the prompt.
 #[test]
 fn the_time_counts_rows_in_pieces() {
     let folder = tempfile::tempdir().unwrap();
@@ -258,20 +261,20 @@ fn the_time_counts_rows_in_pieces() {
     assert!((1.15..1.5).contains(&ratio), "{ratio}");
 }
 
-/// Bytes from a text that begins with a size.
+/// Returns the bytes of the size with which a text begins.
 fn size(text: &str) -> f64 {
     let words: Vec<&str> = text.split_whitespace().collect();
     format!("{}{}", words[0], words[1].trim_end_matches([',', ')', ';'])).parse::<Size>().unwrap().0 as f64
 }
 
-/// `[planned, packing, peak]` bytes from what `train` prints, and the layers that are kept.
+/// Returns `[planned, packing, peak]` bytes from what `train` prints, and how many layers are kept.
 fn printed(stderr: &str) -> ([f64; 3], usize) {
     let behind = |words: &str| stderr.split_once(words).unwrap_or_else(|| panic!("{words} is not in {stderr}")).1;
     let bytes = ["memory: ", "packing ", "peak of computed memory "].map(|words| size(behind(words)));
     (bytes, behind(" planned of ").split_once('(').unwrap().1.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// The numbers of a run do not depend on what it may hold, and what it holds is what it said.
+/// The numbers of a run do not depend on its memory limit, and it holds what it planned.
 #[test]
 fn memory_changes_no_number() {
     let folder = tempfile::tempdir().unwrap();
@@ -289,10 +292,10 @@ fn memory_changes_no_number() {
         (kept, adapter, losses, planned)
     };
     let free = run("free", &[]);
-    // what the run needs at least depends on the processor: its error says it
+    // the least that the run needs depends on the processor; the error says it
     let refused = align(&["train", "--demo", "--memory", "1MB"]);
     let least = size(refused.stderr.split_once("the run needs ").unwrap().1) as u64;
-    // the message is rounded, by less than a tenth of a MiB
+    // the number in the message is rounded, by less than a tenth of a MiB
     let least = least + (1 << 20) / 10;
     let some = run("some", &["--memory", &((free.3 as u64 + least) / 2).to_string()]);
     let none = run("none", &["--memory", &least.to_string()]);
@@ -331,7 +334,7 @@ fn too_little_memory_is_said_before_training() {
     }
 }
 
-/// Steps of the same rows need no page from the system once two of them have been made.
+/// After two steps on the same rows, further steps on them take no new memory from the system.
 #[test]
 fn a_steady_step_takes_no_new_memory() {
     let data = open(&golden_model("tiny-llama"), &committed_goldens().join("pairs.jsonl"), RowKind::Pair);
@@ -343,7 +346,7 @@ fn a_steady_step_takes_no_new_memory() {
                 let mut step = || {
                     trainer.step(&rows, 10).unwrap();
                     let report = device.memory();
-                    // not the threads' packed operands: which task a thread packs for is a matter of chance
+                    // the threads' packed operands are left out: which task a thread packs for is a matter of chance
                     (report.fresh, report.mapped)
                 };
                 step();

@@ -4,7 +4,7 @@ use crate::align::{align, root};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The pages for users, beside the README.
+/// The manual: the pages for users other than the README.
 const MANUAL: [&str; 5] =
     ["docs/training.md", "docs/data.md", "docs/objectives.md", "docs/reward-models.md", "docs/performance.md"];
 
@@ -16,12 +16,12 @@ fn readme() -> String {
     page("README.md")
 }
 
-/// The README and the manual.
+/// Returns the README and the pages of the manual.
 fn pages() -> Vec<String> {
     std::iter::once(readme()).chain(MANUAL.map(page)).collect()
 }
 
-/// Lines of a page's shell blocks.
+/// Returns the lines of a page's shell blocks.
 fn commands(text: &str) -> Vec<String> {
     let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
@@ -42,11 +42,11 @@ fn every_command_and_flag_exists() {
     assert!(checked >= 10, "{checked} commands");
 }
 
-/// The flags that the help of a command describes.
+/// Returns the flags that the help of a command describes.
 fn flags(command: &str) -> BTreeSet<String> {
     let help = align(&[command, "--help"]).ok().stdout;
     let long = |line: &str| {
-        // what stands further right is the text of a flag
+        // a line that is indented further is part of a flag's description
         let line = Some(line.trim_start()).filter(|flag| line.len() - flag.len() < 10)?;
         let line = line.split_once(", ").filter(|(short, _)| short.len() == 2).map_or(line, |(_, long)| long);
         let name = line.strip_prefix("--")?.split([' ', '=', '[', '<']).next()?;
@@ -71,7 +71,7 @@ fn the_manual_names_every_flag() {
     }
 }
 
-/// A newcomer's two commands are what the gate runs.
+/// The gate (`.ci`) runs the two commands that the README gives to a newcomer.
 #[test]
 fn the_gate_runs_the_two_commands() {
     let gate: String =
@@ -83,20 +83,20 @@ fn the_gate_runs_the_two_commands() {
     }
 }
 
-/// A newcomer reads all of it.
+/// A newcomer should be able to read all of the README.
 #[test]
 fn the_readme_is_short() {
     let words = readme().split_whitespace().count();
     assert!(words < 900, "{words} words");
 }
 
-/// The name that a heading has in a link, as GitHub makes it.
+/// Returns the name that GitHub gives to a heading in links.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase().replace(' ', "-");
     kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
 }
 
-/// What the pages link to is there: files, and headings of pages.
+/// Every file and every heading that the pages link to exists.
 #[test]
 fn every_page_exists() {
     let mut checked = 0;
@@ -132,7 +132,7 @@ fn the_table_of_families_is_that_of_the_registry() {
     }
 }
 
-/// And so it has every loss.
+/// The page is made from the registry, so it has every loss.
 #[test]
 fn the_document_of_the_losses_is_that_of_the_registry() {
     let path = root().join("docs/objectives.md");

@@ -1,4 +1,4 @@
-//! The reference cache: no number depends on it, and nothing that is damaged or of another model is believed.
+//! The reference cache: no number depends on it, and no record that is damaged or of another model is used.
 
 use crate::align::{
     Run, align, command, committed_goldens, copy_folder, edit_json, golden_model, read_lines, turn, write_lines,
@@ -16,14 +16,15 @@ use std::fs::{self, File, OpenOptions};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-/// Rows of the runs: a few batches of four, the last one smaller.
+/// Rows that the runs train on: two batches of four and one of two.
 const ROWS: usize = 10;
-/// Different answers of the pairs, to be trained on and held out: one stands in two of them.
+/// Number of different answers in the ten pairs that are trained on, and in the four held-out ones. One answer is in two of the
+/// ten pairs.
 const ANSWERS: [u64; 2] = [19, 8];
-/// Splits a batch of four into several passes.
+/// So few that a batch of four is split into several passes.
 const MICRO_BATCH_TOKENS: &str = "700";
 
-/// Runs over the same few rows in a folder of its own, with a cache there.
+/// Runs of one loss over the same few rows, in their own folder with its own cache.
 struct Runs {
     folder: tempfile::TempDir,
     model: PathBuf,
@@ -38,7 +39,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// The answers that the run has computed and read.
+    /// Returns how many answers the run has computed and read.
     fn counts(&self) -> [u64; 2] {
         let line = self.run.stderr.lines().rfind(|line| line.contains("reference log-probs in"));
         let line = line.unwrap_or_else(|| panic!("the counts are missing: {}", self.run.stderr));
@@ -149,7 +150,7 @@ impl Runs {
         self.run(name, &[&["--reference-cache", "off"][..], more].concat())
     }
 
-    /// The one file of the cache.
+    /// Returns the only file of the cache.
     fn cache_file(&self) -> PathBuf {
         let [file] = &self.cache_files()[..] else { panic!("one cache file: {:?}", self.cache_files()) };
         file.clone()
@@ -164,7 +165,7 @@ impl Runs {
     }
 }
 
-/// Each pair's answers, and those of the next one.
+/// Makes rows of scored answers: the answers of a pair, and those of the next pair.
 fn scored(pairs: &[Value]) -> Vec<Value> {
     let both = |row: &Value| [row["chosen"].clone(), row["rejected"].clone()];
     let row = |(i, row): (usize, &Value)| {
@@ -254,7 +255,7 @@ fn weights_that_change_by_one_byte_are_other_weights() {
     runs.model = copy.clone();
     assert_eq!(runs.run("elsewhere", &[]).counts()[0], 0);
 
-    // it ends with the final norm, which every pass reads
+    // the file ends with the final norm, which every pass reads
     let weights = copy.join("model-00002-of-00002.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     let last = bytes.len() - 2;
@@ -268,7 +269,7 @@ fn weights_that_change_by_one_byte_are_other_weights() {
 
 #[test]
 fn what_makes_other_numbers_is_named() {
-    // all four layers: the golden adapter has them
+    // all four layers, since the golden adapter is for all of them
     let runs = Runs { model: golden_model("tiny-llama"), ..Runs::new("dpo") };
     runs.run("cold", &[]);
     let adapter = committed_goldens().join("tiny-llama/adapter");
@@ -346,7 +347,7 @@ fn a_file_that_another_run_writes_is_read_only() {
     let cold = runs.run("cold", &[]);
     let path = runs.cache_file();
     let sound = fs::read(&path).unwrap();
-    // as if half of it had been written by now
+    // as if the other run had written half of the file so far
     fs::write(&path, &sound[..sound.len() / 2]).unwrap();
     let held = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     held.lock().unwrap();
@@ -396,7 +397,7 @@ fn a_directory_that_cannot_be_used_ends_the_run_if_it_was_asked_for() {
 
 #[test]
 fn score_and_eval_read_the_same_cache() {
-    // all four layers: the golden adapter has them
+    // all four layers, since the golden adapter is for all of them
     let runs = Runs { model: golden_model("tiny-llama"), ..Runs::new("dpo") };
     let (model, data, cache) = (runs.model.to_str().unwrap(), runs.file("pairs.jsonl"), runs.file("cache"));
     let adapter = committed_goldens().join("tiny-llama/adapter");
@@ -432,8 +433,8 @@ fn score_and_eval_read_the_same_cache() {
     assert_eq!(runs.run("train", &[]).counts()[0], ANSWERS[1], "the held-out answers alone are new");
 }
 
-/// Of a conversation some turns are scored, and which belongs to what is cached: neither is it damage, nor is one taken for the
-/// other.
+/// The cache key includes which turns of a conversation are scored. Answers with other scored turns are neither taken for damaged
+/// ones nor for these.
 #[test]
 fn turns_that_are_not_scored_are_cached_apart() {
     let runs = Runs::new("dpo");
@@ -457,7 +458,8 @@ fn turns_that_are_not_scored_are_cached_apart() {
     }
 }
 
-/// A known reference has no rows in the plan, and the run holds what was planned either way.
+/// If the reference's log-probs are cached, the plan has no rows for it. Whether the cache is empty or full, the run holds what
+/// was planned.
 #[test]
 fn the_plan_knows_what_is_cached() {
     let dir = golden_model("tiny-llama");

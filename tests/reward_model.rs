@@ -1,5 +1,5 @@
-//! Reward models from the command line: trained on pairs and on rankings, scored, evaluated, and refused in the place of a
-//! language model.
+//! Reward models on the command line: trained on pairs and on rankings, scored, evaluated, and refused in place of a language
+//! model.
 
 use crate::align::{Run, align, number, numbers, read_json, read_lines, root, write_lines};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ fn demo_model() -> String {
     text(root().join("cli/demo/model"))
 }
 
-/// A run on the demo's model; `more` wins.
+/// Trains on the demo's model. `more` adds flags.
 fn train(output: &Path, loss: &str, data: &str, more: &[&str]) -> Run {
     let (model, output) = (demo_model(), text(output));
     let common = ["train", "--model", &model, "--loss", loss, "--data", data, "--output", &output, "--threads", "2"];
@@ -30,7 +30,7 @@ fn score(reward_model: &Path, data: &str, more: &[&str]) -> Run {
     align(&[&common[..], more].concat())
 }
 
-/// The demo's pairs prefer a style that a head on the last token can tell: a hundred steps are more than enough.
+/// A head on the last token can recognise the style that the demo's pairs prefer, so 60 steps are enough.
 #[test]
 fn a_reward_model_learns_to_order_pairs() {
     let folder = tempfile::tempdir().unwrap();
@@ -54,7 +54,7 @@ fn a_reward_model_learns_to_order_pairs() {
     let config = std::fs::read_to_string(out.join("config.toml")).unwrap();
     assert!(config.contains("loss = \"rm_bt\"") && config.contains("center-coef"), "{config}");
 
-    // score and eval are the same model as the last evaluation
+    // score and eval give the numbers of the run's last evaluation
     let scores = score(&out, &held_out, &["--json"]).ok().json_lines();
     let margin = |row: &Value| number(&row["chosen"]["reward"]) - number(&row["rejected"]["reward"]);
     let right = scores.iter().filter(|row| margin(row) > 0.0).count() as f64 / scores.len() as f64;
@@ -73,7 +73,7 @@ fn a_reward_model_learns_to_order_pairs() {
     let inspected = align(&["inspect", "--model", &model, "--adapter", &dir, "--json"]).ok().json();
     assert_eq!(inspected["adapter"]["task"], "SEQ_CLS");
 
-    // training goes on, and a head that has learned is not zero
+    // a run that continues from this adapter starts with its head, which is not zero
     let again = folder.path().join("again");
     let (model, data) = (demo_model(), demo_data("pairs_train.jsonl"));
     let more = ["train", "--model", &model, "--loss", "bt", "--data", &data, "--adapter", &dir, "--max-steps", "1"];
@@ -91,7 +91,7 @@ fn rankings_train_a_reward_model_and_score_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("rm");
     let data = demo_data("scored.jsonl");
-    // of eight rows some do not fit into one pass of so few tokens: they are cut into pieces
+    // some rows do not fit into a pass of 100 tokens, so they are cut into pieces
     let flags = ["--max-steps", "40", "--learning-rate", "1e-3", "--micro-batch-tokens", "100", "--eval-data", &data];
     train(&out, "rm_rank", &data, &flags).ok();
     let lines = read_lines(&out.join("metrics.jsonl"));
@@ -108,7 +108,7 @@ fn rankings_train_a_reward_model_and_score_ranks() {
         assert_eq!(sorted, (0..rewards.len()).collect::<Vec<_>>(), "{row}");
         assert!(ranking.windows(2).all(|two| rewards[two[0]] >= rewards[two[1]]), "{row}");
     }
-    // for people the best comes first
+    // the table for people lists the best answer first
     let table = score(&out, &data, &[]).ok().stdout;
     let reward = |line: &str| line.rsplit_once("reward").and_then(|(_, x)| x.trim().parse::<f64>().ok());
     let of_first_row: Vec<f64> =

@@ -1,4 +1,4 @@
-//! What a row means, at the command line: `--columns`, `--sft-on`, and the shapes that `score`, `inspect` and `generate` read.
+//! How rows are read, on the command line: `--columns`, `--sft-on`, and the shapes that `score`, `inspect` and `generate` read.
 
 use crate::align::{Run, align, committed_goldens, golden_model, lines_in, number, read_lines, text, turn};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ fn score(model: &str, data: &Path, more: &[&str]) -> Run {
     align(&[&common[..], more].concat())
 }
 
-/// The same rows under other names: the same log-probs, and the same run from its config.toml.
+/// Rows with columns of other names give the same log-probs, and the same run again from its config.toml.
 #[test]
 fn columns_under_other_names_are_the_same_rows() {
     let folder = tempfile::tempdir().unwrap();
@@ -73,8 +73,8 @@ fn wrong_names_are_refused_with_the_exit_codes_of_the_contract() {
     assert!(hint.stderr.contains("--sft-on assistant"), "{}", hint.stderr);
 }
 
-/// The log-prob of a conversation's assistant turns is the sum over its answers, each after what stands before it; that of the
-/// whole is the sum over all its tokens.
+/// If the assistant's turns of a conversation are scored, the scored tokens and their log-probs are those of the single answers,
+/// each after the turns before it. By default more tokens are scored.
 #[test]
 fn a_conversation_is_scored_as_the_sum_of_its_turns() {
     let folder = tempfile::tempdir().unwrap();
@@ -95,7 +95,7 @@ fn a_conversation_is_scored_as_the_sum_of_its_turns() {
         let ids: Vec<Value> = parts.iter().flat_map(|row| list(&row["completion"]["token_ids"])).collect();
         assert_eq!(whole["token_ids"], Value::from(ids), "{model}");
         assert_eq!(whole["tokens"], parts.iter().map(|row| row["completion"]["tokens"].as_u64().unwrap()).sum::<u64>());
-        // a row's bits do not depend on what follows it, but sums of f32 are taken over other blocks of rows
+        // a token's log-prob does not depend on later tokens, but sums of f32 are taken over other blocks of rows
         let logps: Vec<Value> = parts.iter().flat_map(|row| list(&row["completion"]["token_logps"])).collect();
         for (one, other) in list(&whole["token_logps"]).iter().zip(&logps) {
             let (one, other) = (number(one), number(other));

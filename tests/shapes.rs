@@ -4,7 +4,7 @@
 use crate::align::{align, committed_goldens, golden_model, ids, read_json, read_lines};
 use serde_json::Value;
 
-/// Ids of a list of `[id, token]`.
+/// Returns the ids of a list of `[id, token]`.
 fn of_inspect(tokens: &Value) -> Vec<u64> {
     tokens.as_array().unwrap().iter().map(|token| token[0].as_u64().unwrap()).collect()
 }

@@ -10,7 +10,7 @@ fn parquet(name: &str) -> PathBuf {
     committed_goldens().join("parquet").join(name)
 }
 
-/// A command on the tiny model, without a cache unless it is asked for.
+/// Runs a command on the tiny model, without a token cache unless `more` asks for one.
 fn run(command: &str, data: &[&Path], more: &[&str]) -> Run {
     let model = golden_model("tiny-llama");
     let data: Vec<&str> = data.iter().map(|path| path.to_str().unwrap()).collect();
@@ -28,7 +28,7 @@ fn good(i: usize) -> Value {
 fn scores_do_not_depend_on_the_format() {
     let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read(parquet("pairs.jsonl")).unwrap();
-    // named as they are not: the content decides
+    // JSON lines with the name of a Parquet file: the content decides
     let copy = folder.path().join("copy.parquet");
     std::fs::write(&copy, &text).unwrap();
     let expected = run("score", &[&parquet("pairs.jsonl")], &["--json"]).ok();
@@ -143,13 +143,13 @@ fn rejected_rows_are_written() {
     run("score", &[&data], &["--on-bad-row", "skip", "--rejects", "/no/such/folder/x"])
         .refused(1, &["/no/such/folder/x"]);
 
-    // a later run into the folder that leaves nothing out
+    // a later run into the same folder, which leaves nothing out
     write_lines(&data, &[good(0), good(1)]);
     train(&[]).ok();
     assert!(!out.join("rejects.jsonl").exists(), "that of the run before is gone");
 }
 
-/// Where every row is bad, the rows are what a user needs to see.
+/// If every row is bad, the command fails, but the rejected rows are written for the user to see.
 #[test]
 fn rejects_are_written_where_nothing_is_left() {
     let folder = tempfile::tempdir().unwrap();
@@ -166,7 +166,7 @@ fn rejects_are_written_where_nothing_is_left() {
         assert_eq!(read_lines(&file).len(), 2, "{command}");
         std::fs::remove_file(&file).unwrap();
     }
-    // what is wrong comes first, and nothing is written where nothing was left out
+    // the message names the bad rows even if they cannot be written; if no row was left out, no file is written
     let nowhere = run("score", &[&data], &["--on-bad-row", "skip", "--rejects", "/no/such/folder/x"]);
     nowhere.refused(3, &["none of 2 rows can be used", "/no/such/folder/x"]);
     let missing = folder.path().join("missing.jsonl");
@@ -175,7 +175,7 @@ fn rejects_are_written_where_nothing_is_left() {
     assert!(!file.exists());
 }
 
-/// Bytes that are no text, in the name of a file.
+/// The name of a data file may have bytes that are not UTF-8.
 #[test]
 fn a_name_that_is_not_utf8_is_a_name() {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -198,13 +198,14 @@ fn a_name_that_is_not_utf8_is_a_name() {
     }
 }
 
-/// A disk on which there is no room for the tokens.
+/// If the disk has no room for the token cache, the run goes on without it.
 #[test]
 fn a_full_disk_ends_the_cache_and_not_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let (data, cache) = (folder.path().join("rows.jsonl"), folder.path().join("cache"));
     write_lines(&data, &(0..400).map(good).collect::<Vec<_>>());
-    // no file may be longer than four blocks of half a kilobyte, and a write beyond is an error instead of a signal
+    // no file may be longer than four blocks (of 512 bytes, or in some shells of 1024), and a longer write gives an error instead
+    // of a signal
     let script = "trap '' XFSZ; ulimit -f 4; exec \"$@\"";
     let model = golden_model("tiny-llama");
     let score = [
@@ -245,7 +246,7 @@ fn a_max_length_that_is_none_is_no_default() {
     }
 }
 
-/// All that the table says is in the JSON.
+/// The JSON has everything that the table says.
 #[test]
 fn inspect_says_as_json_what_it_says_in_words() {
     let folder = tempfile::tempdir().unwrap();
@@ -272,7 +273,7 @@ fn inspect_says_as_json_what_it_says_in_words() {
         &talk,
         &[json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})],
     );
-    // TRL's spelling of the flags too
+    // flags in TRL's spelling are read too
     let arguments =
         ["inspect", "--model", text(&model), "--data", talk.to_str().unwrap(), "--json", "--data-cache", "off"];
     let more = ["--max_length", "90", "--on_bad_row", "error", "--sft-on", "assistant"];
@@ -313,7 +314,7 @@ fn a_second_start_takes_the_tokens_of_the_first() {
     assert!(!off.stderr.contains("token cache"), "{}", off.stderr);
     assert!(first.stdout == second.stdout && first.stdout == off.stdout);
 
-    // training with cached tokens gives the same adapter as without
+    // training with cached tokens gives the same adapter as training without
     let train = |name: &str, cache: &str| {
         let out = folder.path().join(name);
         run("train", &[&data], &["--max-steps", "2", "--data-cache", cache, "--output", out.to_str().unwrap()]).ok();

@@ -1,4 +1,4 @@
-//! Runs of `train`: what is refused before they start, where their files go, and which of a row's answers they take.
+//! Runs of `train`: what is refused before they start, where their files go, and which of a row's answers they train on.
 
 use crate::align::{
     Run, align, command, committed_goldens, golden_model, lines_in, number, read_lines, text, write_lines,
@@ -12,13 +12,13 @@ fn pairs(n: usize) -> Vec<Value> {
     read_lines(&committed_goldens().join("pairs.jsonl")).into_iter().take(n).collect()
 }
 
-/// A command on the tiny model and some data.
+/// Runs a command on the tiny model and some data.
 fn on(command: &str, data: &Path, more: &[&str]) -> Run {
     let model = golden_model("tiny-llama");
     align(&[&[command, "--model", text(&model), "--data", text(data)], more].concat())
 }
 
-/// A run of the tiny model in `folder` on rows that are written there; `more` wins.
+/// Writes the rows into `folder` and trains the tiny model on them. `more` may replace `--output` and `--max-length`.
 fn train(folder: &Path, rows: &[Value], more: &[&str]) -> Run {
     let (data, output, model) = (folder.join("data.jsonl"), folder.join("out"), golden_model("tiny-llama"));
     write_lines(&data, rows);
@@ -58,7 +58,7 @@ fn a_run_that_ends_at_its_first_step_can_be_started_again() {
         assert_eq!(run.code, Some(5), "{}", run.stderr);
         assert!(!folder.path().join("out").exists(), "nothing is left");
     }
-    // what was there before stays
+    // files that were in the folder before stay
     let out = folder.path().join("out");
     fs::create_dir(&out).unwrap();
     fs::write(out.join("notes.txt"), "mine").unwrap();
@@ -81,7 +81,7 @@ fn the_largest_seed_is_read_back() {
     assert!(adapter(&again) == adapter(&folder.path().join("out")), "the same run");
 }
 
-/// A folder whose name is not UTF-8 holds a config.toml that names its data by a relative path.
+/// An options file names its data by a relative path, and the name of its folder is not UTF-8.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_path_that_is_no_text_is_refused_and_not_changed() {
@@ -200,7 +200,7 @@ fn an_evaluation_that_is_not_finite_speaks_of_rows_alone() {
 fn a_score_that_is_not_finite_ends_the_command() {
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), &pairs(4), &["--max-steps", "1"]).ok();
-    // numbers that are finite, and whose products are not
+    // values that are finite but whose products are not
     let path = folder.path().join("out/adapter_model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
@@ -213,7 +213,7 @@ fn a_score_that_is_not_finite_ends_the_command() {
     assert!(!run.stdout.contains("null"), "{}", run.stdout);
 }
 
-/// Scored answers in passes of any size: the same numbers, and a pass is never larger than it may be.
+/// Scored answers have the same log-probs whether their row fits into one pass or is cut into pieces.
 #[test]
 fn score_cuts_rows_that_do_not_fit_a_pass() {
     let folder = tempfile::tempdir().unwrap();
@@ -236,7 +236,7 @@ fn score_cuts_rows_that_do_not_fit_a_pass() {
     }
 }
 
-/// Each epoch takes other answers, and the same ones again with the same seed; evaluations take all.
+/// Each epoch uses other answers, the same ones again with the same seed. A row with too few answers uses all.
 #[test]
 fn an_epoch_takes_some_of_the_scored_answers() {
     let folder = tempfile::tempdir().unwrap();
@@ -265,7 +265,8 @@ fn an_epoch_takes_some_of_the_scored_answers() {
     );
     assert!(tokens(&some) * 2 < tokens(&all), "two of five answers");
     assert_ne!(loss(&some)[0], losses[0]);
-    // rewards of chosen answers differ between epochs: other answers. The adapter is the reference, so log-probs tell
+    // log-probs of chosen answers differ between epochs, so the answers do. Rewards would be 0: at a learning rate of 0 the
+    // adapter stays equal to the reference
     let logps: Vec<f64> = some.iter().filter_map(|line| line["logps/chosen"].as_f64()).collect();
     assert!(logps[0] != logps[1] && logps[1] != logps[2], "{logps:?}");
     let many = run("many", &[&["--max-completions", "9"][..], &rate].concat());

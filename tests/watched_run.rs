@@ -1,4 +1,4 @@
-//! A run within a test: its options, and who watches it.
+//! Options and an observer for runs within a test.
 
 use align_data::Shuffle;
 use align_kernels::Precision;
@@ -6,10 +6,10 @@ use align_kernels::device::MemoryReport;
 use align_lora::optim::{OptimizerKind, ScheduleKind, Warmup};
 use align_lora::train::{EvalMetrics, Note, Observer, Plan, StepMetrics, TrainError, TrainOptions, TrainState};
 
-/// What a plan may be above what is held at most, packing apart.
+/// The share by which a plan may exceed the most that is held, without packing.
 pub(crate) const TOLERANCE: f64 = 0.02;
 
-/// One epoch of plain training in f32.
+/// Returns options for one epoch of plain training in f32.
 pub(crate) fn options() -> TrainOptions {
     TrainOptions {
         learning_rate: 1e-4,
@@ -34,7 +34,7 @@ pub(crate) fn options() -> TrainOptions {
     }
 }
 
-/// Keeps what a run notes.
+/// Keeps the notes of a run.
 #[derive(Default)]
 pub(crate) struct Notes(pub Vec<Note>);
 
@@ -60,8 +60,9 @@ impl Notes {
     }
 }
 
-/// Checks that a plan is not below what was held at most, and near to it. How much the threads had packed when their device held
-/// the most is a matter of chance, and cached log-probs are in no report of a device: neither is compared with the blocks.
+/// Checks that a plan is not below the most that was held, and at most [`TOLERANCE`] above it. Two parts are left out of this
+/// comparison: packing, since how much the threads had packed when the device held the most is a matter of chance, and cached
+/// log-probs, which no report of a device has.
 pub(crate) fn is_held(what: &str, plan: &Plan, held: &MemoryReport) {
     let Plan { peak, parts, .. } = plan;
     let part = |part: &str| parts.iter().find(|(name, _)| *name == part).map_or(0, |(_, bytes)| *bytes);

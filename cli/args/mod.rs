@@ -151,7 +151,8 @@ pub(crate) fn public_name(flag: &str) -> Option<String> {
     Some(format!("--{}", arg.get_long()?))
 }
 
-/// Switches that a command takes from an adapter's run, except `chat`, whose opposite is a flag of its own.
+/// Switches that a command takes over from an adapter's run. `chat` is not among them, because its opposite `--no-chat` is
+/// declared like any other flag.
 const SWITCHES: [&str; 2] = ["implicit_prompt", "allow_drops"];
 
 /// Returns the id of the flag that turns off a switch that a file or an adapter's run has turned on.
@@ -159,22 +160,23 @@ pub(crate) fn opposite(switch: &str) -> String {
     format!("no_{switch}")
 }
 
-/// Makes the flag that turns off the switch with this id and name. The later of the two on the command line counts.
+/// Makes the flag that turns off the switch with this id and name. If the command line has both flags, the later one counts.
 fn opposite_flag(switch: &'static str, name: &str) -> Arg {
     let long = name.strip_prefix("no-").map_or_else(|| format!("no-{name}"), str::to_owned);
     let arg = Arg::new(opposite(switch)).long(long);
     arg.action(ArgAction::SetTrue).overrides_with(switch).hide(true)
 }
 
-/// Gives the switches of a command their opposites.
+/// Adds to a command the opposite of each of its [`SWITCHES`].
 fn with_opposites(command: Command) -> Command {
     let is_there = |name: &&str| command.get_arguments().any(|arg| arg.get_id() == *name);
     let switches: Vec<&str> = SWITCHES.into_iter().filter(is_there).collect();
     command.args(switches.into_iter().map(|name| opposite_flag(name, &name.replace('_', "-"))))
 }
 
-/// Lets a flag be typed with `_` for `-` and the reverse, as TRL and PEFT write their names. If it takes a number, accepts one
-/// below 0 too, so that the message is about the number and not about a flag (`-1e-5`, with an exponent, needs a `=` before it).
+/// Lets a flag be typed with `_` for `-` and the reverse, as TRL and PEFT write their names. A flag with a number also accepts a
+/// negative one, so that the error is about the number and not about an unknown flag. A negative number with an exponent needs a
+/// `=` before it, as in `--beta=-1e-5`.
 fn as_typed(arg: Arg) -> Arg {
     let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
     let names: Vec<&str> = names.collect();
@@ -186,7 +188,7 @@ fn as_typed(arg: Arg) -> Arg {
     if is_number { arg.allow_negative_numbers(true) } else { arg }
 }
 
-/// Commands that take the knobs of the losses.
+/// Commands that accept the knobs of the losses.
 const WITH_KNOBS: [&str; 3] = ["train", "estimate", "eval"];
 
 /// Flags of `train` that a first run may need: `-h` shows these. `--help` shows all.
@@ -250,7 +252,7 @@ fn inspect(command: Command) -> Command {
     command.mut_arg("on_bad_row", |choice| choice.default_value("skip"))
 }
 
-/// If more losses have a knob, its help names only the first of them.
+/// If more losses than this have a knob, its help names only the first of them.
 const NAMED: usize = 8;
 
 /// Describes what a knob's flag does, with the losses that have the knob and their defaults.
@@ -289,13 +291,13 @@ fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>))
     }
 }
 
-/// Makes the parser of a flag that takes these words, with `-` for `_` too.
+/// Makes the parser of a flag whose value is one of these words. A word may also be typed with `-` for `_`.
 fn words(choices: &'static [&'static str]) -> clap::builder::PossibleValuesParser {
     let word = |choice: &&'static str| clap::builder::PossibleValue::new(choice).alias(choice.replace('_', "-"));
     clap::builder::PossibleValuesParser::new(choices.iter().map(word))
 }
 
-/// The knobs that were given, by key.
+/// Returns the knobs that the command line gives, each with its key and value.
 pub(crate) fn given_knobs(matches: &ArgMatches) -> Vec<(&'static str, KnobValue)> {
     let given = |knob: &'static Knob| match knob.kind {
         KnobKind::Number { .. } => matches.get_one::<f64>(knob.key).map(|&number| KnobValue::Number(number)),

@@ -8,7 +8,7 @@ use align_kernels::cpu::Isa;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// Converts a choice of the command line into the value of a library with the same name.
+/// Implements the conversion of a choice of the command line into the value of the same name in a library.
 macro_rules! named_alike {
     ($choice:ident => $value:ident { $($name:ident),* }) => {
         impl From<$choice> for $value {
@@ -66,10 +66,10 @@ pub(crate) struct DataArgs {
 }
 
 impl DataArgs {
-    /// How the rows are read.
+    /// Returns how the rows are read.
     ///
     /// # Errors
-    /// As [`ReadingArgs::reading`].
+    /// The errors of [`ReadingArgs::reading`].
     pub(crate) fn reading(&self) -> Result<Reading, CliError> {
         Ok(Reading { pairs: self.pairs.map(Into::into), ..self.reading.reading()? })
     }
@@ -137,10 +137,10 @@ pub(crate) struct ReadingArgs {
 }
 
 impl ReadingArgs {
-    /// Returns what the flags say.
+    /// Returns how rows are read, according to the flags.
     ///
     /// # Errors
-    /// [`CliError::Usage`] names what is wrong.
+    /// [`CliError::Usage`] if `--columns` cannot be parsed.
     pub(crate) fn reading(&self) -> Result<Reading, CliError> {
         let columns = self.columns.join(",").parse::<ColumnMap>();
         let columns = columns.map_err(|fault| CliError::Usage(format!("--columns: {fault}")))?;
@@ -189,7 +189,7 @@ pub(crate) struct LogpArgs {
 }
 
 impl LogpArgs {
-    /// The temperature, 1 unless it is given.
+    /// Returns the temperature. It is 1 if the flag is not given.
     pub(crate) fn temperature(&self) -> f32 {
         self.logp_temperature.unwrap_or(1.0)
     }
@@ -216,7 +216,7 @@ pub(super) fn positive(text: &str) -> Result<u64, String> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct MostSteps(pub Option<u64>);
 
-/// As [`positive`]. -1 is no limit, as in TRL.
+/// Reads a number like [`positive`]. -1 means no limit, as in TRL.
 pub(super) fn most_steps(text: &str) -> Result<MostSteps, String> {
     match text {
         "-1" => Ok(MostSteps(None)),
@@ -224,7 +224,8 @@ pub(super) fn most_steps(text: &str) -> Result<MostSteps, String> {
     }
 }
 
-/// As [`positive`]. The message also helps those who gave -1 or part of an epoch, as TRL allows.
+/// Reads a number like [`positive`]. The error also names `--max-steps`, for users who gave -1 or a part of an epoch, which TRL
+/// allows.
 pub(super) fn epochs(text: &str) -> Result<u64, String> {
     positive(text).map_err(|fault| format!("{fault}; give enough epochs, and --max-steps to end within them"))
 }
@@ -289,7 +290,8 @@ pub enum PrecisionChoice {
 }
 
 impl PrecisionChoice {
-    /// Returns the faster format. If `ALIGN_CPU` names an instruction set that the machine lacks, opening the device reports that.
+    /// Returns the number format that this machine multiplies faster. Returns f32 if `ALIGN_CPU` names an instruction set that
+    /// the machine lacks: opening the device reports that.
     fn of_this_machine() -> PrecisionChoice {
         if Isa::chosen().is_ok_and(Isa::has_bf16_unit) { PrecisionChoice::Bf16 } else { PrecisionChoice::F32 }
     }

@@ -44,10 +44,10 @@ pub(crate) struct OptimiserArgs {
 }
 
 impl OptimiserArgs {
-    /// Returns the warm-up that the flags name. The schedule `constant` has none and refuses the flags.
+    /// Returns the warm-up that the flags name.
     ///
     /// # Errors
-    /// [`CliError::Usage`].
+    /// [`CliError::Usage`] if the ratio is not from 0 to 1, or if the schedule is `constant` and the warm-up is not 0.
     pub(crate) fn warmup(&self) -> Result<Warmup, CliError> {
         let (flag, warmup, none) = match (self.warmup_steps, self.warmup_ratio) {
             (_, Some(ratio)) if !(0.0..=1.0).contains(&ratio) => {
@@ -64,10 +64,10 @@ impl OptimiserArgs {
         }
     }
 
-    /// Returns the optimiser that the flags name. Flags of another optimiser are refused.
+    /// Returns the optimiser that the flags name.
     ///
     /// # Errors
-    /// [`CliError::Usage`].
+    /// [`CliError::Usage`] for a flag of another optimiser, or for a number out of its range.
     pub(crate) fn optimizer(&self) -> Result<OptimizerKind, CliError> {
         let unused = |flags: &[(&str, bool)]| match flags.iter().find(|(_, given)| *given) {
             Some((flag, _)) => {

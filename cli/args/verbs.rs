@@ -2,7 +2,7 @@
 
 use align_lora::objective;
 
-/// What is typed, and the command to give.
+/// Words that people type, and the command to give instead of them.
 const VERBS: [(&[&str], &str); 6] = [
     (&["finetune", "fine-tune", "tune", "fit", "align"], "align-cli train --model DIR --data FILE"),
     (&["chat", "infer", "inference", "predict", "complete"], "align-cli generate --model DIR (a chat, on a terminal)"),

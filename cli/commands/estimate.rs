@@ -15,13 +15,13 @@ use data::RunData;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
-/// Most tokens of a step that is planned without data.
+/// Largest number of tokens of a step that is planned without data.
 const MOST_TOKENS: u64 = 1 << 28;
 
 pub(super) fn run(args: &EstimateArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let run = &args.run;
     let objective = Objective::new(&run.loss, knobs)?;
-    let _ = run.data.reading()?; // reports a mistake in it before a model is looked at
+    let _ = run.data.reading()?; // reports mistakes in the flags before the model is loaded
     let options = options::options(run)?;
     options::check(run, &objective)?;
     check_without_rows(run, &options)?;
@@ -29,7 +29,7 @@ pub(super) fn run(args: &EstimateArgs, knobs: &[(&'static str, KnobValue)]) -> R
     device.clone().install(|| estimate(args, objective, options, &device))
 }
 
-/// If there is no data, refuses flags about rows, and steps of more tokens than any machine has memory for.
+/// If there is no data, refuses flags about rows, and steps of more than [`MOST_TOKENS`] tokens.
 fn check_without_rows(run: &TrainArgs, options: &TrainOptions) -> Result<(), CliError> {
     if options::has_rows(run) {
         return Ok(());
@@ -97,7 +97,7 @@ struct Estimate {
     pace: RunPace,
     /// Whether the steps come from a data set.
     has_rows: bool,
-    /// Whether the speed of the machine is known. The seconds of the pace mean nothing otherwise.
+    /// Whether the speed of the machine is known. If it is not, the seconds in `pace` have no meaning.
     is_timed: bool,
 }
 
@@ -105,9 +105,9 @@ impl Estimate {
     fn new(args: &EstimateArgs, loaded: &LoadedModel, trainer: &Trainer<'_>, plan: Plan) -> Result<Estimate, CliError> {
         let (pace, is_timed) = match (args.gflops, &loaded.files) {
             (Some(gflops), _) => (trainer.pace_of(&plan, gflops * 1e9)?, true),
-            // measures only plans that fit: this machine may be too small for the largest pass of others
+            // the speed is measured only for a plan that fits: this machine may be too small for the largest pass of another plan
             (None, Some(_)) if plan.fits => (trainer.pace(&plan)?, true),
-            // operations do not depend on the speed
+            // any speed will do: only the operations are read, which do not depend on it
             (None, _) => (trainer.pace_of(&plan, 1.0)?, false),
         };
         Ok(Estimate {

@@ -124,7 +124,7 @@ impl Source<'_> {
     }
 }
 
-/// Returns the text of `--prompt`, or the text on stdin if nothing else says what to continue.
+/// Returns the text of `--prompt`, or the text on stdin if nothing else says what to continue. `None` if there is neither.
 fn prompt(args: &GenerateArgs) -> Result<Option<String>, CliError> {
     let mut stdin = std::io::stdin();
     if args.prompt.is_some() || !args.data.is_empty() || args.model.demo || stdin.is_terminal() {
@@ -212,7 +212,7 @@ fn with_system(encoder: &Encoder, prompt: Text) -> Text {
 /// Returns the text of tokens, without special tokens.
 ///
 /// # Errors
-/// [`CliError::Runtime`] from the tokenizer.
+/// [`CliError::Runtime`] if the tokenizer fails.
 pub(crate) fn decode(encoder: &Encoder, tokens: &[u32]) -> Result<String, CliError> {
     let text = encoder.tokenizer().decode(tokens, SpecialTokens::Skip);
     text.map_err(|error| CliError::Runtime(error.to_string()))
@@ -244,8 +244,8 @@ fn show(
     print(format!("[{}] {}\n    {}\n", prompt.row, decode(encoder, &prompt.ids)?.trim(), text.trim()).as_bytes())
 }
 
-/// Reads turns from the terminal until its input ends. The whole conversation is the context of every answer; plain texts are
-/// continued one by one.
+/// Reads lines from the terminal until its input ends, and answers each of them. If they become turns, the whole conversation is
+/// the context of every answer. Otherwise each line is continued by itself.
 fn chat(
     loaded: &LoadedModel,
     adapter: Option<&Arc<AdapterSet>>,
@@ -284,7 +284,7 @@ fn chat(
         let mut on_token = |_: usize, token: u32| {
             tokens.push(token);
             let result = decode(encoder, &tokens).and_then(|text| {
-                // shows a character of several tokens once it is complete
+                // a character may consist of several tokens: shows it once it is complete
                 if !text.ends_with('\u{fffd}') && text.len() > shown {
                     print(&text.as_bytes()[shown..])?;
                     shown = text.len();

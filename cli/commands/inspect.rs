@@ -187,7 +187,7 @@ fn survey(data: &Dataset) -> Value {
     })
 }
 
-/// Says how sequences are learned, as JSON.
+/// Returns as JSON which part of a sequence is scored, and how that part is found.
 fn sequences(sequences: &Sequences) -> Value {
     let part = match sequences.part {
         SftPart::Completion => "completion",
@@ -201,7 +201,7 @@ fn sequences(sequences: &Sequences) -> Value {
     json!({"scored": part, "found_by": found_by, "chosen_alone": sequences.chosen_alone})
 }
 
-/// Returns as JSON how many rows repeat an earlier one, and the places of the first of them and of its original.
+/// Returns as JSON how many rows repeat an earlier one, and the places of the first such row and of the row that it repeats.
 fn repeats(repeats: &Repeats) -> Value {
     let place = |(path, line): &(std::path::PathBuf, u64)| json!({"path": name(path), "line": line});
     let first = repeats.first.as_ref();
@@ -212,7 +212,7 @@ fn repeats(repeats: &Repeats) -> Value {
     })
 }
 
-/// The histograms as JSON: classes of lengths with their counts.
+/// Returns the histograms as JSON: classes of lengths with their counts.
 fn lengths(lengths: &Lengths) -> Value {
     let histogram = |histogram: &Histogram| {
         let classes = histogram.classes().into_iter();
@@ -254,7 +254,7 @@ fn bars(lengths: &Lengths, max_length: u64) -> String {
     text + &format!("beyond --max-length {max_length}: {} of {} ({share:.1} %)\n", lengths.beyond, lengths.total.count)
 }
 
-/// Returns the id and spelling of every token of one record, answer by answer.
+/// Returns the id and spelling of every token of each row that comes from one record. For a dropped row, returns the reason.
 fn dump(data: &Dataset, record: usize) -> Result<Value, CliError> {
     if record >= data.records() {
         return Err(CliError::Usage(format!("--row {record}: the data has {} rows, counted from 0", data.records())));

@@ -85,7 +85,7 @@ fn print_scores(args: &ScoreArgs, scoring: &Scoring<'_>, reference: &str, data: 
     Ok(())
 }
 
-/// Makes one object for each record, in order.
+/// Makes one JSON object for each outcome, in order.
 fn score(
     scoring: &Scoring<'_>,
     outcomes: Vec<Encoded>,
@@ -145,7 +145,7 @@ fn add_answers(object: &mut Value, target: &Target, mut answers: Vec<Value>, sco
     }
 }
 
-/// Makes the object of a record, with one more entry.
+/// Makes the object of a row: its number, its id if it has one, the name of the reference, and the entry `key`.
 fn object(row: usize, id: &Option<Value>, reference: &str, key: &str, value: Value) -> Value {
     let mut object = json!({ "row": row });
     if let Some(id) = id {
@@ -196,8 +196,8 @@ fn ranking(answers: &[Value]) -> Vec<usize> {
     places
 }
 
-/// Formats a record for people: row, answer, tokens, log-prob, and its difference from the reference's log-prob. For a reward
-/// model: the reward, with the best answer of a prompt first.
+/// Formats a row for people, one line for each answer: number of the row, answer, tokens, log-prob, and its difference from the
+/// reference's log-prob. For a reward model: the reward, with the best answer of a prompt first.
 fn line(row: &Value) -> String {
     let number = &row["row"];
     if let Some(reason) = row["dropped"].as_str() {

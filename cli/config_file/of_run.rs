@@ -1,5 +1,5 @@
-//! The options of a run, for a command that uses its adapter. If an option decides tokens or numbers, it comes from the run's
-//! `config.toml`, read as `--config` would read it, unless the command line gives it.
+//! The options of a run, for a command that uses its adapter. Options that decide tokens or numbers come from the run's
+//! `config.toml`, unless the command line gives them. The file is read as `--config` would read it.
 
 use super::read::{ConfigFile, Expanded, FileFlag, FileOrigin};
 use crate::args::{find_flag, opposite};
@@ -31,11 +31,11 @@ const LOG_PROBS: &[&str] = &["precision", "logp-temperature"];
 /// Other options that decide an evaluation.
 const EVALUATION: &[&str] = &["batch-size", "micro-batch-tokens", "unpaired-order", "on-bad-row", "allow-drops"];
 
-/// Returns which options of a run a command takes. `eval` also takes the loss and its knobs. A key is ignored if it is no flag
-/// of the command in this version. Commands without an entry take nothing.
+/// Returns the options that a command takes over from a run. `eval` also takes the loss and its knobs. A key is ignored if it is
+/// no flag of the command in this version. Commands without an entry take nothing.
 fn takes(command: &str, matches: &ArgMatches) -> &'static [&'static [&'static str]] {
     match command {
-        // a reward is not a log-prob
+        // `logp-temperature` is left out: a reward is not a log-prob
         "eval" if scores_rewards(matches) => &[PROMPTS, ROWS, &["precision"], EVALUATION],
         "eval" => &[PROMPTS, ROWS, LOG_PROBS, EVALUATION],
         "score" if is_given(matches, "reward_model") => &[PROMPTS, ROWS, SCORED, &["precision"]],
@@ -92,7 +92,7 @@ impl OfRun {
         &self.path
     }
 
-    /// As [`OfRun::expanded`], but without one flag of the run.
+    /// Returns the same as [`OfRun::expanded`], but without one flag of the run.
     pub(crate) fn expanded_but(&self, flag: &str) -> Expanded {
         let [before, behind] = &self.arguments;
         let flags = || self.flags.iter().filter(|of_run| of_run.name != flag);
@@ -105,8 +105,8 @@ impl OfRun {
 /// Returns the options of the run whose adapter the command uses. `None` if it uses no adapter, or an adapter that no run made.
 ///
 /// # Errors
-/// [`CliError::Input`] if the `config.toml` cannot be read or has a value of the wrong kind. For `eval` also if its rank or
-/// alpha differs from `adapter_config.json`: it then belongs to another adapter.
+/// [`CliError::Input`] if the `config.toml` cannot be read or has a value of the wrong kind. For `eval` also if the rank or alpha
+/// in it differs from `adapter_config.json`: the file then belongs to another adapter.
 pub(crate) fn options_of_run(
     arguments: &[OsString],
     matches: &ArgMatches,
@@ -222,7 +222,8 @@ fn loss_keys(matches: &ArgMatches, run: &toml::Table) -> Vec<&'static str> {
     knobs.chain(["loss"]).collect()
 }
 
-/// Returns the options that the losses for one kind of rows read and other losses refuse.
+/// Returns the options that only losses for one kind of rows accept: those for the rows of the loss that the command line names,
+/// or else of the run's loss.
 fn keys_for_rows_of(matches: &ArgMatches, run: &toml::Table) -> &'static [&'static str] {
     let given = matches.get_one::<String>("loss").filter(|_| is_given(matches, "loss"));
     let loss = given.map(String::as_str).or_else(|| run.get("loss")?.as_str());
@@ -243,7 +244,7 @@ fn check(file: &ConfigFile, dir: &Path, command: &str) -> Result<(), CliError> {
     for (key, adapter) in [("lora-rank", config.rank as f64), ("lora-alpha", config.alpha)] {
         if let Some(run) = number(key).filter(|run| *run != adapter) {
             let what = format!("`{key}` is {run}, but adapter_config.json beside it says {adapter}");
-            // an evaluation is compared with the run's own, so the adapter must be the run's
+            // the result is compared with the run's own evaluations, so the adapter must be the run's
             if command == "eval" {
                 return Err(fail(format!(
                     "{what}: the adapter is not as the run left it, or the files are from different runs; restore it, or move \
@@ -268,7 +269,7 @@ fn check(file: &ConfigFile, dir: &Path, command: &str) -> Result<(), CliError> {
 mod tests {
     use super::*;
 
-    /// Every key must be a flag of a command, and runs must write it.
+    /// Every key must be a flag of `eval`, and `train` must write it into `config.toml`.
     #[test]
     fn options_of_runs_are_flags_and_are_written() {
         let cli = crate::args::command();

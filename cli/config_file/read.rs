@@ -18,10 +18,11 @@ use std::path::{Path, PathBuf};
 const MOST_BYTES: u64 = 64 << 20;
 /// The value that stands for the run's own copy of the chat template.
 pub(super) const OWN_TEMPLATE: &str = ".";
-/// Flags whose value is a path, apart from exceptions in [`resolve`]. A relative path starts at the file's directory.
+/// Flags whose value is always a path. [`resolve`] decides about the values of other flags. A relative path starts at the file's
+/// directory.
 const PATHS: [&str; 4] = ["adapter", "output", "chat_template", "rejects"];
 
-/// Flags of the command line that replace other flags of the file.
+/// Flags of the command line, each with the flags of the file that it replaces.
 const REPLACED: [(&str, &[&str]); 2] = [("warmup_ratio", &["warmup_steps"]), ("warmup_steps", &["warmup_ratio"])];
 
 /// Flags of the file that are left out if the command line makes a choice that does not read them. Each entry: the flag of the
@@ -125,7 +126,7 @@ pub(super) struct FileFlag {
 }
 
 impl FileFlag {
-    /// Returns its value. `None` for a switch.
+    /// Returns the value of the flag. `None` for a switch.
     pub(super) fn value(&self) -> Option<String> {
         Some(self.argument.to_string_lossy().strip_prefix(&format!("{}=", self.name))?.to_owned())
     }
@@ -191,6 +192,8 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
+    /// Reads and parses the file.
+    ///
     /// # Errors
     /// [`CliError::Input`] for a file that cannot be read or is not TOML.
     pub(super) fn read(path: &Path, origin: FileOrigin) -> Result<ConfigFile, CliError> {
@@ -219,13 +222,13 @@ impl ConfigFile {
         }
     }
 
-    /// Makes an error about the value of a key.
+    /// Makes an error about the value of a key, with its line.
     pub(super) fn fail(&self, key: &str, what: String) -> CliError {
         CliError::Input(format!("{}:{}: {what}", self.path.display(), line_of(&self.text, key)))
     }
 
-    /// Returns the value of `key` as the flag `arg` of `command`, once for each value of a list. A switch that is off becomes the
-    /// opposite flag, if there is one and the switch is no knob of a loss.
+    /// Returns the flags that give the argument `arg` of `command` the value of `key`: one flag for each value of a list. A
+    /// switch that is off becomes the opposite flag, if there is one and the switch is no knob of a loss.
     ///
     /// # Errors
     /// [`CliError::Input`] for a value of the wrong kind, with its line.
@@ -267,8 +270,8 @@ impl ConfigFile {
     }
 }
 
-/// Whether a flag is a knob of a loss. A run's file also lists switches that are off. A preset that turns one on would
-/// refuse it as a flag.
+/// Whether a flag is a knob of a loss. A run's file also lists switches that are off. If a preset turns such a switch on, it
+/// would refuse the flag that turns it off.
 fn is_knob(arg: &Arg) -> bool {
     objective::knobs().iter().any(|(knob, _)| arg.get_id() == knob.key)
 }

@@ -97,8 +97,8 @@ impl Options {
         Ok(())
     }
 
-    /// Adds how rows are read. Also writes options that are off: otherwise, if the run started from an adapter, the adapter's
-    /// options would turn them on again.
+    /// Adds the options that decide how rows are read. Also writes options that are off. If the run started from an adapter, the
+    /// options of that adapter's run would otherwise turn them on again.
     fn of_rows(&mut self, args: &TrainArgs) -> Result<(), CliError> {
         let reading = args.data.reading()?;
         self.put("columns", Value::from(reading.columns.to_string()));
@@ -191,7 +191,8 @@ fn absolute(path: &Path) -> Result<Value, CliError> {
     }
 }
 
-/// Writes an integer. TOML has none of 2^63 or more, so such a number becomes text, which is read the same way.
+/// Returns an integer as a TOML value. TOML has no integers of 2^63 or more, so such a number becomes a string, which `--config`
+/// reads the same way.
 fn integer(number: u64) -> Value {
     i64::try_from(number).map_or_else(|_| number.to_string().into(), Value::Integer)
 }

@@ -1,8 +1,9 @@
 //! The demo inside the binary: a small Llama model that was really trained, its tokenizer, and preference data.
 //!
 //! The model speaks for Bramble, the keeper of the Lantern Inn, who answers the same question warmly or grumpily with equal
-//! chance; the preference data choose the warm answer. `make_demo.py` made all of it and says how; `SHA256SUMS` names the
-//! bytes. The engine maps weights from files, so [`materialise`] writes the demo into a directory before it is used.
+//! chance. The preference data choose the warm answer. `make_demo.py` made the model and the data, and describes how;
+//! `SHA256SUMS` has the hashes of the files. The engine maps weights from files, so [`materialise`] writes the demo into a
+//! directory before it is used.
 
 mod prompts;
 
@@ -19,9 +20,9 @@ macro_rules! embedded {
     ($($path:literal),* $(,)?) => { &[$(($path, include_bytes!($path))),*] };
 }
 
-/// The learning rate that suits a model of this size; the default for models of real size is far smaller.
+/// The default of `--learning-rate` with `--demo`, which suits a model of this size. The default for other models is far smaller.
 pub(crate) const LEARNING_RATE: f64 = 7e-4;
-/// Passes over the training pairs.
+/// The default of `--epochs` with `--demo`.
 pub(crate) const EPOCHS: u64 = 1;
 
 /// Every file of the demo; together at most 4 MB.
@@ -40,25 +41,25 @@ pub(crate) const FILES: &[EmbeddedFile] = embedded![
 /// Where [`materialise`] put the parts of the demo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DemoPaths {
-    /// The model directory, as `--model` takes it.
+    /// The model directory, for `--model`.
     pub model: PathBuf,
-    /// `{id, prompt, chosen, rejected}`, conversational.
+    /// Rows `{id, prompt, chosen, rejected}`, as conversations.
     pub pairs_train: PathBuf,
-    /// The same shape. Its subjects occur in no other data file of the demo.
+    /// Held-out rows, of the same shape. Their subjects occur in no other data file of the demo.
     pub pairs_eval: PathBuf,
-    /// `{id, prompt, completion, label}`.
+    /// Rows `{id, prompt, completion, label}`.
     pub labelled: PathBuf,
-    /// `{id, prompt, completions, rewards}`, four answers a row.
+    /// Rows `{id, prompt, completions, rewards}` with four answers each.
     pub scored: PathBuf,
 }
 
-/// Writes the demo below `dir`, which is created if it is missing, and says where its parts are.
+/// Writes the demo below `dir`, which is created if it is missing. Returns where the parts of the demo are.
 ///
-/// A file that already holds the right bytes is left alone, any other is replaced in one step: another run may have the
-/// weights mapped.
+/// A file that already holds the right bytes is left alone. Any other file is replaced in one step, because another run may have
+/// it mapped.
 ///
 /// # Errors
-/// What the file system said, with the path.
+/// The error of the file system, with the path.
 pub(crate) fn materialise(dir: &Path) -> io::Result<DemoPaths> {
     for (name, bytes) in FILES {
         let path = dir.join(name);
@@ -100,7 +101,7 @@ mod tests {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The text of a conversation of one message, which `role` says.
+    /// Returns the text of a conversation. Checks that it is one message of the role `role`.
     fn only_message<'a>(conversation: &'a Value, role: &str) -> &'a str {
         assert_eq!(conversation.as_array().map(Vec::len), Some(1), "{conversation}");
         assert_eq!(conversation[0]["role"], role);
@@ -127,7 +128,7 @@ mod tests {
         }
     }
 
-    /// Neither mood is the longer one, or length alone would tell them apart.
+    /// Otherwise length alone would tell warm answers from grumpy ones.
     #[test]
     fn chosen_and_rejected_have_the_same_length() {
         let length = |row: &Value, answer: &str| only_message(&row[answer], "assistant").len() as f64;

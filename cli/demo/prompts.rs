@@ -1,4 +1,4 @@
-//! What the demo's model answers before and after training.
+//! Shows what the demo's model answers before and after training.
 
 use crate::args::TrainArgs;
 use crate::commands::{decode, print};
@@ -58,7 +58,7 @@ impl DemoPrompts {
             lines += &format!("  {}\n    -> {}\n", text(&prompt.ids)?.trim(), text(&completion.tokens)?.trim());
         }
         match print(lines.as_bytes()) {
-            // nobody reads the samples: the run is worth finishing all the same
+            // stdout is closed, so nobody reads the samples; the run continues all the same
             Err(CliError::ClosedOutput) => Ok(()),
             printed => printed,
         }

@@ -123,7 +123,7 @@ pub(crate) fn prompts(survey: &Survey, asked: &ReadingArgs) {
     super::warnings(survey, asked);
 }
 
-/// Reports how columns and the ends of prompts were found without a flag.
+/// Reports which columns and which ends of prompts were found without a flag.
 fn by_names(label: &str, survey: &Survey) {
     for named in &survey.by_name {
         by_name(label, named, survey);

@@ -4,9 +4,9 @@ use super::say;
 use align_engine::json::shorten;
 use align_engine::model::ModelNote;
 
-/// How many names of a long list a line shows.
+/// How many items of a long list a line shows.
 const SHOWN: usize = 3;
-/// Most characters of a fault in an index, since a stranger's file may hold any text.
+/// Most characters of a tensor's name or of a fault in an index. A stranger's file may hold any text.
 const LONGEST: usize = 200;
 
 /// Prints the notes on a model.

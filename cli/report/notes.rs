@@ -1,4 +1,4 @@
-//! Words the notes of a run.
+//! Prints the notes of a run in words.
 
 use super::{detail, say};
 use align_lora::objective::Unlearned;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// `1:02:03`, `4:05` or `6 s`.
+/// Formats a duration as `1:02:03`, `4:05` or `6 s`.
 pub(super) fn seconds(duration: Duration) -> String {
     let s = duration.as_secs();
     match (s / 3600, s / 60 % 60, s % 60) {
@@ -12,7 +12,7 @@ pub(super) fn seconds(duration: Duration) -> String {
     }
 }
 
-/// `7e-4`, or `0`.
+/// Formats a learning rate as `7e-4`, or as `0`.
 pub(super) fn rate(learning_rate: f64) -> String {
     if learning_rate == 0.0 { "0".into() } else { format!("{learning_rate:e}") }
 }
@@ -27,7 +27,7 @@ pub(super) fn records(n: u64) -> String {
     format!("{n} {}", if n == 1 { "record" } else { "records" })
 }
 
-/// `1.23 billion`, `12.3 million`, `45.6 thousand` or `7890`.
+/// Formats a count as `1.23 billion`, `12.3 million`, `45.6 thousand` or `7890`.
 pub(crate) fn count(n: u64) -> String {
     match n {
         0..10_000 => n.to_string(),

@@ -5,7 +5,7 @@ use super::terminal::bar;
 use indicatif::ProgressBar;
 use std::time::{Duration, Instant};
 
-/// A pass that ends sooner shows no bar.
+/// A pass shows nothing before it has lasted this long.
 const SHORT: Duration = Duration::from_millis(500);
 /// Time between the lines of a pass without a bar.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ impl Pass {
         Pass { what, bar: None, started: now, last_line: now }
     }
 
-    /// Returns how much was done per second on average.
+    /// Returns how much was done per second, on average since the beginning.
     pub(crate) fn per_second(&self, done: u64) -> f64 {
         done as f64 / self.started.elapsed().as_secs_f64().max(1e-3)
     }

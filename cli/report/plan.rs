@@ -5,7 +5,7 @@ use super::{detail, say};
 use align_lora::train::{Pace, Plan, RunPace, Size, TrainOptions};
 use std::time::Duration;
 
-/// How far the time of a run may be from the planned time, as factors. The machine may be busier than it was when it was
+/// How far the time of a run may be from the planned time, as factors. The machine may be busier than when its speed was
 /// measured, and evaluations are not planned.
 const RANGE: [f64; 2] = [0.75, 1.5];
 
@@ -37,7 +37,7 @@ fn memory(plan: &Plan) {
     detail!("  {}", parts.join(", "));
 }
 
-/// Describes how long a step takes, and what it computes.
+/// Describes how long a step takes, how many operations it has, and how many it computes per second.
 pub(crate) fn step_time(pace: &RunPace) -> String {
     let Pace { operations, seconds_per_step } = pace.first;
     let rate = operations / seconds_per_step / 1e9;
@@ -71,8 +71,8 @@ impl PlannedTime {
         PlannedTime { seconds: pace.seconds(), first_step: pace.first.seconds_per_step }
     }
 
-    /// Describes the time that the run takes if its first steps took `seconds_per_step`. `None` if that agrees with the plan, or is
-    /// below a second.
+    /// Describes the time that all steps take if a step takes `seconds_per_step`, as the first ones did. `None` if this agrees
+    /// with the plan, or if the time is below a second.
     pub(crate) fn corrected(&self, seconds_per_step: f64) -> Option<String> {
         let factor = seconds_per_step / self.first_step;
         let all = self.seconds * factor;

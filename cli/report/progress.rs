@@ -43,7 +43,7 @@ impl Progress {
         }
         if self.bar.is_none() {
             self.bar = bar(self.steps, "{pos}/{len} steps  {msg}");
-            // so that the bar is redrawn during a long step
+            // redraws the bar even during a long step
             self.bar.iter().for_each(|bar| bar.enable_steady_tick(Duration::from_millis(250)));
         }
         if let Some(bar) = &self.bar {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 /// Steps that must end before the first estimate, and before the planned time is corrected.
 pub(super) const FIRST_STEPS: usize = 3;
-/// How many of the last durations count.
+/// Number of recent durations that the estimate uses.
 const RECENT: usize = 16;
-/// The figure for one step or evaluation changes by this factor at most, so that one slow step moves the time left only a little.
+/// Each new duration changes the estimate for one step or evaluation by this factor at most, so that one slow step moves the time
+/// left only a little.
 const MOST_CHANGE: f64 = 1.2;
 
 /// The time that the steps and evaluations of a run still take.
@@ -41,7 +42,7 @@ impl TimeLeft {
         self.evaluation.add(took);
     }
 
-    /// Returns the seconds of a step. `None` before the third step has ended.
+    /// Returns the estimated seconds of a step. `None` before the third step has ended.
     pub(super) fn seconds_per_step(&self) -> Option<f64> {
         self.step.seconds
     }
@@ -54,10 +55,10 @@ impl TimeLeft {
     }
 }
 
-/// The typical time of a step, or of an evaluation.
+/// An estimate of the time of a step, or of an evaluation.
 struct Typical {
     recent: VecDeque<f64>,
-    /// How many durations the first figure needs.
+    /// Number of durations that the first estimate needs.
     first: usize,
     seconds: Option<f64>,
 }
@@ -87,7 +88,8 @@ mod tests {
     const STEPS: u64 = 200;
     const EVERY: u64 = 20;
 
-    /// The figures after each step of a run whose steps and evaluations take so many seconds, and what it really still took.
+    /// Returns, for each step of a made-up run after which there is an estimate: its number, the estimated time left and the true
+    /// time left, in seconds. Step `i` takes `step(i)` seconds and each evaluation `evaluation` seconds.
     fn figures(step: impl Fn(u64) -> f64, evaluation: f64) -> Vec<(u64, f64, f64)> {
         let seconds = Duration::from_secs_f64;
         let mut left = TimeLeft::new(STEPS, 1 + STEPS / EVERY);

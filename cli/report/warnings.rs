@@ -1,10 +1,10 @@
-//! Words warnings about the data: one line each, with the file, the line and what to do.
+//! Prints warnings about the data: one line each, with the file, the line and what to do.
 
 use super::say;
 use crate::args::ReadingArgs;
 use align_data::{Finding, ReadAs, Survey, TurnPart, Warning};
 
-/// Prints the findings about the rows that were looked at, except those that the user asked for.
+/// Prints the findings about the rows that were looked at, except one that follows from a flag of the user (`--no-chat`).
 pub(crate) fn warnings(survey: &Survey, asked: &ReadingArgs) {
     let is_asked = |warning: &Warning| asked.no_chat && warning.finding == Finding::NoTemplateApplied;
     for warning in survey.warnings.iter().filter(|warning| !is_asked(warning)) {
@@ -12,7 +12,7 @@ pub(crate) fn warnings(survey: &Survey, asked: &ReadingArgs) {
     }
 }
 
-/// Whether a finding is probably a fault, rather than only worth a note.
+/// Whether a finding is probably a fault. If not, it is only worth a note.
 pub(crate) fn is_warning(warning: &Warning) -> bool {
     warning.finding != Finding::NoTemplateApplied
 }

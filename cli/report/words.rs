@@ -1,4 +1,4 @@
-//! Words for what is trained and for what `generate` has done.
+//! Describes adapters and losses, and reports what `generate` has done.
 
 use super::say;
 use align_lora::adapter::LoraConfig;
@@ -14,8 +14,8 @@ pub(crate) fn adapter(config: &LoraConfig) -> String {
     format!("rank {}, alpha {}{scale}{dropout}{patterns}", config.rank, config.alpha)
 }
 
-/// Describes a loss, or each loss of a mix, with its knobs and their values. A knob that all losses of a kind share is shown only
-/// if its value is not the default.
+/// Describes a loss, or each loss of a mix, with its knobs and their values. A knob of a modifier is shown only if its value is
+/// not the default.
 pub(crate) fn loss(objective: &Objective) -> String {
     let losses = objective.losses().map(|(spec, knobs)| {
         let own = |key: &str| spec.knobs.iter().any(|knob| knob.key == key);
@@ -34,8 +34,7 @@ pub(crate) fn loss(objective: &Objective) -> String {
     }
 }
 
-/// Reports what `generate` has done. The time is the model's alone: from the prompts' tokens to the last new token, without
-/// loading.
+/// Reports what `generate` has done. `elapsed` is the time from the prompts' tokens to the last new token, without loading.
 pub(crate) fn generated(n_prompts: u64, new_tokens: u64, elapsed: Duration) {
     let prompts = if n_prompts == 1 { "prompt" } else { "prompts" };
     let tokens = if new_tokens == 1 { "token" } else { "tokens" };

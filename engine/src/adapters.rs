@@ -20,13 +20,13 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    /// Rows of `lora_a`, columns of `lora_b`.
+    /// Returns the rank: the number of rows of `lora_a` and of columns of `lora_b`.
     pub fn rank(&self) -> usize {
         self.lora_a.shape()[0]
     }
 }
 
-/// The parameters of one adapter: at most one low-rank update for each linear layer, and a reward model's score head.
+/// The parameters of one adapter: at most one low-rank update for each linear layer, and, for a reward model, a score head.
 #[derive(Debug, Clone, Default)]
 pub struct AdapterSet {
     by_linear: Vec<Option<LowRank>>,
@@ -67,7 +67,7 @@ impl AdapterSet {
         params
     }
 
-    /// Makes an adapter of the same shapes, with `other(parameter)` in place of each parameter.
+    /// Makes an adapter of the same shapes. `other` makes each of its parameters from the parameter that it replaces.
     ///
     /// # Errors
     /// Those of `other`.
@@ -87,7 +87,7 @@ impl AdapterSet {
     }
 }
 
-/// The adapters of the two models that share a pass. `None` means the base without an adapter.
+/// The adapters of the policy and of the reference, which share a pass. `None` means the base without an adapter.
 #[derive(Debug, Clone, Default)]
 pub struct Adapters {
     /// Applies to policy rows, with and without a gradient.

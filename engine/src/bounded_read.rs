@@ -16,10 +16,10 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// As [`read_regular`], but the file may also be a pipe, since the user named it.
+/// Reads a file like [`read_regular`], but the file may also be a pipe, since the user named it.
 ///
 /// # Errors
-/// As [`read_regular`].
+/// The errors of [`read_regular`], except that a pipe is accepted.
 pub fn read_any(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;

@@ -24,13 +24,13 @@ pub fn without_key(text: &[u8], key: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// A member of an object, from its key to the end of its value.
+/// A member of an object. Its place reaches from the key to the end of the value.
 struct Member {
     key: String,
     place: Range<usize>,
 }
 
-/// Returns the members of the object in the text.
+/// Returns the members of the object in the text. `None` if the text does not begin with an object.
 fn members(text: &[u8]) -> Option<Vec<Member>> {
     let mut at = after(text, 0, b'{')?;
     let mut members = Vec::new();
@@ -49,7 +49,7 @@ fn members(text: &[u8]) -> Option<Vec<Member>> {
     }
 }
 
-/// Returns the value that begins at `at`, and where it ends.
+/// Returns the value that begins at `at`, and where it ends. `None` if there is no value of type `T`.
 fn value<'t, T: Deserialize<'t>>(text: &'t [u8], at: usize) -> Option<(T, usize)> {
     let mut values = serde_json::Deserializer::from_slice(text.get(at..)?).into_iter::<T>();
     let value = values.next()?.ok()?;
@@ -60,7 +60,7 @@ fn skip_space(text: &[u8], at: usize) -> usize {
     at + text[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count()
 }
 
-/// Returns the place after `byte` if it comes next.
+/// Returns the place after `byte` if it is the next byte from `at` on that is not white space.
 fn after(text: &[u8], at: usize, byte: u8) -> Option<usize> {
     let at = skip_space(text, at);
     (text.get(at) == Some(&byte)).then_some(at + 1)

@@ -17,17 +17,17 @@ pub struct NewFile {
 /// An action on a new file failed.
 #[derive(Debug)]
 pub struct NewFileError {
-    /// The action in words that follow "cannot".
+    /// The action, in words that follow "cannot", e.g. `write it`.
     pub action: &'static str,
-    /// What the system says.
+    /// The system's error.
     pub source: io::Error,
 }
 
 impl NewFile {
-    /// Begins the file `path`.
+    /// Creates a temporary file in the directory of `path`. [`NewFile::finish`] renames it to `path`.
     ///
     /// # Errors
-    /// [`NewFileError`] if no file can be made in its directory.
+    /// [`NewFileError`] if no file can be made in that directory.
     pub fn create(path: &Path) -> Result<NewFile, NewFileError> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".tmp-");
@@ -41,7 +41,7 @@ impl NewFile {
         Ok(NewFile { path: path.to_owned(), file })
     }
 
-    /// Writes a file that holds these bytes.
+    /// Writes the file `path` with the content `bytes`.
     ///
     /// # Errors
     /// [`NewFileError`].
@@ -51,7 +51,7 @@ impl NewFile {
         file.finish()
     }
 
-    /// Adds bytes at its end.
+    /// Adds `bytes` at the end of the file.
     ///
     /// # Errors
     /// [`NewFileError`], for example if the disk is full.
@@ -67,8 +67,8 @@ impl NewFile {
         self.finish_open().map(|_| ())
     }
 
-    /// As [`NewFile::finish`], and returns the file, open for reading. Use it if another process may already have replaced the
-    /// file under its name.
+    /// As [`NewFile::finish`], but also returns the open file. Use it if another process could replace the file under its name
+    /// before it is opened again.
     ///
     /// # Errors
     /// [`NewFileError`].
@@ -85,7 +85,7 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> NewFileError {
     move |source| NewFileError { action, source }
 }
 
-/// Returns the folder that a path lies in.
+/// Returns the folder that contains `path`: `.` if `path` is a bare file name.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

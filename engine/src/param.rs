@@ -4,7 +4,7 @@
 use align_kernels::{Buffer, Device, KernelError};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Which parameter of an adapter, counted from 0 in the adapter's own order.
+/// The index of a parameter in its adapter, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParamId(pub usize);
 
@@ -44,7 +44,7 @@ impl Param {
         Ok(Param { inner: Arc::new(Inner { id: self.id(), shape: self.shape(), values }) })
     }
 
-    /// Its place in the adapter.
+    /// The index of the parameter in its adapter.
     pub fn id(&self) -> ParamId {
         self.inner.id
     }
@@ -54,7 +54,7 @@ impl Param {
         self.inner.shape
     }
 
-    /// Elements.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.inner.shape[0] * self.inner.shape[1]
     }

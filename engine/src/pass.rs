@@ -7,10 +7,10 @@ use align_kernels::{Buffer, Device, Precision, Result, rope};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-/// The frequencies of one kind of rope for one length.
+/// The frequencies of a position encoding for sequences of one length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeVariant {
-    /// `[rotary_dim / 2]`: position `p` of q and k is rotated by `p * inv_freq`
+    /// `[rotary_dim / 2]`: q and k at position `p` are rotated by the angles `p * inv_freq`
     pub inv_freq: Vec<f32>,
     /// Multiplies cosine and sine.
     pub scaling: f32,
@@ -51,10 +51,10 @@ impl RopeTable {
     }
 }
 
-/// Dropout on the adapters' inputs: a function of the seed, the step, the layer and the token.
+/// Dropout on the adapters' inputs. Which elements are dropped depends only on the seed, the step, the layer and the token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// Probability to drop, in (0, 1).
+    /// Probability that an element is dropped, in (0, 1).
     pub p: f32,
     /// Seed of the run.
     pub seed: u64,
@@ -65,7 +65,7 @@ pub struct Dropout {
 /// The dropout of a pass's policy rows.
 #[derive(Debug, Clone)]
 pub struct Masks {
-    /// Applies to all rows.
+    /// The same for all of these rows.
     pub dropout: Dropout,
     /// `[policy + detached]`: the number of each row's token within the step. A mask belongs to a token: it depends neither on
     /// the token's row nor on the other rows of the pass.

@@ -3,15 +3,15 @@
 use align_kernels::attention::Segment;
 use std::ops::Range;
 
-/// How many rows of each kind there are. The rows lie in the order of the fields, so "what has a gradient" is a prefix slice in
-/// every op, and recomputation is the same code with the other two kinds empty.
+/// The number of rows of each kind. The rows of a pass come in the order of these fields. So the rows with a gradient are the
+/// first ones in every op, and recomputation is the same code without detached and reference rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowPlan {
     /// Policy rows with a gradient: those that the backward pass covers.
     pub policy: usize,
     /// Policy rows without a gradient. The policy's adapter applies to them too.
     pub detached: usize,
-    /// Rows of the reference.
+    /// Rows of the reference, without a gradient.
     pub reference: usize,
     /// Which rows see each other.
     pub trees: Vec<SequenceTree>,
@@ -29,7 +29,7 @@ pub struct SequenceTree {
 }
 
 impl RowPlan {
-    /// All rows.
+    /// The number of rows of all kinds.
     pub fn rows(&self) -> usize {
         self.policy + self.detached + self.reference
     }
@@ -79,7 +79,8 @@ impl RowPlan {
     }
 
     /// Returns the length of the sequence that each row belongs to, prompt included, for ropes that depend on it. The rows of a
-    /// prompt count with its longest branch. So a branch that needs other angles for the prompt must be in its own tree.
+    /// prompt count as part of the sequence with the longest branch. So if a branch needs other angles for the prompt, it must be
+    /// in another tree.
     pub fn sequence_lengths(&self) -> Vec<usize> {
         let mut lengths = vec![0; self.rows()];
         for tree in &self.trees {

@@ -1,5 +1,6 @@
-//! Names the shared library as programs ask for the driver. Its file has another name: cargo puts the folders that it builds in on
-//! the library path, and a program run by cargo must not find this in place of a driver.
+//! Gives the shared library the soname `libcuda.so`, under which programs ask for the driver. Its file has another name: cargo
+//! puts its build folders on the library path, and a program that cargo runs must not find this library in place of a real
+//! driver.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -1,8 +1,8 @@
-//! Host memory from an arena, with names and a high-water mark.
+//! An arena of host memory, which counts its blocks by name and keeps their peak.
 //!
-//! A training step allocates much the same again and again, and fresh pages cost a fault each (1 to 2.5 GB/s on a busy
-//! machine). So a block is cut from the smallest gap of large mappings that holds it, and gaps that touch become one: whatever
-//! the sizes of the next step, its blocks lie where those of the last one lay.
+//! Every training step allocates much the same sizes, and each fresh page costs a page fault (1 to 2.5 GB/s on a busy machine).
+//! So the arena holds large mappings. It cuts a block from the smallest gap that is large enough, and joins gaps that touch. The
+//! blocks of a step then reuse the pages of the step before, whatever their sizes.
 
 use crate::cpu::pages::{self, HUGE_PAGE};
 use crate::device::memory_report::{MemoryCount, MemoryReport};
@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex};
 
 /// Every block begins at a cache line and is whole cache lines.
 const LINE: usize = 64;
-/// A mapping is at least this large, and at least as large as all earlier ones together: pages that nobody touches cost nothing.
+/// A new mapping has at least this many bytes, and at least as many as all earlier ones together: pages that nobody touches cost
+/// nothing. If the system refuses so much, it has only what the block needs.
 const MAPPING: usize = 256 << 20;
-/// Live blocks and touched gaps together take at most 5/4 of the largest size that the live ones have had.
+/// Live blocks and touched gaps together take at most 5/4 of the peak of the live blocks.
 const KEEP: (usize, usize) = (5, 4);
 
 #[derive(Debug)]
@@ -35,9 +36,9 @@ struct State {
     mappings: Vec<Mapping>,
     /// In the order of their places. A step leaves dozens of gaps: sorted lists are several times faster than trees here.
     gaps: Vec<Gap>,
-    /// Their lengths and places, in order.
+    /// The length and the place of each gap, shortest first.
     by_len: Vec<(usize, Place)>,
-    /// Bytes of the gaps that were touched, so that the system holds pages for them.
+    /// Touched bytes of all gaps: the system holds pages for them.
     touched: usize,
 }
 
@@ -63,7 +64,7 @@ struct Place {
 struct Gap {
     place: Place,
     len: usize,
-    /// Its first bytes, which may have been written to. The others are zeros and may have no page.
+    /// How many bytes at its start may have been written to. The others are zeros and may have no page.
     touched: usize,
 }
 
@@ -74,7 +75,7 @@ pub(crate) struct Block {
     place: Place,
     len: usize,
     name: &'static str,
-    /// Whether it holds zeros because nobody has written to it.
+    /// Whether its bytes were all zeros when it was taken, because nobody had written to them.
     zeroed: bool,
     home: Arc<Memory>,
 }
@@ -98,13 +99,13 @@ impl Memory {
         self.state.lock().expect("no holder of the memory lock panics")
     }
 
-    /// Makes this thread one of the device's: the device's report contains the bytes that the thread holds outside the arena and
-    /// counts from now on ([`Counted`]).
+    /// Makes this thread one of the device's. From now on, the bytes that the thread counts with [`Counted`] are in the device's
+    /// report.
     pub(crate) fn adopt_this_thread(self: &Arc<Memory>) {
         HOME.set(Some(self.clone()));
     }
 
-    /// Takes a block of at least `bytes` bytes, its content initialised but unspecified.
+    /// Takes a block of at least `bytes` bytes, which are initialised, but with any values.
     pub(crate) fn take(self: &Arc<Memory>, name: &'static str, bytes: usize) -> Result<Block> {
         let mut state = self.lock();
         let refused = |in_use| KernelError::OutOfMemory { name, bytes, in_use, device: self.device };
@@ -119,8 +120,8 @@ impl Memory {
 }
 
 impl State {
-    /// Cuts a block out of the smallest gap that holds it, and tells whether it is all zeros. `None` if the system has no more
-    /// memory.
+    /// Cuts a block out of the smallest gap that holds it. Returns its place, and whether it is all zeros. `None` if the system
+    /// has no more memory.
     fn cut(&mut self, len: usize) -> Option<(Place, bool)> {
         let mut fitting = self.by_len.partition_point(|(gap, _)| *gap < len);
         if fitting == self.by_len.len() {
@@ -149,7 +150,7 @@ impl State {
         Some((gap.place, gap.touched == 0))
     }
 
-    /// Adds a new mapping as one large gap.
+    /// Adds a new mapping of at least `len` bytes, as one gap. `None` if the system has no more memory.
     fn map(&mut self, len: usize) -> Option<()> {
         let least = len.checked_next_multiple_of(HUGE_PAGE)?;
         let wanted = least.max(self.mapped).max(MAPPING).next_multiple_of(HUGE_PAGE);
@@ -163,8 +164,8 @@ impl State {
         Some(())
     }
 
-    /// Gives the pages of the largest gaps back to the system until the rest fits beside the live blocks. Called before `len`
-    /// more bytes are touched.
+    /// Before `len` more bytes are touched: gives pages of gaps back to the system, those with the most touched bytes first,
+    /// until [`KEEP`] holds.
     fn make_room(&mut self, len: usize) {
         let live = self.count.in_use.saturating_add(len);
         let allowed = (live.max(self.count.peak) / KEEP.1).saturating_mul(KEEP.0);
@@ -181,7 +182,7 @@ impl State {
         }
     }
 
-    /// The index of the first gap that begins at `place` or behind it.
+    /// Returns the index of the first gap that begins at `place` or behind it.
     fn index_after(&self, place: Place) -> usize {
         self.gaps.partition_point(|gap| gap.place < place)
     }
@@ -201,7 +202,7 @@ impl State {
         self.by_len.remove(self.by_len.partition_point(|other| *other < key));
     }
 
-    /// Puts a gap in the place of one that it overlaps, so that the order of the places stays.
+    /// Replaces a gap by one that overlaps it, so that the order of the places stays.
     fn replace(&mut self, index: usize, gap: Gap) {
         let old = std::mem::replace(&mut self.gaps[index], gap);
         self.touched = self.touched - old.touched + gap.touched;
@@ -217,7 +218,7 @@ impl State {
         }
     }
 
-    /// Makes a block a gap again, and joins it with the gaps on both sides.
+    /// Makes a block a gap again, and joins the gap with those on both sides.
     fn free(&mut self, place: Place, len: usize) {
         let index = self.index_after(place);
         let touches = |before: &Gap, place: Place| {
@@ -250,8 +251,8 @@ impl State {
 
 thread_local!(static HOME: RefCell<Option<Arc<Memory>>> = const { RefCell::new(None) });
 
-/// Bytes that a thread of a device holds outside the arena. The device's report counts them as long as this lives; no report
-/// counts those of a thread that belongs to no device.
+/// Bytes that a thread holds outside the arena. The report of the thread's device counts them until this is dropped. If the
+/// thread belongs to no device, no report counts them.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
     held: Option<(Arc<Memory>, &'static str, usize)>,
@@ -279,21 +280,21 @@ impl Drop for Counted {
 impl Drop for State {
     fn drop(&mut self) {
         for Mapping { at, len } in self.mappings.drain(..) {
-            // SAFETY: `map` made it with this length; every block holds the memory alive, so none is left.
+            // SAFETY: `map` made the mapping with this length. Every block keeps the memory alive, so no block is left.
             unsafe { pages::unmap(at, len) };
         }
     }
 }
 
 impl Block {
-    /// Its first `len` elements.
+    /// Returns the first `len` elements of the block.
     ///
     /// # Panics
     /// If the block is shorter.
     pub(crate) fn elements<T: Pod>(&mut self, len: usize) -> &mut [T] {
         assert!(len.checked_mul(size_of::<T>()).is_some_and(|bytes| bytes <= self.len), "{len} elements of the block");
-        // SAFETY: the block is initialised, begins at a cache line and holds the bytes by the assertion; `T: Pod` allows any bits,
-        // and `&mut self` makes this the only borrow.
+        // SAFETY: the block is initialised and begins at a cache line, and the assertion checks its length. `T: Pod` allows any
+        // bits, and `&mut self` makes this the only borrow.
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr().cast::<T>(), len) }
     }
 
@@ -301,7 +302,7 @@ impl Block {
         self.at.as_ptr()
     }
 
-    /// Whether nobody has written to the block yet: it is all zeros, and its pages need not exist.
+    /// Whether nobody had written to the block's bytes when it was taken: they were all zeros, and may have no pages.
     pub(crate) fn is_zeroed(&self) -> bool {
         self.zeroed
     }
@@ -315,7 +316,7 @@ impl Drop for Block {
     }
 }
 
-/// Bytes that a block of `bytes` bytes takes. A size that no machine has is returned unchanged.
+/// Returns how many bytes a block of `bytes` bytes takes, or `bytes` itself for sizes that no machine has.
 pub(crate) fn taken(bytes: usize) -> usize {
     block_len(bytes).unwrap_or(bytes)
 }
@@ -366,7 +367,7 @@ mod tests {
         }
     }
 
-    /// Steps of different sizes touch no more memory than the largest of them and a quarter.
+    /// Later steps of other sizes leave at most a quarter of the peak more touched bytes than the first step.
     #[test]
     fn steps_of_other_sizes_lie_in_the_same_memory() {
         let memory = memory();
@@ -403,7 +404,7 @@ mod tests {
         memory.lock().make_room(0);
         assert_eq!(memory.lock().touched, 0);
         let again = memory.take("again", bytes).unwrap();
-        // SAFETY: as above.
+        // SAFETY: the block holds `bytes` bytes and nobody else uses it.
         let content = unsafe { std::slice::from_raw_parts(again.as_ptr(), bytes) };
         assert!(again.is_zeroed() && content.iter().all(|byte| *byte == 0));
     }
@@ -483,7 +484,7 @@ mod tests {
                         live.push((block, bytes));
                         if i % 3 == 2 {
                             let (block, bytes) = live.swap_remove(i % live.len());
-                            // SAFETY: as above.
+                            // SAFETY: the block holds `bytes` bytes and this thread owns it.
                             let content = unsafe { std::slice::from_raw_parts(block.as_ptr(), bytes) };
                             assert!(content.iter().all(|byte| *byte == thread), "another thread wrote here");
                         }

@@ -1,4 +1,4 @@
-//! One declaration of shapes per kernel, read by the tests and by the benches.
+//! Cases: the shapes of each kernel are declared once, for the tests and for the benches.
 //!
 //! A [`Case`] makes random inputs for one shape on one device. Its [`Prepared`] form runs the kernel (the bench times that) and
 //! compares the output with the plain reference in f64 (the test asks for that), so a timed kernel is always a checked one.
@@ -22,15 +22,15 @@ pub struct Case {
     pub flops: f64,
     /// Bytes that one run must read and write at least.
     pub bytes: f64,
-    /// What its products with weights multiply, if it has any: a machine may have a unit for them.
+    /// How its products with weights are computed, if it has any: for some precisions a machine may have a unit.
     pub precision: Option<Precision>,
-    /// Whether the shape is one of a real model, worth timing; small odd shapes are for the tests alone.
+    /// Whether the shape is one of a real model and is timed. Small odd shapes are for the tests alone.
     pub timed: bool,
     /// Makes the inputs on a device.
     pub prepare: Prepare,
 }
 
-/// Made on first use and shared by all devices: the inputs of a case, or what the reference computes from them.
+/// The inputs of a case, or what the reference computes from them: made on first use and shared by all devices.
 pub(crate) type Fixed<T> = Arc<OnceLock<T>>;
 
 /// Makes the inputs of a case on a device.
@@ -38,30 +38,29 @@ pub type Prepare = Box<dyn Fn(&Device) -> Result<Box<dyn Prepared>> + Send + Syn
 
 /// A kernel with its inputs in place. `Send`, so that it can run inside the device's pool.
 pub trait Prepared: Send {
-    /// Puts back what a run overwrites although it reads it, e.g. the sum that is added to. Outside a bench's clock.
+    /// Restores what a run both reads and overwrites, e.g. a sum that it adds to. A bench does not time this.
     fn reset(&mut self) -> Result<()> {
         Ok(())
     }
-    /// Runs the kernel once. After a [`Prepared::reset`], running again gives the same output.
+    /// Runs the kernel once. Every run after a [`Prepared::reset`] gives the same output.
     fn run(&mut self) -> Result<()>;
     /// Compares the output of the last run with the reference.
     fn check(&self) -> Vec<Comparison>;
 }
 
-/// Distance of an output from the f64 truth, and the distance that is allowed.
+/// How far an output is from the reference in f64, and how far it may be.
 #[derive(Debug, Clone)]
 pub struct Comparison {
     /// The output's name.
     pub output: &'static str,
     /// Largest absolute difference from the reference in f64.
     pub error: f64,
-    /// Largest difference allowed, derived from the same reference in f32 (style: at most twice as far as the naive kernel,
-    /// plus half a unit in the last place).
+    /// Largest difference that is allowed.
     pub bound: f64,
 }
 
 impl Comparison {
-    /// `got` against `exact`, with the bound of style.md: twice the error of the naive kernel plus half a unit in the last
+    /// Compares `got` with `exact`. Allowed is twice the error of `naive`, the reference in f32, plus half a unit in the last
     /// place of the largest value.
     pub fn with_naive(output: &'static str, got: &[f32], exact: &[f64], naive: &[f32]) -> Comparison {
         let largest = exact.iter().fold(0.0f64, |m, x| m.max(x.abs()));
@@ -69,7 +68,7 @@ impl Comparison {
         Comparison { output, error: max_error(got, exact), bound }
     }
 
-    /// `got` against `exact` with a bound that the caller derives.
+    /// Compares `got` with `exact`, with a bound that the caller derives.
     pub fn with_bound(output: &'static str, got: &[f32], exact: &[f64], bound: f64) -> Comparison {
         Comparison { output, error: max_error(got, exact), bound }
     }
@@ -83,21 +82,21 @@ impl Comparison {
 /// Runs every case with every instruction set that this machine has and compares the outputs with the references.
 ///
 /// # Panics
-/// With the list of everything that failed, or if there is nothing to check: a test that checks nothing must not pass.
+/// If an output is too far away, with a list of all that failed. Also if nothing was compared: such a test must not pass.
 #[cfg(test)]
 pub(crate) fn check_all(cases: Vec<Case>) {
     let mut compared = 0;
     let mut failures = Vec::new();
     for case in cases {
         for isa in crate::cpu::Isa::available() {
-            // a new device: its threads keep nothing for packing yet
+            // a new device, so that its threads do not hold any packed operands yet
             let device = Device::cpu_with(Some(2), isa).expect("two threads can be started");
             if isa.is_emulated() && case.flops > MOST_EMULATED {
                 println!("{} {}: too large for the emulated {}", case.kernel, case.shape, isa.name());
                 continue;
             }
             let place = format!("{} {} on {}", case.kernel, case.shape, device.describe());
-            // in the device's pool: its report counts only what its own threads keep
+            // in the device's pool, because the device's report counts only what its own threads hold
             let comparisons = device.install(|| {
                 let mut prepared = (case.prepare)(&device)?;
                 prepared.reset()?;
@@ -123,14 +122,14 @@ pub(crate) fn check_all(cases: Vec<Case>) {
     assert!(compared > 0, "no case was checked");
 }
 
-/// Compares what the one run of a case took on a device with what a [`Device::Count`] counts for it. Returns what is wrong, or
-/// `None`.
+/// Compares the memory that the one run of a case took on a device with what a [`Device::Count`] counts for it. Returns what is
+/// wrong, or `None`.
 ///
 /// # Errors
-/// [`crate::KernelError`].
+/// The error of the case on the counting device.
 #[cfg(test)]
 fn counted(case: &Case, device: &Device) -> Result<Option<String>> {
-    // no plan reckons with generated tokens
+    // plans do not count generation
     if case.kernel == "attention.decode" {
         return Ok(None);
     }
@@ -141,16 +140,17 @@ fn counted(case: &Case, device: &Device) -> Result<Option<String>> {
     let held = device.memory();
     let (blocks, packed) = (held.blocks_peak, held.packed.peak);
     let planned = [count.peak(), count.packed().bytes(device.threads())];
-    // the count of `packed` is a bound: calls of fewer rows may keep more, and one thread may have taken all of a call's few tasks
+    // the count of `packed` is an upper bound: calls of fewer rows may keep more, and one thread may have run all of a call's few
+    // tasks
     let is_counted = blocks == planned[0] && packed <= planned[1];
     Ok((!is_counted).then(|| format!("takes {blocks} bytes and packs {packed}, {planned:?} are counted")))
 }
 
-/// Operations of the largest case that is run on an emulated unit: a tenth of a second or so.
+/// Operations of the largest case that is run on an emulated unit, which takes about a tenth of a second.
 #[cfg(test)]
 const MOST_EMULATED: f64 = 3e7;
 
-/// Largest absolute difference; infinite if one is NaN or the lengths differ.
+/// Returns the largest absolute difference; infinity if one is NaN or the lengths differ.
 pub(crate) fn max_error(got: &[f32], exact: &[f64]) -> f64 {
     if got.len() != exact.len() {
         return f64::INFINITY;
@@ -169,13 +169,13 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Inputs that depend on the sizes alone.
+    /// Makes inputs that depend on the sizes alone.
     pub fn of(sizes: &[usize]) -> Inputs {
         let seed = sizes.iter().fold(0x9e37_79b9_7f4a_7c15, |h: u64, &n| mix(h ^ n as u64));
         Inputs { seed, drawn: 0 }
     }
 
-    /// Uniform in [0, 1).
+    /// Draws a number, uniform in [0, 1).
     pub fn unit(&mut self) -> f64 {
         self.drawn += 1;
         let word = mix(self.seed.wrapping_add(self.drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
@@ -188,7 +188,7 @@ impl Inputs {
         ((self.unit() * n as f64) as usize).min(n - 1)
     }
 
-    /// Values of roughly standard normal spread (sum of four uniforms), never all zero.
+    /// Draws `n` roughly normal values with mean 0 and standard deviation `scale` (each from the sum of four uniform numbers).
     pub fn normal(&mut self, n: usize, scale: f32) -> Vec<f32> {
         let one = || ((self.unit() + self.unit() + self.unit() + self.unit() - 2.0) * 3f64.sqrt()) as f32 * scale;
         std::iter::repeat_with(one).take(n).collect()
@@ -200,7 +200,7 @@ impl Inputs {
     }
 }
 
-/// Weights on the device, rounded to a format: [`WeightBuffer::download`] gives what a kernel reads.
+/// Uploads weights, rounded to a format. [`WeightBuffer::download`] gives what a kernel reads.
 pub(crate) fn weights(device: &Device, dtype: WeightDtype, values: &[f32]) -> Result<WeightBuffer> {
     Ok(match dtype {
         WeightDtype::F32 => WeightBuffer::F32(device.upload("case", values)?),
@@ -215,7 +215,7 @@ pub(crate) fn weights(device: &Device, dtype: WeightDtype, values: &[f32]) -> Re
     })
 }
 
-/// Values on the device, rounded to a format: [`FloatBuffer::download`] gives what a kernel reads.
+/// Uploads values, rounded to a format. [`FloatBuffer::download`] gives what a kernel reads.
 pub(crate) fn float(device: &Device, dtype: FloatDtype, values: &[f32]) -> Result<FloatBuffer> {
     Ok(match dtype {
         FloatDtype::F32 => device.upload("case", values)?.into(),
@@ -226,7 +226,7 @@ pub(crate) fn float(device: &Device, dtype: FloatDtype, values: &[f32]) -> Resul
     })
 }
 
-/// Half a bf16 unit in the last place of the largest value: bf16 has eight significant bits.
+/// Returns an upper bound of half a bf16 unit in the last place of the largest value: bf16 has eight significant bits.
 pub(crate) fn half_ulp_of_bf16(exact: &[f64]) -> f64 {
     exact.iter().fold(0.0f64, |largest, x| largest.max(x.abs())) / 256.0
 }
@@ -238,7 +238,8 @@ pub(crate) enum Direction {
     Backward,
 }
 
-/// Lists shapes of real models, which are timed, and odd ones for the tests alone, each with whether it is timed.
+/// Yields shapes, each with whether it is timed: first the `timed` shapes of real models, then the `odd` ones for the tests
+/// alone.
 pub(crate) fn shapes<S>(
     timed: impl IntoIterator<Item = S>,
     odd: impl IntoIterator<Item = S>,

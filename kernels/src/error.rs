@@ -6,13 +6,13 @@ use crate::formats::FloatDtype;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum KernelError {
-    /// A slice has another length than the sizes of the call imply: a defect of the caller.
+    /// A slice whose length differs from what the sizes of the call imply: a defect of the caller.
     #[error("{kernel}: `{argument}` holds {got} elements, the sizes of the call imply {want}")]
     Shape { kernel: &'static str, argument: &'static str, got: usize, want: usize },
     /// A size that the kernel cannot work with.
     #[error("{kernel}: {argument} = {got}, expected {want}")]
     Size { kernel: &'static str, argument: &'static str, got: usize, want: &'static str },
-    /// An operand in another number format than the call works with: a defect of the caller.
+    /// An operand whose number format differs from what the call needs: a defect of the caller.
     #[error("{kernel}: `{argument}` is {got:?}, expected {want:?}")]
     Format { kernel: &'static str, argument: &'static str, got: FloatDtype, want: FloatDtype },
     /// A token id at or above the number of rows of the table it indexes.
@@ -21,7 +21,7 @@ pub enum KernelError {
     /// A row index at or above the number of rows.
     #[error("{kernel}: row index {index} at place {place} is not below {rows}")]
     RowIndex { kernel: &'static str, place: usize, index: u32, rows: usize },
-    /// The allocator refused.
+    /// The memory could not be allocated.
     #[error("out of memory: `{name}` needs {bytes} bytes and {in_use} are in use on {device}")]
     OutOfMemory { name: &'static str, bytes: usize, in_use: usize, device: &'static str },
     /// The pool of threads could not be started.
@@ -51,7 +51,7 @@ pub(crate) fn check_shape<const N: usize>(
     check_len(kernel, argument, got, sizes.into_iter().fold(1, usize::saturating_mul))
 }
 
-/// Refuses a size that does not satisfy `ok`.
+/// Refuses the size `got` if `ok` is false. `want` says what the size must be.
 pub(crate) fn check_size(
     kernel: &'static str,
     argument: &'static str,
@@ -62,7 +62,7 @@ pub(crate) fn check_size(
     if ok { Ok(()) } else { Err(KernelError::Size { kernel, argument, got, want }) }
 }
 
-/// Refuses an operand of another number format.
+/// Refuses an operand whose number format is not `want`.
 pub(crate) fn check_dtype(
     kernel: &'static str,
     argument: &'static str,

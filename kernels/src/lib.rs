@@ -1,8 +1,8 @@
 //! Arithmetic on rows of numbers: devices, buffers, and the kernels of a transformer.
 //!
 //! A kernel is a folder: `mod.rs` is the contract (argument structs, shapes, errors, the choice of device), `reference.rs`
-//! the plain version that defines it, `cpu.rs` the fast one, `case.rs` the shapes that the tests and the benches share.
-//! Nothing here knows what a model, a gradient tape, a file or a token is.
+//! the plain version that defines it, `cpu.rs` or `cpu/` the fast one, `case.rs` the shapes that the tests and the benches share.
+//! Nothing here knows what a model, a gradient tape, a file format or a tokenizer is.
 
 pub mod adamw;
 pub mod add;

@@ -36,7 +36,7 @@ pub(crate) trait Real:
     fn sin(self) -> Self;
     fn cos(self) -> Self;
 
-    /// The larger; `self` if they do not compare.
+    /// The larger; `self` if either is NaN.
     fn larger(self, other: Self) -> Self {
         if other > self { other } else { self }
     }
@@ -67,7 +67,7 @@ macro_rules! real {
 real!(f64: exp ln sqrt tanh sin cos);
 real!(f32: exp ln sqrt tanh sin cos);
 
-/// Copies values to another format.
+/// Converts values to `R`, which is exact.
 pub(crate) fn widen<R: Real>(values: &[f32]) -> Vec<R> {
     values.iter().map(|&x| R::from_f32(x)).collect()
 }

@@ -3,7 +3,7 @@
 //!
 //! Nothing draws from a stream: code that needs randomness names its place, so results do not depend on call order or threads.
 
-/// What a mask or an initialisation belongs to.
+/// The key of the random words of one mask or one initialisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u64);
 
@@ -17,7 +17,7 @@ impl Key {
         Key(u64::from(words[0]) | u64::from(words[1]) << 32)
     }
 
-    /// The four words at a counter.
+    /// Returns the four words at the counter `high * 2^64 + low`.
     pub fn words(self, high: u64, low: u64) -> [u32; 4] {
         philox(
             [self.0 as u32, (self.0 >> 32) as u32],
@@ -25,7 +25,8 @@ impl Key {
         )
     }
 
-    /// The words at the counters `low .. low + N` of one `high`: the loops run over the counters, for vector code.
+    /// Returns the words at the counters `low .. low + N` of one `high`. The loops run over the counters, so that they become
+    /// vector code.
     #[inline(always)]
     pub(crate) fn words_of<const N: usize>(self, high: u64, low: u64) -> [[u32; 4]; N] {
         let (mut lows, mut highs) = ([low; N], [0; N]);
@@ -36,7 +37,7 @@ impl Key {
         philox_in_lanes([self.0 as u32, (self.0 >> 32) as u32], [lows, highs, [high; N], [high >> 32; N]])
     }
 
-    /// Uniform in [0, 1) with 24 bits, number `index` of this key.
+    /// Returns random number `index` of this key. The numbers are uniform in [0, 1), with 24 bits.
     pub fn unit(self, index: u64) -> f32 {
         (self.words(0, index / 4)[(index % 4) as usize] >> 8) as f32 / (1u32 << 24) as f32
     }
@@ -50,8 +51,8 @@ fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     words
 }
 
-/// Each 32-bit word is the low half of a u64 whose high half is ignored. So a product of two words is one instruction per
-/// vector, and nothing is packed or unpacked between the rounds.
+/// Computes the words at `N` counters at once. Each 32-bit word is the low half of a u64 whose high half is ignored. So a product
+/// of two words is one instruction per vector, and nothing is packed or unpacked between the rounds.
 #[inline(always)]
 fn philox_in_lanes<const N: usize>(mut key: [u32; 2], counters: [[u64; N]; 4]) -> [[u32; 4]; N] {
     const LOW: u64 = u32::MAX as u64;

@@ -23,7 +23,7 @@ fn an_evaluation_of_a_run_is_the_runs() {
     let pairs = case_pairs();
     let renamed = renamed_pairs(folder.path());
     let columns = ["--columns", "prompt=question,chosen=better,rejected=worse"];
-    // a reward model's rows whose answers --max-length would cut are dropped, more than a tenth of them
+    // a reward model drops rows whose answers --max-length would cut; they are more than a tenth of the rows
     let all = [
         &columns[..],
         &["--chat-template", text(&template), "--system", "Be brief."],
@@ -55,7 +55,7 @@ fn an_evaluation_of_a_run_is_the_runs() {
     }
 }
 
-/// The same without a prompt column, with a turn marker, and with a first word that both answers share.
+/// Makes dialogues of [`text_pairs`]: without a prompt column, with a turn marker, and with a first word that both answers share.
 fn dialogues() -> Vec<Value> {
     let dialogue = |pair: &Value, answer: &str| {
         let of = |key: &str| pair[key].as_str().unwrap();
@@ -65,7 +65,7 @@ fn dialogues() -> Vec<Value> {
     text_pairs().iter().map(row).collect()
 }
 
-/// Each of these options changes the numbers of a run. An evaluation takes them without a flag.
+/// Each of these options changes the numbers of a run. An evaluation takes them from the run, without a flag.
 #[test]
 fn options_that_say_how_rows_are_read_are_the_runs() {
     let folder = tempfile::tempdir().unwrap();
@@ -88,7 +88,7 @@ fn options_that_say_how_rows_are_read_are_the_runs() {
         (&["ipo"], &scored, &["--pairs", "all"]),
         (&["dpo"], &bad, &["--on-bad-row", "skip"]),
         (&["kto"], &texts, &["--unpaired-order", "trl"]),
-        // the order of BCO's rows is one of batches alone: its shift is the run's
+        // for BCO the order changes only the batches, since an evaluation uses the shift of the run
         (&["bco", "--no-shuffle"], &texts, &["--unpaired-order", "trl"]),
     ];
     for (i, (loss, data, options)) in table.into_iter().enumerate() {
@@ -102,7 +102,7 @@ fn options_that_say_how_rows_are_read_are_the_runs() {
     }
 }
 
-/// `--sft-on`, the batch size and the length: the rows are whole conversations.
+/// An evaluation takes `--sft-on`, the batch size and the length from the run. The rows are whole conversations.
 #[test]
 fn an_evaluation_of_scored_turns_is_the_runs() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,7 +116,7 @@ fn an_evaluation_of_scored_turns_is_the_runs() {
     assert!(!other.stderr.contains("sft-on"), "{}", other.stderr);
 }
 
-/// The numbers of the case's README.
+/// Checks the loss that the case's README gives.
 #[test]
 fn the_case_of_an_evaluation_has_the_value_of_its_run() {
     let folder = tempfile::tempdir().unwrap();

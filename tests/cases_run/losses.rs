@@ -47,14 +47,14 @@ fn a_preset_is_another_loss_than_the_one_it_is_of() {
         assert!(fs::read_to_string(run.join("config.toml")).unwrap().contains(&format!("loss = \"{preset}\"")));
         assert_eq!(knobs(&run, "dpo"), alone("dpo"), "{preset}");
         assert_eq!(eval(&run, &["--loss", preset]), of_run, "{preset}");
-        // its options make the same run again
+        // the saved options make the same run again
         let again = folder.path().join(format!("{preset}-again"));
         align(&["train", "--config", text(&run.join("config.toml")), "--output", text(&again)]).ok();
         assert!(weights(&run) == weights(&again), "{preset}");
     }
 }
 
-/// The temperature of a run's log-probs has no meaning for a reward.
+/// An evaluation with a loss of rewards does not take the temperature of the run's log-probs, which has no meaning for it.
 #[test]
 fn a_temperature_of_the_run_is_not_taken_for_a_loss_of_rewards() {
     let folder = tempfile::tempdir().unwrap();

@@ -12,22 +12,22 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The model of the runs.
+/// Returns the folder of the model that all runs use.
 fn model() -> PathBuf {
     golden_model("tiny-llama31")
 }
 
-/// Pairs of turns for the runs.
+/// Returns a file with pairs of turns.
 fn case_pairs() -> PathBuf {
     model_case("run-chat-template").join("pairs.jsonl")
 }
 
-/// A chat template that is not the model's.
+/// Returns the file of a chat template that is not the model's.
 fn case_template() -> PathBuf {
     model_case("run-chat-template").join("template.jinja")
 }
 
-/// A copy of the model, without its chat template.
+/// Copies the model without its chat template.
 fn without_template(folder: &Path) -> PathBuf {
     let copy = folder.join("without-template");
     copy_folder(&model(), &copy);
@@ -43,7 +43,7 @@ fn evaluation(out: &Path) -> Value {
     read_lines(&out.join("metrics.jsonl")).into_iter().rev().find(|line| line.get("eval_loss").is_some()).unwrap()
 }
 
-/// The file of the adapter that a run has written.
+/// Returns the bytes of the adapter that a run has written.
 fn weights(run: &Path) -> Vec<u8> {
     fs::read(run.join("adapter_model.safetensors")).unwrap()
 }
@@ -56,7 +56,7 @@ fn same_evaluation(eval: &Value, of_run: &Value, what: &str) {
     }
 }
 
-/// A command on the adapter of a run and some data, its numbers as JSON.
+/// Runs a command with `--json` on the adapter of a run and some data.
 fn on(command: &str, run: &Path, data: &Path, more: &[&str]) -> Run {
     let model = model();
     let flags = [command, "--model", text(&model), "--adapter", text(run), "--data", text(data), "--json"];
@@ -68,7 +68,7 @@ fn prompt_tokens(model: &Path, more: &[&str]) -> u64 {
     align(&[&flags[..], more].concat()).ok().json()["prompt_tokens"].as_u64().unwrap()
 }
 
-/// Pairs of texts.
+/// Returns pairs of texts.
 fn text_pairs() -> Vec<Value> {
     let pair =
         |prompt: &str, chosen: &str, rejected: &str| json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
@@ -82,12 +82,12 @@ fn text_pairs() -> Vec<Value> {
     ]
 }
 
-/// A file of them.
+/// Writes a file of [`text_pairs`].
 fn texts(folder: &Path) -> PathBuf {
     lines_in(folder, "texts.jsonl", &text_pairs())
 }
 
-/// The case's pairs, under columns of other names.
+/// Writes a file of the case's pairs, under columns of other names.
 fn renamed_pairs(folder: &Path) -> PathBuf {
     let mut rows = read_lines(&case_pairs());
     for row in &mut rows {
@@ -100,11 +100,11 @@ fn renamed_pairs(folder: &Path) -> PathBuf {
     lines_in(folder, "renamed.jsonl", &rows)
 }
 
-/// The flags and data of a run of the table.
+/// The flags and data of a training run that a test makes.
 struct Made<'a> {
     loss: &'a [&'a str],
     data: &'a Path,
-    /// `--adapter`
+    /// The adapter that the run starts from.
     start: Option<&'a Path>,
     more: &'a [&'a str],
 }

@@ -1,4 +1,4 @@
-//! Folders whose adapter is not the one that the run wrote: of another run, of another program, or edited.
+//! Folders of runs whose adapter is not the one that the run wrote: it is of another run or of another program, or was edited.
 
 use super::*;
 use crate::align::committed_goldens;
@@ -36,7 +36,8 @@ fn a_config_of_another_program_beside_an_adapter_is_no_run() {
     assert!(!said.contains("max-length 3") && said.contains("is another chat template than the model's"), "{said}");
 }
 
-/// A smaller alpha weakens an adapter. That is reported, and refused only by `eval`, which gives the run's numbers.
+/// A smaller alpha weakens an adapter. Commands report an edited alpha. Only `eval` refuses it, because it gives the run's
+/// numbers.
 #[test]
 fn an_alpha_that_was_edited_is_said() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! What a run was trained against: kept in its folder, and checked before it is used again.
+//! The reference of a run: it is kept in the run's folder, and checked before it is used again.
 
 use super::*;
 
-/// A line and a key name the reference, and the reference is checked against the run's.
+/// A line of stderr and a key of the JSON name the reference, which is checked against the run's.
 #[test]
 fn the_reference_of_a_run_is_kept_and_checked() {
     let folder = tempfile::tempdir().unwrap();
@@ -31,10 +31,10 @@ fn the_reference_of_a_run_is_kept_and_checked() {
     fs::remove_dir_all(&start).unwrap();
     assert_eq!(score(&[]).code, Some(3));
     score(&["--reference", "base"]).ok();
-    // a run of a version that kept no record
+    // a run of an earlier version, which wrote no run_state.json
     fs::remove_file(out.join("run_state.json")).unwrap();
     assert_eq!(score(&[]).code, Some(3), "its adapter is gone");
-    // its own copy comes before what its options name
+    // the run's own copy comes before the adapter that its options name
     Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4"] }.train(&kept);
     let run = score(&[]).ok();
     assert!(run.stderr.contains("has no run_state.json") && run.stderr.contains("run/reference"), "{}", run.stderr);
@@ -58,7 +58,7 @@ fn the_reference_of_another_adapter_is_not_taken() {
     }
 }
 
-/// A run that replaces another one removes that one's reference and template.
+/// A run that overwrites another one removes the reference and the template of that one.
 #[test]
 fn a_run_that_overwrites_leaves_no_reference_of_the_earlier_one() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A command can switch off what the run has switched on. Long values are shortened in the line about them.
+/// A command can switch off what the run has switched on. The line about the run's options shortens long values.
 #[test]
 fn switches_of_a_run_can_be_turned_off() {
     let folder = tempfile::tempdir().unwrap();
@@ -21,13 +21,13 @@ fn switches_of_a_run_can_be_turned_off() {
     assert!(off == tokens(&[]).0 && off != of_run, "{off} {of_run}");
     let (texts, _) = tokens(&["--adapter", text(&out), "--no-chat"]);
     assert_eq!(texts, tokens(&["--system", &system]).0);
-    // and a switch of a loss
+    // a switch of a loss can be turned off too
     let ipo = folder.path().join("ipo");
     Made { loss: &["ipo", "--no-length-norm"], data: &data, start: None, more: &[] }.train(&ipo);
     let loss = |more: &[&str]| on("eval", &ipo, &data, more).ok().json()["eval_loss"].clone();
     assert_eq!(loss(&[]), loss(&["--loss", "ipo", "--no-length-norm"]));
     assert_ne!(loss(&[]), loss(&["--length-norm"]));
-    // a switch of a file, too
+    // and so can a switch of an options file
     let config = folder.path().join("options.toml");
     fs::write(&config, "chat = true\n").unwrap();
     let run = |more: &[&str]| {
@@ -79,7 +79,7 @@ fn a_prompt_that_is_no_turn_is_continued_as_it_is() {
     assert!(said(&[]) && !said(&["--no-chat"]));
 }
 
-/// `--sft-on` of an SFT run is about sequences, so it is not used for pairs.
+/// `--sft-on` of an SFT run applies to sequences, so it is not used for pairs.
 #[test]
 fn the_part_of_an_sft_run_is_left_out_where_rows_are_no_sequences() {
     let folder = tempfile::tempdir().unwrap();
@@ -98,7 +98,7 @@ fn the_part_of_an_sft_run_is_left_out_where_rows_are_no_sequences() {
     on("score", &out, &texts, &["--sft-on", "all"]).ok();
 }
 
-/// The run's column map meets other files of the user.
+/// The `--columns` of a run may not fit other files of the user.
 #[test]
 fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
     let folder = tempfile::tempdir().unwrap();
@@ -110,7 +110,7 @@ fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
     let run = align(&flags);
     run.refused(3, &["prompt=question", "config.toml"]);
     align(&[&flags[..], &["--columns", "prompt=prompt"]].concat()).ok();
-    // `train` usually gets other files than the run's
+    // `train` usually gets files other than the run's, so it ignores columns that they lack
     let on = folder.path().join("on");
     let run = Made { loss: &["ipo"], data: &pairs, start: Some(&out), more: &[] }.train(&on);
     assert!(run.stderr.contains("by their own names"), "{}", run.stderr);

@@ -1,9 +1,9 @@
-//! The chat template of a run: what it was trained with is kept, and later commands render with it.
+//! The chat template of a run: the one that it was trained with is kept, and later commands render with it.
 
 use super::*;
 use crate::align::{number, read_json};
 
-/// Trains two steps on the case's pairs with the case's template, into `out`.
+/// Trains on the case's pairs with `template`, into `out`.
 fn train_with_template(model: &Path, out: &Path, template: &Path, more: &[&str]) -> Run {
     let pairs = case_pairs();
     let flags = [
@@ -44,7 +44,7 @@ fn a_run_renders_with_its_template_ever_after() {
     assert!(kept == fs::read(&template).unwrap());
     let loss = number(&evaluation(&out)["eval_loss"]);
     assert!((loss - 0.0053).abs() < 5e-5, "{loss}");
-    // moved, and changed
+    // the template's file is removed, then written with other content
     for change in ["moved", "changed"] {
         match change {
             "moved" => fs::remove_file(&template).unwrap(),
@@ -71,12 +71,12 @@ fn a_run_renders_with_its_template_ever_after() {
     let config = read_json(&merged.join("tokenizer_config.json"));
     assert!(config.get("chat_template").is_none());
 
-    // its own options make the same run, although the file that they named has another template now
+    // the run's options make the same run, although the file that they named has another template now
     let again = folder.path().join("again");
     align(&["train", "--config", text(&out.join("config.toml")), "--output", text(&again)]).ok();
     assert!(weights(&again) == weights(&out));
 
-    // a run that starts from it keeps it, too
+    // a run that starts from this run's adapter keeps the template too
     let on = folder.path().join("on");
     let flags = ["train", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--max-steps", "1"];
     let run = align(&[&flags[..], &["--output", text(&on), "--precision", "f32"]].concat()).ok();
@@ -84,7 +84,7 @@ fn a_run_renders_with_its_template_ever_after() {
     assert!(fs::read(on.join("chat_template.jinja")).unwrap() == kept);
 }
 
-/// The base has no template, so the run's own is the only one.
+/// If the base has no template, that of the run is used.
 #[test]
 fn a_base_without_a_template_has_that_of_the_run() {
     let folder = tempfile::tempdir().unwrap();
@@ -100,7 +100,7 @@ fn a_base_without_a_template_has_that_of_the_run() {
     assert_eq!(prompt_tokens(&merged, &[]), 15);
 }
 
-/// A template that was added or changed since the run is reported; one that is gone is asked for.
+/// A template that was added or changed since the run is reported. If it is gone, the command asks for it.
 #[test]
 fn templates_that_are_not_those_of_the_run_are_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -149,7 +149,7 @@ fn templates_that_are_not_those_of_the_run_are_said() {
     assert!(!run.stderr.contains("system text"), "{}", run.stderr);
 }
 
-/// Other programs save tokenizer and template beside the adapter.
+/// Other programs save the tokenizer and the template beside the adapter.
 #[test]
 fn a_template_beside_the_adapter_of_another_program_is_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -170,7 +170,7 @@ fn a_template_beside_the_adapter_of_another_program_is_said() {
     assert!(tokens == 15 && !said.contains("warning: "), "{said}");
     let (tokens, said) = generate(&bare, &[]);
     assert!(tokens == 15 && said.contains("the model has none"), "{said}");
-    // in tokenizer_config.json, where older programs write it
+    // the template in tokenizer_config.json, where older programs write it
     let source = fs::read_to_string(out.join("chat_template.jinja")).unwrap();
     fs::remove_file(out.join("chat_template.jinja")).unwrap();
     fs::write(out.join("tokenizer_config.json"), json!({"chat_template": source}).to_string()).unwrap();
@@ -182,7 +182,7 @@ fn a_template_beside_the_adapter_of_another_program_is_said() {
     assert!(tokens == 19 && !said.contains("template"), "{said}");
 }
 
-/// The template for conversations with tools belongs to the run's template.
+/// A run keeps the template for conversations with tools too.
 #[test]
 fn templates_for_tools_are_kept_and_merged_too() {
     let folder = tempfile::tempdir().unwrap();
@@ -212,7 +212,7 @@ fn templates_for_tools_are_kept_and_merged_too() {
     assert_eq!(prompt_tokens(&merged, &[]), of_model);
 }
 
-/// `chat-template = "."` means the folder into which the options were written.
+/// In saved options, `chat-template = "."` means the folder in which they were saved.
 #[test]
 fn options_without_their_run_do_not_name_a_template() {
     let folder = tempfile::tempdir().unwrap();

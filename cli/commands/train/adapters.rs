@@ -1,4 +1,4 @@
-//! The two adapters of a run: the trained adapter, and that of the reference.
+//! The two adapters of a run: the one that is trained, and the one of the reference.
 
 use crate::args::{ReferenceChoice, TrainArgs};
 use crate::error::CliError;
@@ -34,7 +34,7 @@ impl RunReference {
                 let other = loaded.adapter(dir)?;
                 RunReference { set: Some(other.set().clone()), other: Some(other) }
             }
-            // training continues an adapter: the adapter as it was is the reference
+            // training continues an adapter, so the reference is that adapter as it is now
             (None, Some(_)) if objective.reference() => RunReference { set: Some(policy.snapshot()?), other: None },
             (Some(ReferenceChoice::Base), _) | (None, _) => RunReference { set: None, other: None },
         })

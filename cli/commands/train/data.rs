@@ -1,4 +1,4 @@
-//! The data of a run.
+//! Opens the data of a run and reports what was found.
 
 use crate::args::{OnBadRowChoice, TrainArgs};
 use crate::commands::train::options::demo_evaluates;

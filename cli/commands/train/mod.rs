@@ -1,4 +1,4 @@
-//! `train`: makes a run from flags, and prints and writes what happens on the way.
+//! `train`: starts a run from flags, and prints and writes what happens in the run.
 
 pub(super) mod adapters;
 pub(super) mod data;
@@ -30,7 +30,7 @@ use data::RunData;
 
 pub(super) fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let objective = Objective::new(&args.loss, knobs)?;
-    let _ = args.data.reading()?; // reports a mistake in it before a model is loaded
+    let _ = args.data.reading()?; // reports mistakes in the flags before the model is loaded
     let options = options::options(args)?;
     options::check(args, &objective)?;
     let output = match &args.output {
@@ -114,7 +114,7 @@ fn prepare<'m>(
     Ok(Prepared { loaded, adapter, reference, data, trainer, plan, time: PlannedTime::of(&pace) })
 }
 
-/// Makes the trainer of a run, with the cache that it will use.
+/// Makes the trainer of a run, with its cache of the reference's log-probs.
 ///
 /// # Errors
 /// [`CliError`].
@@ -163,7 +163,7 @@ fn begin_folder(args: &TrainArgs, output: &Output, run: &mut Prepared<'_>) -> Re
         }
         None => {}
     }
-    // plain texts need no template, so the model's may be broken; the record names it anyway
+    // if the model's template is broken, the encoder has none, and plain texts need none; the record names the broken one anyway
     let template: Option<TemplateSources> = template.or_else(|| chat_template::of_model(&loaded.dir));
     let of_run = OfRun {
         reference: reference::name_of(trainer),

@@ -47,7 +47,8 @@ pub(crate) fn demo_evaluates(args: &TrainArgs, objective: &Objective) -> bool {
     args.model.demo && matches!(objective.data(), RowKind::Pair | RowKind::Labelled | RowKind::Sequence)
 }
 
-/// Returns how a run trains. The dropout is that of a fresh adapter.
+/// Returns how a run trains. `lora_dropout` is that of a fresh adapter: the caller replaces it by the dropout of the run's
+/// adapter.
 ///
 /// # Errors
 /// [`CliError::Usage`] if a number is out of its range.

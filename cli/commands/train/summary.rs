@@ -28,7 +28,7 @@ pub(crate) fn summary(args: &TrainArgs, loaded: &LoadedModel, adapter: &Adapter,
     }
 }
 
-/// Prints details that only some users want to know.
+/// Prints details about the run, only with `--verbose`.
 pub(crate) fn details(
     args: &TrainArgs,
     loaded: &LoadedModel,

@@ -39,7 +39,7 @@ impl ParamGrads {
 
 /// Gradients of the values of one tape, and of the parameters that the tape reads.
 ///
-/// If several ops read a value, it gets the sum of their gradients.
+/// If several ops read a value, its gradient is the sum of what their nodes give.
 pub struct Grads<'a> {
     device: Device,
     by_value: BTreeMap<usize, FloatBuffer>,
@@ -56,7 +56,7 @@ impl<'a> Grads<'a> {
         &self.device
     }
 
-    /// Adds `dx`, `[grad_rows, cols]`, to the gradient of the input. Takes the buffer of `dx`.
+    /// Adds `dx`, `[grad_rows, cols]`, to the gradient of the input. The first `dx` becomes the gradient without a copy.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -86,7 +86,7 @@ impl<'a> Grads<'a> {
         })
     }
 
-    /// Returns the gradient of an input in f32, for a kernel that always adds.
+    /// Returns the gradient of an f32 input, for a kernel that always adds. It is zeros if nothing has been added yet.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -116,7 +116,7 @@ impl<'a> Grads<'a> {
         self.by_value.remove(&id)
     }
 
-    /// Returns the parameters' gradients only, for a tape that runs within this one's backward pass.
+    /// Returns only the gradients of the parameters, for a tape that runs within this one's backward pass.
     pub(super) fn params(&mut self) -> &mut ParamGrads {
         self.params
     }

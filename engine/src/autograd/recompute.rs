@@ -1,4 +1,4 @@
-//! Recomputation as a node: a layer runs again when the backward pass reaches it.
+//! Recomputation as a node of the tape: a layer runs again when the backward pass reaches it.
 
 use super::grads::Grads;
 use super::tape::{Backward, Mode, Tape};
@@ -10,8 +10,8 @@ use std::rc::Rc;
 /// A piece of the forward pass that can run more than once: a function of one value and the tape's [`Pass`].
 pub type Layer = Rc<dyn Fn(&mut Tape, &Var) -> Result<Var>>;
 
-/// `layer(x)`. Keeps only the rows of `x` with a gradient. The backward pass runs the layer again on those rows and gets the
-/// same bits, because their arithmetic does not depend on the other rows.
+/// Returns `layer(x)`. Keeps only the rows of `x` with a gradient. The backward pass runs the layer again on those rows and gets
+/// the same bits, because their arithmetic does not depend on the other rows.
 ///
 /// # Errors
 /// Those of `layer`.

@@ -12,8 +12,8 @@
 //! assert_eq!(tape.backward(loss).of(x), 20.0);
 //! ```
 //!
-//! Numerics: every op gives the derivative to full relative precision over the whole range of f64, tails included (`softplus`
-//! does not turn linear at a threshold), and a NaN argument stays NaN: neither `max` nor `relu` hides it.
+//! Numerics: every op gives the derivative to full relative precision over the whole range of f64, tails included: `softplus`
+//! does not turn linear at a threshold. A NaN argument stays NaN: neither `max` nor `relu` hides it.
 
 use std::cell::RefCell;
 use std::f64::consts::LN_2;
@@ -186,7 +186,8 @@ impl<'t> Scalar<'t> {
         self.tape.leaf(self.value)
     }
 
-    /// The larger of the two, which gets the gradient. In a tie `other` gets it, so that `x.max(0)` is [`Scalar::relu`].
+    /// Returns the larger of the two numbers, which alone gets the gradient. In a tie, `other` gets it, so that `x.max(0)` is
+    /// [`Scalar::relu`].
     pub fn max(self, other: Self) -> Self {
         let (larger, to_self, to_other) = if self.value > other.value {
             (self.value, 1.0, 0.0)
@@ -275,8 +276,8 @@ impl Neg for Scalar<'_> {
     }
 }
 
-/// An operator between two scalars, and between a scalar and a constant on either side:
-/// `Trait::method: a op b, partial by a, partial by b`.
+/// Implements an operator between two scalars, and between a scalar and a constant on either side, from a line
+/// `Trait::method: a op b, derivative by a, derivative by b`.
 macro_rules! operator {
     ($trait:ident::$method:ident: |$a:ident, $b:ident| $value:expr, $by_a:expr, $by_b:expr) => {
         impl $trait for Scalar<'_> {
@@ -312,7 +313,7 @@ operator!(Div::div: |a, b| a / b, 1.0 / b, -(a / b) / b);
 mod tests {
     use super::*;
 
-    /// An op under test, of as many arguments as the row of `AT` it is given.
+    /// An op under test, as a function of its arguments.
     type Op = Box<dyn for<'t> Fn(&[Scalar<'t>]) -> Scalar<'t>>;
 
     fn op(f: impl for<'t> Fn(&[Scalar<'t>]) -> Scalar<'t> + 'static) -> Op {
@@ -348,7 +349,7 @@ mod tests {
         ops
     }
 
-    /// Rows of three arguments, away from the kinks of relu, max and clamp_max. An op takes as many as it needs.
+    /// Rows of three arguments, away from the kinks of relu, max, clamp_max and clip. An op takes as many of a row as it needs.
     const AT: [[f64; 3]; 9] = [
         [0.3, 1.2, -0.7],
         [-0.3, 0.9, 2.0],
@@ -361,7 +362,7 @@ mod tests {
         [50.0, -60.0, 70.0],
     ];
 
-    /// Whether an op has no value there.
+    /// Whether an op has no value at `x`, its first argument.
     fn is_outside(name: &str, x: f64) -> bool {
         name == "ln" && x < 0.0 || name == "log1m_exp" && x >= 0.0
     }
@@ -393,8 +394,9 @@ mod tests {
                     };
                     let (above, below) = (moved(h), moved(-h));
                     let numeric = (above - below) / (2.0 * h);
-                    // truncation: h^2 / 6 times the third derivative, worst for 1 / x, where that is (h / x)^2 relative,
-                    // and |x| >= 0.1 here; rounding: an ulp of the values and of x over the step
+                    // Truncation error: h^2 / 6 times the third derivative. It is largest for 1 / x, where it is (h / x)^2
+                    // relative to the derivative, and |x| >= 0.1 here. Rounding error: an ulp of the values and of x, divided by
+                    // the step.
                     let largest = above.abs().max(below.abs()).max(x[i].abs());
                     let bound = (h / 0.1).powi(2) * analytic.abs() + 4.0 * f64::EPSILON * largest / h;
                     assert!(
@@ -422,7 +424,7 @@ mod tests {
         }
     }
 
-    /// The tails, where a form that passes through `1 - sigmoid` or `ln(sigmoid)` has lost every digit.
+    /// In the tails, a form that goes through `1 - sigmoid` or `ln(sigmoid)` loses digits, and beyond about x = 37 all of them.
     #[test]
     fn tails_keep_their_relative_precision() {
         fn derivative(f: UnaryOp, x: f64) -> f64 {

@@ -1,9 +1,9 @@
 //! The tape: values of the forward pass, and the nodes that carry their gradients back.
 //!
-//! A value is `[rows, cols]`, in f32, or in bf16 if it lies between matrix products of that precision. Its first `grad_rows`
-//! rows have a gradient: policy rows come first in every activation, so "what has a gradient" is a prefix slice in every op. An
-//! op allocates its output, runs a kernel, and pushes a node that holds what the backward pass needs. The node keeps only that
-//! prefix; rows without a gradient are freed when the forward pass has read them.
+//! A value is `[rows, cols]`. It is f32, or bf16 if it is computed between matrix products of that precision. Its first
+//! `grad_rows` rows have a gradient: policy rows come first in every activation, so in every op the part with a gradient is a
+//! prefix. An op allocates its output, runs a kernel, and pushes a node that holds what the backward pass needs. The node keeps
+//! only that prefix. Rows without a gradient are freed when the forward pass has read them.
 
 use super::grads::{Grads, ParamGrads};
 use super::value::{Input, Recompute, Saved, SavedF32, SavedOrRecomputed, Value, Var};
@@ -81,7 +81,7 @@ impl Tape {
         self.device.alloc(name, len)
     }
 
-    /// As [`Tape::alloc`], in the format of values between matrix products.
+    /// Allocates memory like [`Tape::alloc`], but in the number format of values between matrix products.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -127,7 +127,7 @@ impl Tape {
         self.push_over(y, node)
     }
 
-    /// As [`Tape::push`], for an output that can be recomputed.
+    /// Does the same as [`Tape::push`], for an output that can be recomputed. `node` also returns how to recompute it.
     ///
     /// # Errors
     /// Those of `node`.
@@ -148,7 +148,7 @@ impl Tape {
         }
     }
 
-    /// As [`Tape::push`], for an op whose node keeps its own output: `y` is a leaf that the op made.
+    /// Does the same as [`Tape::push`], for an op whose node keeps the op's own output. `y` is the leaf that the op made of it.
     ///
     /// # Errors
     /// Those of `node`.
@@ -164,7 +164,7 @@ impl Tape {
         Ok(y)
     }
 
-    /// Keeps, for the backward pass, the rows of a value that have a gradient. Keeps them once, even if several ops ask.
+    /// Keeps the rows of a value that have a gradient, for the backward pass. Keeps them once, even if several ops ask for them.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -181,7 +181,7 @@ impl Tape {
         Ok(Saved { buffer: value.prefix.get().expect("set above").clone(), len })
     }
 
-    /// As [`Tape::keep`], unless the value can be recomputed.
+    /// Does the same as [`Tape::keep`], unless the value can be recomputed. Then keeps how to recompute it.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -205,7 +205,7 @@ impl Tape {
         Ok(SavedF32 { buffer: copy, len })
     }
 
-    /// Copies the first `len` elements.
+    /// Copies the first `len` elements of a buffer into a new one.
     fn prefix(&self, name: &'static str, buffer: &FloatBuffer, len: usize) -> Result<FloatBuffer> {
         let mut copy = self.device.alloc_float(name, buffer.dtype(), len)?;
         self.device.copy_float(buffer.view().range(0..len), copy.view_mut());
@@ -251,7 +251,7 @@ impl Tape {
         self.backward_of(y, dy, &[], params).map(|_| ())
     }
 
-    /// As [`Tape::backward`]. Also returns the gradient of each of `leaves`: `None` if nothing differentiable read it.
+    /// Does the same as [`Tape::backward`], and returns the gradient of each of `leaves`: `None` if no gradient reached the leaf.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -269,7 +269,7 @@ impl Tape {
             match step {
                 Step::Notify(notify) => notify(),
                 Step::Node(output, node) => {
-                    // no gradient: `y` does not depend on this output
+                    // without a gradient, `y` does not depend on this output
                     if let Some(dy) = grads.take(output.id) {
                         node.backward(dy, &mut grads)?;
                     }

@@ -4,7 +4,7 @@ use align_kernels::{Buffer, Device, FloatBuffer, FloatDtype, FloatSlice, Result,
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-/// A value of the forward pass. Clones share it; it is freed when the last clone and the last node that kept it are gone.
+/// A value of the forward pass. Clones share the value. It is freed when the last clone and the last node that kept it are gone.
 #[derive(Debug, Clone)]
 pub struct Var {
     pub(super) value: Rc<Value>,
@@ -15,7 +15,7 @@ pub(super) struct Value {
     pub(super) input: Input,
     pub(super) rows: usize,
     pub(super) buffer: Rc<FloatBuffer>,
-    /// A copy of the rows with a gradient, made if the other rows need not be kept.
+    /// A copy of only the rows with a gradient, which nodes keep instead of all rows. It is made when a node first asks for it.
     pub(super) prefix: OnceCell<Rc<FloatBuffer>>,
     /// How to recompute the rows with a gradient from values that are kept in any case.
     pub(super) recompute: Option<Rc<dyn Recompute>>,
@@ -24,7 +24,7 @@ pub(super) struct Value {
 /// Recomputes, to the same bits, the rows of a value that have a gradient. For values that are cheap to compute and large to
 /// keep.
 pub trait Recompute: std::fmt::Debug {
-    /// `[grad_rows, cols]`
+    /// Returns the rows, `[grad_rows, cols]`.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -35,16 +35,16 @@ pub trait Recompute: std::fmt::Debug {
 #[derive(Debug, Clone, Copy)]
 pub struct Input {
     pub(super) id: usize,
-    /// Rows with a gradient.
+    /// Number of rows with a gradient.
     pub grad_rows: usize,
-    /// Columns.
+    /// Number of columns.
     pub cols: usize,
     /// Format of the value, and of its gradient.
     pub dtype: FloatDtype,
 }
 
 impl Input {
-    /// Elements of the gradient.
+    /// Returns the number of elements of the gradient.
     pub fn len(&self) -> usize {
         self.grad_rows * self.cols
     }
@@ -56,22 +56,22 @@ impl Input {
 }
 
 impl Var {
-    /// All rows.
+    /// Returns the number of all rows.
     pub fn rows(&self) -> usize {
         self.value.rows
     }
 
-    /// Columns.
+    /// Returns the number of columns.
     pub fn cols(&self) -> usize {
         self.value.input.cols
     }
 
-    /// Rows that have a gradient: the first ones.
+    /// Returns the number of rows that have a gradient. They are the first ones.
     pub fn grad_rows(&self) -> usize {
         self.value.input.grad_rows
     }
 
-    /// The content, `[rows, cols]`.
+    /// Returns the numbers of all rows, `[rows, cols]`.
     pub fn view(&self) -> FloatSlice<'_> {
         self.value.buffer.view()
     }
@@ -121,7 +121,7 @@ impl SavedOrRecomputed {
     }
 }
 
-/// Numbers that an op made for its own backward pass, in f32 in every precision.
+/// Numbers that an op made for its own backward pass. They are f32 in every precision.
 #[derive(Debug)]
 pub struct SavedF32 {
     pub(super) buffer: Buffer<f32>,

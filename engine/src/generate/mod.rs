@@ -1,8 +1,8 @@
 //! Generation: prefill, then one token per step for each sequence of the batch, with a cache of keys and values.
 //!
-//! A Phi 3 with longrope rotates all keys of a sequence differently once it is longer than `original_max_position_embeddings`.
-//! Its cached keys are then stale. So that sequence alone is read again, and continues as if it had been that long from the
-//! start. The other sequences of the batch are not affected.
+//! A Phi 3 with longrope rotates all keys of a sequence differently once the sequence is longer than
+//! `original_max_position_embeddings`. Its cached keys are then stale. So that sequence alone is read again, and continues as if
+//! it had been that long from the start. The other sequences of the batch are not affected.
 
 mod sampler;
 
@@ -29,10 +29,9 @@ pub struct Request {
     pub stop: Vec<u32>,
     /// Applies to every prompt; the random draws differ.
     pub sampling: Sampling,
-    /// Precision of the products with weights. The cache stores values in this format.
+    /// Precision of the products with weights. The cache stores keys and values in this format.
     pub precision: Precision,
-    /// Number of the first prompt among all prompts of the run, so that the random draws of a prompt do not depend on its
-    /// batch.
+    /// Number of the first prompt among all prompts of the run. It makes the random draws of a prompt independent of its batch.
     pub first_sequence: u64,
 }
 
@@ -54,8 +53,8 @@ pub struct Completion {
     pub finish: Finish,
 }
 
-/// Continues every prompt in one batch. No prompt may be empty. Calls `on_token` with the prompt's place and the token as soon
-/// as the token is chosen. The run ends early if `on_token` returns `false`.
+/// Continues every prompt in one batch. No prompt may be empty. Calls `on_token` with a prompt's place in `prompts` and a new
+/// token as soon as the token is chosen. The run ends early if `on_token` returns `false`.
 ///
 /// # Errors
 /// [`EngineError::Kernel`], with [`KernelError::TokenId`] for an id outside the vocabulary and [`KernelError::Size`]
@@ -117,7 +116,7 @@ pub fn generate(
         if others || stale.is_empty() {
             logits = run.step(&sequences)?;
         }
-        // read one at a time: together they could need far more memory than the prompts did
+        // stale sequences are read one at a time: together they could need far more memory than the prompts did
         for b in stale {
             let read = run.read(&sequences, &[b])?;
             put_row(device, &mut logits, b, &read)?;

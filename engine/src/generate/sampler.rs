@@ -5,7 +5,7 @@ use align_kernels::rng::Key;
 /// How the next token is chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// `None` takes the largest logit; among equal ones the smallest id.
+    /// `None` chooses the token with the largest logit, and among equal ones the smallest id.
     pub random: Option<Random>,
     /// Divides the positive logits of tokens that have occurred, and multiplies their negative ones; 1 changes nothing. Source:
     /// arXiv 1909.05858, sec. 4.1.
@@ -24,7 +24,7 @@ pub struct Random {
     /// Keeps tokens whose probability is at least this fraction of the largest probability; 0 keeps all. Source: arXiv
     /// 2407.01082.
     pub min_p: f32,
-    /// Seed of the run. A draw depends on it and on the token's place.
+    /// Seed of the run. A draw depends on the seed, the sequence and the token's place in it.
     pub seed: u64,
 }
 

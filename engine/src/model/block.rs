@@ -1,4 +1,4 @@
-//! One decoder layer, for all families. They differ in which parts are present, not in how the parts are computed.
+//! One decoder layer, for all families. The families differ in which parts a layer has, not in how the parts are computed.
 
 use super::{KvCache, LayerConfig, ModelConfig};
 use crate::autograd::{Tape, Var};
@@ -12,7 +12,7 @@ use align_kernels::gate::Activation;
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     pub attention_norms: Norms,
-    /// Query, key and value projections: three matrices, or one (Phi-3). Their outputs lie side by side in this order.
+    /// Query, key and value projections: three matrices, or one (Phi-3). Their outputs are side by side, in this order.
     pub qkv: Vec<Linear>,
     /// Norm of each query and key head, before rope (Qwen 3, Gemma 3).
     pub qk_norm: Option<[FrozenVector; 2]>,
@@ -51,8 +51,8 @@ impl Block {
         }
     }
 
-    /// `x + attention(norm(x))`, then `x + mlp(norm(x))`. If there is a cache, keys and values are stored in it, and rows of
-    /// the decoding phase attend to it instead of to each other.
+    /// Computes `x + attention(norm(x))`, then `x + mlp(norm(x))` of the result. If there is a cache, keys and values are stored
+    /// in it, and rows of the decoding phase attend to the cache instead of to each other.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -89,7 +89,7 @@ impl Block {
         }
     }
 
-    /// `x + layer(inner)`. If there is an output norm, `x + norm(layer(inner))`.
+    /// Returns `x + layer(inner)`, or `x + norm(layer(inner))` if there is an output norm.
     fn output(&self, tape: &mut Tape, x: &Var, inner: &Var, layer: &Linear, norms: &Norms) -> Result<Var> {
         let layer = std::slice::from_ref(layer);
         match norms {

@@ -26,7 +26,7 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Positions that the model was made for. Longer texts can be computed too.
+    /// Number of positions that the model was made for. Longer texts can be computed too.
     pub max_position_embeddings: usize,
     /// Added to the mean square in every norm.
     pub rms_norm_eps: f32,
@@ -52,9 +52,9 @@ pub struct ModelConfig {
     pub attention_scale: f32,
     /// The `cap` of `cap * tanh(x / cap)`, which is applied to attention scores.
     pub attn_logit_softcapping: Option<f32>,
-    /// The same for the logits.
+    /// The `cap` of `cap * tanh(x / cap)`, which is applied to the logits.
     pub final_logit_softcapping: Option<f32>,
-    /// One per layer.
+    /// What differs from layer to layer, one entry for each layer.
     pub layers: Vec<LayerConfig>,
     /// The position encodings that layers choose from.
     pub ropes: Vec<RopeConfig>,
@@ -65,9 +65,9 @@ pub struct ModelConfig {
     /// The token that other software pads a batch with, from `config.json` or the family's default. A reward model skips it:
     /// the score of a text is the score of its last token that is not padding.
     pub pad_token_id: Option<u32>,
-    /// The number format that config.json names; the weight files decide.
+    /// The number format of the weights according to config.json. The weight files decide.
     pub dtype: Option<String>,
-    /// The quantisation that config.json names; the weight files decide.
+    /// The quantisation of the weights according to config.json. The weight files decide.
     pub quantization: Option<Quantization>,
     /// The type of `rope_scaling`, if it is under the older key `type`, so that transformers drops it.
     pub old_rope_key: Option<String>,
@@ -84,7 +84,7 @@ pub struct ModelConfig {
 pub enum NormPlacement {
     /// On the inputs of attention and MLP.
     Pre,
-    /// On their inputs, and on their outputs before these are added to the residual stream.
+    /// On the inputs of attention and MLP, and on their outputs before these are added to the residual stream.
     Sandwich,
 }
 
@@ -100,7 +100,7 @@ pub enum QkNorm {
 /// Which projections of attention have a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionBias {
-    /// No projection has one.
+    /// No projection has a bias.
     None,
     /// Q, k and v.
     Qkv,
@@ -117,7 +117,7 @@ pub enum Fusion {
     QkvAndGateUp,
 }
 
-/// How one layer differs from its neighbours.
+/// The settings that may differ from layer to layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerConfig {
     /// A key is visible if it is fewer than this many positions back; the token itself is 0 back. `None`: all keys are visible.
@@ -129,14 +129,14 @@ pub struct LayerConfig {
 /// A quantisation that config.json names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quantization {
-    /// The key that names it.
+    /// The key of config.json that names the quantisation.
     pub key: &'static str,
     /// The method and its bits, e.g. `gptq, 4 bits`.
     pub method: String,
 }
 
 impl Quantization {
-    /// Keys of config.json that can hold it. Only MLX uses the last one.
+    /// Keys of config.json that can name a quantisation. Only MLX uses the last one.
     pub const KEYS: [&str; 2] = ["quantization_config", "quantization"];
 
     /// Reads what config.json says about quantisation. Any content is accepted, since the weights decide.

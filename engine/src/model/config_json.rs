@@ -5,8 +5,8 @@ use crate::json::{self, shorten};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Largest width, count or id that is accepted. It is far above every model, and small enough that the product of two cannot
-/// overflow.
+/// Largest width, count or id that is accepted. It is far above those of every model, and small enough that the product of two of
+/// them cannot overflow.
 pub(crate) const MAX_SIZE: usize = 1 << 24;
 /// Most characters of a value that a message shows.
 pub(super) const SHOWN: usize = 80;
@@ -34,7 +34,7 @@ impl ConfigJson {
         ConfigJson { path: path.to_owned(), at: String::new(), object }
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -67,7 +67,7 @@ impl ConfigJson {
     /// Returns the nested object under `key`, or an empty object if the key is absent.
     ///
     /// # Errors
-    /// As [`Self::nested`].
+    /// The errors of [`Self::nested`].
     pub fn nested_or_empty(&self, key: &str) -> Result<ConfigJson, ConfigError> {
         Ok(self.nested(key)?.unwrap_or_else(|| ConfigJson::new(&self.path, Map::new())))
     }
@@ -80,15 +80,15 @@ impl ConfigJson {
         self.size_or_required(key, None)
     }
 
-    /// As [`Self::size`], or `default` if the key is absent. The key must be there if `default` is `None`.
+    /// Returns an integer like [`Self::size`], or `default` if the key is absent. The key must be there if `default` is `None`.
     ///
     /// # Errors
-    /// As [`Self::size`].
+    /// The errors of [`Self::size`].
     pub fn size_or_required(&self, key: &'static str, default: Option<usize>) -> Result<usize, ConfigError> {
         self.size_opt(key)?.or(default).ok_or_else(|| self.missing(key))
     }
 
-    /// As [`Self::size`], or `default` if the key is absent.
+    /// Returns an integer like [`Self::size`], or `default` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].
@@ -96,7 +96,7 @@ impl ConfigJson {
         Ok(self.size_opt(key)?.unwrap_or(default))
     }
 
-    /// As [`Self::size`], `None` if the value is `null`, or `default` if the key is absent.
+    /// Returns an integer like [`Self::size`]. `None` if the value is `null`, `default` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].
@@ -104,7 +104,7 @@ impl ConfigJson {
         if self.has(key) { self.size_opt(key) } else { Ok(Some(default)) }
     }
 
-    /// As [`Self::size`]. `None` if the key is absent.
+    /// Returns an integer like [`Self::size`]. `None` if the key is absent.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].

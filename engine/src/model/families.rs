@@ -36,7 +36,7 @@ impl ModelConfig {
     /// Reads a configuration from JSON in memory.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// [`ConfigError`] if the JSON names an unknown architecture, or if a key is missing or out of range.
     pub fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         let family = of(json)?;
         let mut config = (family.read)(json)?;
@@ -83,7 +83,8 @@ pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
 /// programs know. Other programs use the class to choose the code that runs a model.
 ///
 /// # Errors
-/// As [`ModelConfig::read`].
+/// [`ConfigError`] if the JSON names an unknown architecture or a class for another task, or if a key is missing or of the wrong
+/// type.
 pub fn architecture_to_name(json: &ConfigJson) -> Result<Option<&'static str>, ConfigError> {
     let family = of(json)?;
     let architectures = json.texts_opt("architectures")?.unwrap_or_default();

@@ -21,8 +21,8 @@ pub struct Family {
     pub read: fn(&ConfigJson) -> Result<ModelConfig, ConfigError>,
 }
 
-/// What a family uses for keys that `config.json` lacks. `None` if the key must be there, unless a comment says how the value
-/// follows from other keys. Only `pad_token_id` may have no value at all.
+/// The values that a family uses for keys that `config.json` lacks. `None` means that the key must be there, unless the field's
+/// comment says how its value follows from other keys. `pad_token_id` alone may have no value at all.
 pub(super) struct Defaults {
     pub num_attention_heads: Option<usize>,
     /// `None` means as many as `num_attention_heads`.
@@ -127,7 +127,7 @@ impl ModelConfig {
         })
     }
 
-    /// Makes all layers alike, with the first rope.
+    /// Makes all layers alike: the same window, and the first rope.
     pub(super) fn same_layers(&mut self, sliding_window: Option<usize>) {
         self.layers = vec![LayerConfig { sliding_window, rope: 0 }; self.num_hidden_layers];
     }
@@ -170,8 +170,8 @@ pub(super) fn layer_types(json: &ConfigJson, num_hidden_layers: usize) -> Result
     names.into_iter().map(kind).collect::<Result<Vec<_>, _>>().map(Some)
 }
 
-/// Returns the layers, with a window for those that `layer_types` gives one. If that key is absent, `slides` decides which
-/// layers have a window. All layers have the first rope.
+/// Returns the layers, with a window for those that are `sliding_attention` in `layer_types`. If that key is absent, `slides`
+/// decides which layers have a window. All layers have the first rope.
 ///
 /// # Errors
 /// [`ConfigError::Value`] if a layer should have a window but no size is given.

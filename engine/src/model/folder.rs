@@ -1,4 +1,4 @@
-//! If a user gives a folder without config.json as a model, finds out what it holds, so that the message can say what to give
+//! Finds out what a folder without config.json holds if a user gives it as a model, so that the message can say what to give
 //! instead.
 
 use crate::listing::{exists, names_in};
@@ -93,8 +93,8 @@ pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the base that the adapter's config names, if any. `None` if `dir` holds no adapter. Reads nothing else from that
-/// file.
+/// Returns the base that the adapter's config names, or `Some(None)` if it names none. `None` if `dir` holds no adapter. Reads
+/// nothing else from the config.
 fn adapter_in(dir: &Path) -> Option<Option<String>> {
     let path = dir.join("adapter_config.json");
     if !exists(&path) {

@@ -19,7 +19,8 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     rms_norm_eps: 1e-6,
     tie_word_embeddings: true,
     pad_token_id: Some(0),
-    // the published files of the first Gemma say `gelu` and mean its tanh form; an absent key means that form too
+    // the published files of the first Gemma have `gelu` in `hidden_act` and mean its tanh form; without `hidden_activation`,
+    // that form is used too
     activation: ("hidden_activation", "gelu_pytorch_tanh"),
 };
 
@@ -34,7 +35,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     Ok(config)
 }
 
-/// What all Gemmas have in common.
+/// Sets what all Gemmas have in common. Refuses an encoder.
 pub(super) fn gemma_block(json: &ConfigJson, config: &mut ModelConfig) -> Result<(), ConfigError> {
     if json.flag_or("use_bidirectional_attention", false)? {
         return Err(json.refuse("use_bidirectional_attention", "false: an encoder has no log-probs to train", true));

@@ -26,7 +26,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     Ok(config)
 }
 
-/// What Gemma 2 and 3 have in common.
+/// Sets what Gemma 2 and 3 have in common.
 pub(super) fn gemma2_block(json: &ConfigJson, config: &mut ModelConfig) -> Result<(), ConfigError> {
     config.check_heads_divide_hidden(json)?;
     gemma_block(json, config)?;

@@ -1,5 +1,5 @@
-//! Gemma 3, text: Gemma 2 with norms on the heads of q and k in place of the soft-caps, five layers with a window for each one
-//! without, and a position encoding for each of the two kinds. Source: arXiv 2503.19786.
+//! Gemma 3, text: Gemma 2 with norms on the heads of q and k in place of the soft-caps, five layers with a window for each layer
+//! without one, and a rope for each of these two kinds of layers. Source: arXiv 2503.19786.
 //!
 //! The models from 4B up also see images. Their `model_type` is `gemma3`, and the keys of the text model are nested under
 //! `text_config`. The weights of the vision tower are not read.
@@ -17,9 +17,9 @@ pub(super) const FAMILY: Family = Family {
     read,
 };
 
-/// Index of the encoding of layers without a window.
+/// Index of the rope of layers without a window.
 const FULL: usize = 0;
-/// Index of the encoding of layers with a window.
+/// Index of the rope of layers with a window.
 const SLIDING: usize = 1;
 
 fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
@@ -27,7 +27,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     let mut config = read_text(&text)?;
     config.tensor_prefixes = &["language_model.model.", "model.language_model.", "language_model.", "model."];
     config.module_prefix = "model.language_model.";
-    // These keys stand beside text_config.
+    // The keys below are in the outer object, beside `text_config`.
     config.tie_word_embeddings = json.flag_or("tie_word_embeddings", config.tie_word_embeddings)?;
     if json.get("eos_token_id").is_some() {
         config.eos_token_ids = json.token_ids("eos_token_id")?;

@@ -14,7 +14,7 @@ pub struct KvCache {
     phase: Phase,
 }
 
-/// What the rows of the current pass are.
+/// What the rows of the current pass are, and where their keys and values are stored.
 #[derive(Debug)]
 enum Phase {
     /// Whole prompts, whose rows attend to each other. Row r is stored at `slots[r]`.
@@ -24,7 +24,7 @@ enum Phase {
 }
 
 impl KvCache {
-    /// Makes an empty cache.
+    /// Makes an empty cache. `kv_cols` is `num_key_value_heads * head_dim`.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -41,7 +41,8 @@ impl KvCache {
         Ok(KvCache { capacity, layers, phase: Phase::Prefill { slots: device.upload_indices("kv_cache.slots", &[])? } })
     }
 
-    /// Begins a pass over whole sequences, back to back: each `(b, length)` is sequence `b` of the cache, with this many rows.
+    /// Begins a pass over whole sequences, back to back. Each `(b, length)` stands for `length` rows, which belong to sequence
+    /// `b` of the cache.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -65,7 +66,7 @@ impl KvCache {
     /// [`align_kernels::KernelError::OutOfMemory`].
     pub fn begin_decode(&mut self, device: &Device, lengths: &[usize]) -> Result<()> {
         let slots: Vec<u32> = lengths.iter().enumerate().map(|(b, &length)| self.slot(b, length - 1)).collect();
-        // each length is at most the capacity, and slots fit in 32 bits
+        // no length wraps: it is at most the capacity, and slots fit in 32 bits
         let lengths: Vec<u32> = lengths.iter().map(|&length| length as u32).collect();
         self.phase = Phase::Decode {
             slots: device.upload_indices("kv_cache.slots", &slots)?,

@@ -30,7 +30,7 @@ pub enum Projection {
 }
 
 impl Projection {
-    /// Returns its module within a layer, e.g. `self_attn.q_proj`.
+    /// Returns the name of the projection's module within a layer, e.g. `self_attn.q_proj`.
     pub const fn path(self) -> &'static str {
         match self {
             Projection::Q => "self_attn.q_proj",
@@ -45,7 +45,7 @@ impl Projection {
         }
     }
 
-    /// `[out_features, in_features]`
+    /// Returns the shape, `[out_features, in_features]`.
     pub fn shape(self, config: &ModelConfig) -> [usize; 2] {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         match self {
@@ -59,7 +59,7 @@ impl Projection {
         }
     }
 
-    /// Whether it has a bias, `[out_features]`.
+    /// Whether the projection has a bias, `[out_features]`.
     pub fn has_bias(self, config: &ModelConfig) -> bool {
         match self {
             Projection::Q | Projection::K | Projection::V | Projection::Qkv => {
@@ -102,8 +102,8 @@ pub enum Norm {
 }
 
 impl Norm {
-    /// Returns its module within a layer. `post_attention_layernorm` has two meanings: if attention has no norm on its output,
-    /// it is the norm before the MLP.
+    /// Returns the name of the norm's module within a layer. `post_attention_layernorm` has two meanings: if attention has no
+    /// norm on its output, it is the norm before the MLP.
     pub fn path(self, config: &ModelConfig) -> &'static str {
         match (self, config.norm_placement) {
             (Norm::PreAttention, _) => "input_layernorm",
@@ -115,7 +115,7 @@ impl Norm {
         }
     }
 
-    /// Elements of its weight.
+    /// Returns the number of elements of the norm's weight.
     pub fn len(self, config: &ModelConfig) -> usize {
         match self {
             Norm::Q | Norm::K => config.head_dim,
@@ -164,7 +164,7 @@ impl ModelConfig {
     /// Returns the id of a projection.
     ///
     /// # Panics
-    /// If the layers of this model do not have it.
+    /// If the layers of this model do not have the projection.
     pub(super) fn linear_id(&self, layer_idx: usize, projection: Projection) -> LinearId {
         let projections = self.projections();
         let place = projections.iter().position(|&other| other == projection).expect("a projection of this model");
@@ -193,7 +193,8 @@ impl ModelConfig {
     /// Counts the elements of all weights that the model uses.
     pub fn parameters(&self) -> u64 {
         let tensors = Layout::new(self.tensor_prefixes[0]).tensors(self);
-        // Sizes are at most 2^24, and at most 1024 layers have 7 matrices each (or fewer, fused), so the sum is below 2^61.
+        // Sizes are at most 2^24, and at most 1024 layers have 7 matrices each (fused ones count as several), so the sum is below
+        // 2^61.
         tensors.iter().map(|(_, shape)| shape.iter().map(|&size| size as u64).product::<u64>()).sum()
     }
 }
@@ -214,7 +215,7 @@ enum EmbeddingName {
     Head,
 }
 
-/// Names under which files store the head. The second is the first with a prefix for the whole model.
+/// Names under which files store the head. The second and third have a prefix for the whole model or for its language model.
 const HEADS: [&str; 3] = ["lm_head.weight", "model.lm_head.weight", "language_model.lm_head.weight"];
 
 impl Layout {
@@ -224,8 +225,8 @@ impl Layout {
         Layout { prefix, head, embedding: EmbeddingName::Own }
     }
 
-    /// Returns the names that `files` use, with the first prefix that fits. If no prefix fits, uses the first one, and loading
-    /// then says what is missing under it.
+    /// Returns the names that `files` use, with the first prefix that fits. If none fits, uses the first prefix. Loading then
+    /// says which tensor is missing.
     pub fn of(config: &ModelConfig, files: &WeightFiles) -> Layout {
         let layouts = config.tensor_prefixes.iter().map(|prefix| Layout::new(prefix));
         let fits = |layout: &Layout| {
@@ -241,7 +242,7 @@ impl Layout {
         layout
     }
 
-    /// Name of the embedding, `[vocab_size, hidden_size]`.
+    /// Returns the name of the embedding, `[vocab_size, hidden_size]`.
     pub fn embed_tokens(&self) -> String {
         match self.embedding {
             EmbeddingName::Own => format!("{}embed_tokens.weight", self.prefix),
@@ -249,12 +250,12 @@ impl Layout {
         }
     }
 
-    /// Name of the norm before the head, `[hidden_size]`.
+    /// Returns the name of the norm before the head, `[hidden_size]`.
     pub fn final_norm(&self) -> String {
         format!("{}norm.weight", self.prefix)
     }
 
-    /// Name of the head, `[vocab_size, hidden_size]`. The files need not hold it if it is tied to the embedding.
+    /// Returns the name of the head, `[vocab_size, hidden_size]`. The files need not hold it if it is tied to the embedding.
     pub fn lm_head(&self) -> String {
         self.head.to_owned()
     }
@@ -265,17 +266,17 @@ impl Layout {
         config.tie_word_embeddings && files.equal(&self.lm_head(), &self.embed_tokens()) != Some(false)
     }
 
-    /// Name of a projection's matrix.
+    /// Returns the name of a projection's matrix.
     pub fn weight(&self, layer_idx: usize, projection: Projection) -> String {
         format!("{}layers.{layer_idx}.{}.weight", self.prefix, projection.path())
     }
 
-    /// Name of the bias of a projection that has one.
+    /// Returns the name of the bias of a projection that has one.
     pub fn bias(&self, layer_idx: usize, projection: Projection) -> String {
         format!("{}layers.{layer_idx}.{}.bias", self.prefix, projection.path())
     }
 
-    /// Name of a norm's weight.
+    /// Returns the name of a norm's weight.
     pub fn norm(&self, layer_idx: usize, norm: Norm, config: &ModelConfig) -> String {
         format!("{}layers.{layer_idx}.{}.weight", self.prefix, norm.path(config))
     }

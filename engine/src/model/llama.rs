@@ -1,7 +1,7 @@
 //! Llama 2 and 3, SmolLM 1 and 2, and every model that is published with `model_type` llama.
 //!
-//! The plain block: RMS norm, attention with grouped-query heads and rotary positions, SwiGLU. Source: arXiv 2307.09288,
-//! 2407.21783.
+//! The base of the other families: a block of RMS norm, attention with grouped-query heads and rotary positions, and SwiGLU.
+//! Source: arXiv 2307.09288, 2407.21783.
 
 use super::config::ModelConfig;
 use super::config_json::ConfigJson;
@@ -11,7 +11,7 @@ use super::rope::RopeConfig;
 
 pub(super) const FAMILY: Family = Family { model_types: &["llama"], architectures: &["LlamaForCausalLM"], read };
 
-/// The defaults of Llama. Most families change a few of them.
+/// The defaults of Llama. Most other families start from them and change a few.
 pub(super) const DEFAULTS: Defaults = Defaults {
     num_attention_heads: None,
     num_key_value_heads: None,

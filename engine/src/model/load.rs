@@ -17,7 +17,7 @@ enum Source<'a> {
     Absent(&'a Arc<Count>),
 }
 
-/// Takes the weights that a configuration names from their source.
+/// Makes the parts of a model with the weights from `source`.
 pub(super) struct Loader<'a> {
     device: &'a Device,
     config: &'a ModelConfig,
@@ -26,7 +26,7 @@ pub(super) struct Loader<'a> {
     head_is_tied: bool,
 }
 
-/// The parts of a model around its layers.
+/// The parts of a model outside its layers: the embedding, the final norm and the head.
 pub(super) struct Ends {
     pub embed_tokens: Frozen,
     pub norm: FrozenVector,
@@ -34,6 +34,8 @@ pub(super) struct Ends {
 }
 
 impl<'a> Loader<'a> {
+    /// Makes a loader of the weights in `files`.
+    ///
     /// # Errors
     /// As [`Layout::fitted`].
     pub(super) fn new(
@@ -46,7 +48,8 @@ impl<'a> Loader<'a> {
         Ok(Loader { device, config, source: Source::Files(files), layout, head_is_tied })
     }
 
-    /// Makes a loader of weights without values. `device` must be the counting device of `count`.
+    /// Makes a loader that needs no files. Its matrices have shapes but no values, and its vectors are zeros. `device` must be
+    /// the counting device of `count`.
     pub(super) fn absent(device: &'a Device, count: &'a Arc<Count>, config: &'a ModelConfig) -> Loader<'a> {
         let layout = Layout::new(config.tensor_prefixes[0]);
         Loader { device, config, source: Source::Absent(count), layout, head_is_tied: config.tie_word_embeddings }
@@ -142,8 +145,8 @@ impl<'a> Loader<'a> {
         Ok(Ends { embed_tokens, norm, lm_head })
     }
 
-    /// Makes the read-ahead of the matrices. Stage i is layer i, the last stage is the head. `None` if the matrices fit into
-    /// `free_bytes` with ease.
+    /// Starts to read the matrices ahead of the computation. Stage i is layer i; the last stage is the head. `None` if there are
+    /// no files, if the matrices fit into `free_bytes` with ease, or if no thread can start.
     pub(super) fn read_ahead(&self, free_bytes: u64) -> Option<Arc<ReadAhead>> {
         let Source::Files(files) = self.source else { return None };
         let head = if self.head_is_tied { self.layout.embed_tokens() } else { self.layout.lm_head() };

@@ -1,7 +1,8 @@
 //! Finds the directory of a model that the user names: by its path, or by its name in the local Hugging Face cache.
 //!
-//! The cache (huggingface_hub 2.4): `models--ORG--NAME/refs/main` holds a revision. `snapshots/<revision>/` holds the files, as
-//! links into `blobs/`. There, large files are links into a store that all models share. Nothing is downloaded.
+//! The cache, as huggingface_hub 2.4 lays it out: `models--ORG--NAME/refs/main` holds the hash of a revision, and
+//! `models--ORG--NAME/snapshots/<revision>/` holds that revision's files, as links into `models--ORG--NAME/blobs/`. There, large
+//! files are in turn links into a store that all models share. This module downloads nothing.
 
 use super::error::LocateError;
 use crate::bounded_read::read_regular;
@@ -9,15 +10,15 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Most bytes of the file that names a revision. A hash has 40.
+/// The most bytes that `refs/main` may have. It holds a revision's hash, which has 40.
 const MOST_REVISION: u64 = 1024;
 
 /// A model directory, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelDir {
-    /// The folder of its files. For a model of the cache, this is a snapshot.
+    /// The folder that holds the model's files. For a model in the cache, this is a snapshot.
     pub path: PathBuf,
-    /// What the user gave.
+    /// What the user gave: a path, or a name in the cache.
     pub origin: Origin,
 }
 
@@ -42,7 +43,8 @@ impl fmt::Display for ModelDir {
     }
 }
 
-/// Finds the model that the user calls `model`: an existing directory first, then a name in the cache.
+/// Finds the model that the user calls `model`. If `model` is an existing directory, returns that directory. Otherwise looks for
+/// a model of that name in the cache.
 ///
 /// # Errors
 /// [`LocateError`], which says what to do.
@@ -50,7 +52,7 @@ pub fn locate(model: &str) -> Result<ModelDir, LocateError> {
     locate_in(model, hub_cache())
 }
 
-/// Returns the local Hugging Face cache. `None` if the environment does not say where it is.
+/// Returns the path of the local Hugging Face cache, which need not exist. `None` if no environment variable says where it is.
 pub fn hub_cache() -> Option<PathBuf> {
     cache_dir(|name| std::env::var_os(name))
 }
@@ -80,7 +82,7 @@ fn locate_in(model: &str, cache: Option<PathBuf>) -> Result<ModelDir, LocateErro
     let snapshots = repository.join("snapshots");
     let revision = read_regular(&reference, MOST_REVISION).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let revision = revision.map(|text| text.trim().to_owned());
-    // A revision must be a hash, so that nothing in this file can lead to another place.
+    // Only hexadecimal digits are accepted, so that the content of the file cannot lead outside `snapshots`.
     let is_hash = |text: &String| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let Some(revision) = revision.filter(is_hash) else {
         return Err(LocateError::Reference { name, reference, snapshots: directories_in(&snapshots) });
@@ -92,7 +94,7 @@ fn locate_in(model: &str, cache: Option<PathBuf>) -> Result<ModelDir, LocateErro
     Ok(ModelDir { path: snapshot, origin: Origin::Cache { name, revision } })
 }
 
-/// Returns the place of the cache, from the variables that huggingface_hub reads. Empty values count as unset.
+/// Returns the path of the cache, from the environment variables that huggingface_hub reads. Empty values count as unset.
 fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(hub) = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")) {
@@ -106,8 +108,9 @@ fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     Some(cache.join("huggingface").join("hub"))
 }
 
-/// Whether each part of a `NAME` or `ORG/NAME` keeps the hub's rules, for a model or a data set: 1 to 96 letters, digits, `-`,
-/// `_`, `.`, no `--` or `..`, neither `-` nor `.` at an end. Does not count the parts.
+/// Whether each part of `NAME` or `ORG/NAME` follows the hub's rules for models and data sets: 1 to 96 characters, each of them a
+/// letter, a digit, `-`, `_` or `.`; no `--` or `..`; no `-` or `.` at the beginning or end. Does not check how many parts there
+/// are.
 pub fn is_hub_name(name: &str) -> bool {
     name.split('/').all(|part| {
         !part.is_empty()

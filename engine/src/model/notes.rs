@@ -1,25 +1,25 @@
-//! What a user should know about a model that was read.
+//! Notes for the user about a model that has been loaded.
 
 use super::config::ModelConfig;
 use super::layout::Layout;
 use crate::weights::{IndexFault, WeightFiles};
 use std::path::PathBuf;
 
-/// Something about a model's folder that a user may not know. It has no effect on what this program computes.
+/// A fact about a model's folder that the user may not know. A note only informs: it changes nothing that the program computes.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "a variant's text says what its fields are")]
 pub enum ModelNote {
-    /// config.json does not imply some of the tensors, so it may belong to another model.
+    /// The files hold tensors that config.json does not imply, so config.json may belong to another model.
     UnusedTensors { dir: PathBuf, names: Vec<String> },
     /// config.json says that the weights are quantised, but they are not.
     PlainWeights { dir: PathBuf, key: &'static str, method: String },
-    /// `rope_scaling` has the key `type`, so transformers drops it for this family.
+    /// The type of `rope_scaling` is under the older key `type`, so transformers ignores `rope_scaling` for this family.
     OldRopeKey { dir: PathBuf, rope_type: String },
-    /// The weights have their own head, though config.json ties it to the embedding.
+    /// config.json ties the head to the embedding, but the files hold a head that differs from it. That head is used.
     OwnHead { dir: PathBuf, name: String },
-    /// A weight file is a link out of the folder.
+    /// A weight file is a link to a file outside the folder.
     Link { path: PathBuf, target: PathBuf },
-    /// The index of shards is wrong, but only about tensors that still exist or that the model does not need.
+    /// The index of shards has faults, but every tensor that the model needs was found.
     Index { path: PathBuf, faults: Vec<IndexFault> },
 }
 

@@ -1,5 +1,5 @@
-//! Phi 3, 3.5 and 4 (text): Llama with q, k and v in one matrix and gate and up in another. Part of each head is rotated, with
-//! separate factors for short and long sequences. Source: arXiv 2404.14219.
+//! Phi 3, 3.5 and 4 (text): Llama with q, k and v in one matrix and gate and up in another. The rotation may cover only part of
+//! each head, and may have separate factors for short and long sequences. Source: arXiv 2404.14219.
 
 use super::config::{Fusion, ModelConfig};
 use super::config_json::ConfigJson;
@@ -16,7 +16,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     let mut config = ModelConfig::decoder("phi3", json, &defaults)?;
     config.fusion = Fusion::QkvAndGateUp;
     config.ropes = vec![RopeConfig::read_phi3(json, &config)?];
-    // transformers does this too, and only for this family
+    // as in transformers, which computes the cached keys again for this family only
     config.cache_follows_rope = true;
     config.same_layers(json.size_opt("sliding_window")?);
     Ok(config)

@@ -22,8 +22,9 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     Ok(config)
 }
 
-/// Returns the layers. With `use_sliding_window`, the layers from `max_window_layers` on see `sliding_window` positions, unless
-/// `layer_types` says which layers do. Shared with Qwen 3.
+/// Returns the layers. If `use_sliding_window` is true, the layers from index `max_window_layers` on have a window of
+/// `sliding_window` positions. If the key `layer_types` is present, it decides instead which layers have one. Qwen 3 uses this
+/// function too.
 pub(super) fn upper_windows(json: &ConfigJson, num_hidden_layers: usize) -> Result<Vec<LayerConfig>, ConfigError> {
     let sliding_window = match json.flag_or("use_sliding_window", false)? {
         true => json.size_or_none("sliding_window", 4096)?,

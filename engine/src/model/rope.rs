@@ -1,11 +1,11 @@
-//! Position encoding: the frequencies with which a model rotates a sequence of a given length.
+//! Rotary position encoding: the frequencies with which a model rotates queries and keys, for sequences of a given length.
 //!
 //! Sources: plain arXiv 2104.09864; linear arXiv 2306.15595; dynamic and yarn arXiv 2309.00071; longrope arXiv 2402.13753;
 //! llama3 as published with Llama 3.1.
 //!
 //! Numerics: models were trained and are evaluated with f32 frequencies, so each step that is f32 in transformers 5.23 is f32
-//! here, in the same order. Powers are computed in f64 and rounded once. The result can differ from torch's in the last bit, if
-//! torch's power function is off by one there.
+//! here, in the same order. Powers are computed in f64 and rounded once. A frequency can differ from torch's in the last bits,
+//! because torch's power function can be off by one unit in the last place.
 
 use crate::pass::{RopeTable, RopeVariant};
 use align_kernels::{Device, Result};
@@ -14,9 +14,10 @@ use std::f64::consts::PI;
 /// One position encoding of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeConfig {
-    /// Wavelengths grow from `2 pi` to `2 pi rope_theta`.
+    /// The base of the frequencies. Without scaling, wavelengths grow from `2 pi` at the first columns to almost
+    /// `2 pi * rope_theta` at the last ones.
     pub rope_theta: f64,
-    /// Columns of a head that are rotated: the first ones. An even number.
+    /// The number of columns of a head that are rotated. It is even, and these are the first columns.
     pub rotary_dim: usize,
     /// The change of frequencies for texts longer than those of the original training.
     pub scaling: RopeScaling,
@@ -28,16 +29,16 @@ pub struct RopeConfig {
 pub enum RopeScaling {
     /// No change.
     Default,
-    /// All frequencies divided by `factor`.
+    /// Divides all frequencies by `factor`.
     Linear { factor: f64 },
-    /// A `rope_theta` that grows with `factor` and with the length beyond `max_position_embeddings`.
+    /// Raises `rope_theta` for sequences longer than `max_position_embeddings`. It grows with `factor` and with the length.
     Dynamic { factor: f64, max_position_embeddings: usize },
     /// Multiplies wavelengths above `original_max_position_embeddings / low_freq_factor` by `factor`. Keeps those below
     /// `original_max_position_embeddings / high_freq_factor`. Blends in between.
     Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: usize },
-    /// Divides by `factor` the frequencies of columns that turn fewer than `beta_slow` times over the original length. Keeps
-    /// those that turn more than `beta_fast` times. Uses a ramp in between, which begins and ends at whole columns if
-    /// `truncate`. Multiplies cosine and sine by `attention_factor`.
+    /// Divides the frequency of a column that turns fewer than `beta_slow` times over the original length by `factor`. Keeps the
+    /// frequency of a column that turns more than `beta_fast` times. Blends in between with a ramp, which begins and ends at
+    /// whole columns if `truncate` is true. Multiplies cosine and sine by `attention_factor`.
     Yarn {
         factor: f64,
         attention_factor: f64,
@@ -46,8 +47,8 @@ pub enum RopeScaling {
         truncate: bool,
         original_max_position_embeddings: usize,
     },
-    /// Divides the frequency of each column by its entry in `short_factor` for sequences up to
-    /// `original_max_position_embeddings`, in `long_factor` for longer ones. Multiplies cosine and sine by `attention_factor`.
+    /// Divides the frequency of each column by its entry in `short_factor`, or by its entry in `long_factor` if the sequence is
+    /// longer than `original_max_position_embeddings`. Multiplies cosine and sine by `attention_factor`.
     LongRope {
         short_factor: Vec<f32>,
         long_factor: Vec<f32>,
@@ -90,7 +91,8 @@ impl RopeConfig {
         RopeVariant { inv_freq, scaling: scaling as f32 }
     }
 
-    /// Returns a key that is equal for two lengths exactly if their variants are equal.
+    /// Returns a key for [`Self::variant`]. Lengths with the same key have the same variant; lengths with different keys have
+    /// different variants, unless the factors happen to make them equal.
     pub fn variant_key(&self, sequence_len: usize) -> usize {
         match self.scaling {
             RopeScaling::Dynamic { max_position_embeddings, .. } => sequence_len.max(max_position_embeddings),
@@ -101,7 +103,7 @@ impl RopeConfig {
         }
     }
 
-    /// Computes cosines and sines for rows at `positions` of sequences of `lengths` tokens.
+    /// Computes the cosines and sines of each row. Row r is at `positions[r]` of a sequence of `lengths[r]` tokens.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -126,7 +128,7 @@ impl RopeConfig {
         RopeTable::new(device, positions, &variant_of, &variants)
     }
 
-    /// `base ^ (2 i / rotary_dim)`
+    /// Returns `base ^ (2 i / rotary_dim)` for each `i` below `rotary_dim / 2`.
     fn powers(&self, base: f64) -> impl Iterator<Item = f32> {
         let rotary_dim = self.rotary_dim as f32;
         // torch also uses the base as f32, since the exponents are f32.
@@ -143,7 +145,7 @@ impl RopeConfig {
         let exponent = dim / (dim - 2.0);
         let max = max_position_embeddings as f64;
         let base = if sequence_len <= max_position_embeddings {
-            // The same as at the maximum length, where the bracket is 1 up to rounding.
+            // The formula for the maximum length: the number in the inner brackets is 1 up to rounding.
             self.rope_theta * (factor * max / max - (factor - 1.0)).powf(exponent)
         } else {
             // In transformers the length is a tensor here, so the new base is f32.
@@ -157,7 +159,7 @@ impl RopeConfig {
         let low_freq_wavelen = (original / low_freq_factor) as f32;
         let high_freq_wavelen = (original / high_freq_factor) as f32;
         let scale = |freq: f32| {
-            // torch divides a scalar by a tensor as the reciprocal times the scalar.
+            // torch divides a scalar by a tensor as the tensor's reciprocal times the scalar.
             let wavelen = (1.0 / freq) * (2.0 * PI) as f32;
             if wavelen > low_freq_wavelen {
                 freq / factor
@@ -174,7 +176,7 @@ impl RopeConfig {
 
     fn yarn(&self, factor: f32, beta_fast: f64, beta_slow: f64, truncate: bool, original: f64) -> Vec<f32> {
         let dim = self.rotary_dim as f64;
-        // The column that makes `turns` full turns over the original length.
+        // Returns the index, with a fraction, of the column that makes `turns` full turns over the original length.
         let column = |turns: f64| dim * (original / (turns * 2.0 * PI)).ln() / (2.0 * self.rope_theta.ln());
         let (mut low, mut high) = (column(beta_fast), column(beta_slow));
         if truncate {

@@ -6,12 +6,12 @@ use super::error::ConfigError;
 use super::rope::{RopeConfig, RopeScaling};
 use crate::json::shorten;
 
-/// The values of `rope_type`.
+/// The supported values of `rope_type`.
 const ROPE_TYPES: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
 
 impl RopeConfig {
-    /// Reads the encoding of a model that has one for all layers, from `rope_parameters`, or from `rope_theta` and
-    /// `rope_scaling`.
+    /// Reads the position encoding of a model that has one for all layers, from `rope_parameters`, or from `rope_theta` and
+    /// `rope_scaling`. Refuses an encoding that rotates only part of a head.
     pub(super) fn read(json: &ConfigJson, config: &ModelConfig) -> Result<RopeConfig, ConfigError> {
         let (parameters, theta) = flat_parameters(json)?;
         let original = json.size_opt("original_max_position_embeddings")?;
@@ -24,8 +24,8 @@ impl RopeConfig {
         Ok(rope)
     }
 
-    /// Reads the encoding of a Phi 3. It may rotate only part of the head, longrope has three names, and the original length is
-    /// 4096 if the file gives none.
+    /// Reads the position encoding of a Phi 3. It may rotate only part of each head. The types `longrope`, `su` and `yarn` all
+    /// mean longrope. The original length is 4096 if config.json gives none.
     pub(super) fn read_phi3(json: &ConfigJson, config: &ModelConfig) -> Result<RopeConfig, ConfigError> {
         let (parameters, theta) = flat_parameters(json)?;
         let partial = match parameters.positive_opt("partial_rotary_factor")? {
@@ -49,8 +49,9 @@ impl RopeConfig {
         Ok(RopeConfig { rope_theta: check_theta(&parameters, theta)?, rotary_dim, scaling })
     }
 
-    /// Reads an encoding that rotates whole heads from an object of parameters. Uses `theta` if `rope_theta` is missing.
-    /// `original`, which stands beside the object in the file, wins over the object's own `original_max_position_embeddings`.
+    /// Reads an encoding that rotates whole heads from the object `parameters`. Uses `theta` if the object has no `rope_theta`.
+    /// `original` is the `original_max_position_embeddings` beside the object in config.json. If it is there, it wins over the
+    /// one in the object.
     pub(super) fn from_parameters(
         parameters: &ConfigJson,
         config: &ModelConfig,
@@ -97,8 +98,8 @@ impl RopeConfig {
     }
 }
 
-/// Returns the object of parameters, and the `rope_theta` to use if the object has none. `rope_scaling` wins unless it is
-/// empty.
+/// Returns the object of parameters, and the `rope_theta` to use if the object has none. The object is `rope_scaling`, or
+/// `rope_parameters` if `rope_scaling` is absent or empty.
 fn flat_parameters(json: &ConfigJson) -> Result<(ConfigJson, f64), ConfigError> {
     let said = |parameters: Option<ConfigJson>| parameters.filter(|parameters| !parameters.is_empty());
     let (key, parameters) = match said(json.nested("rope_scaling")?) {
@@ -111,7 +112,7 @@ fn flat_parameters(json: &ConfigJson) -> Result<(ConfigJson, f64), ConfigError> 
     Ok((parameters, json.positive_opt("rope_theta")?.unwrap_or(10_000.0)))
 }
 
-/// Reads `rope_type`, or its older name `type`.
+/// Reads `rope_type`, or its older name `type`. Returns `default` if both are absent.
 fn rope_type(parameters: &ConfigJson) -> Result<&str, ConfigError> {
     Ok(match parameters.text_opt("rope_type")? {
         Some(name) => name,
@@ -127,7 +128,7 @@ fn unknown_type(json: &ConfigJson, found: &str, supported: &[&'static str]) -> C
     }
 }
 
-/// Reads `rope_theta`, which must be a positive, normal number as an f32.
+/// Reads `rope_theta`, or takes `default` if it is absent. As an f32, the value must be a positive, normal number.
 fn check_theta(parameters: &ConfigJson, default: f64) -> Result<f64, ConfigError> {
     let rope_theta = parameters.positive_opt("rope_theta")?.unwrap_or(default);
     match (rope_theta as f32).is_normal() {
@@ -141,7 +142,7 @@ fn yarn(
     config: &ModelConfig,
     original_max_position_embeddings: usize,
 ) -> Result<RopeScaling, ConfigError> {
-    // `null` means the ratio of the lengths; an absent key is an error.
+    // A `factor` of `null` means the ratio of the two lengths. An absent `factor` is an error.
     let factor = match parameters.has("factor") && parameters.get("factor").is_none() {
         true => config.max_position_embeddings as f64 / original_max_position_embeddings as f64,
         false => parameters.positive("factor")?,

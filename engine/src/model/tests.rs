@@ -1,4 +1,4 @@
-//! Configurations against transformers, against the tiny models, and broken ones.
+//! Tests configurations: against transformers, against the tiny models, and broken ones.
 
 use super::*;
 use crate::weights::{Dtype, ValueCheck, WeightFiles};
@@ -28,7 +28,7 @@ impl RopeConfig {
     }
 }
 
-/// The nine tiny models.
+/// Returns the folders of the nine tiny models, sorted.
 fn tiny_models() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(goldens())
         .unwrap()
@@ -41,7 +41,8 @@ fn tiny_models() -> Vec<PathBuf> {
     found
 }
 
-/// The model's tensors and the file's are the same set, by name and shape, in both forms of config.json.
+/// config.json implies exactly the tensors in the files, by name and shape. Some of the tiny models have the older form of
+/// config.json, the others the newer one.
 #[test]
 fn tiny_models_hold_exactly_the_tensors_that_their_configuration_implies() {
     let device = align_kernels::Device::cpu(Some(1)).unwrap();
@@ -74,7 +75,7 @@ fn tiny_models_hold_exactly_the_tensors_that_their_configuration_implies() {
     }
 }
 
-/// Facts, names, shapes and frequencies of every family in both forms.
+/// Compares facts, names, shapes and frequencies with those of transformers, for configurations of every family.
 #[test]
 fn configurations_are_read_as_transformers_reads_them() {
     let path = goldens().join("configs/configs.json");
@@ -113,8 +114,8 @@ fn configurations_are_read_as_transformers_reads_them() {
             for (column, (got, want)) in variant.inv_freq.iter().zip(&want).enumerate() {
                 let ulps = got.to_bits().abs_diff(want.to_bits());
                 largest = largest.max(ulps);
-                // Powers and divisions are rounded once on both sides, but torch's power function may be one unit in the
-                // last place off, and a blend of two terms can carry that on to two.
+                // Powers and divisions are rounded once on both sides, but torch's power function may be off by one unit in the
+                // last place. A blend of two terms can make that two units.
                 assert!(ulps <= 2, "{name}, {rope:?}: column {column} is {got}, transformers has {want}, {ulps} ulps");
             }
         }
@@ -153,7 +154,7 @@ fn check_facts(name: &str, config: &ModelConfig, facts: &Value) {
     assert_eq!(activation, facts["activation"], "{name}");
 }
 
-/// A small Llama that is in order.
+/// Returns a valid config.json of a small Llama.
 fn sound() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
@@ -165,7 +166,7 @@ fn sound() -> Value {
 #[test]
 fn broken_configurations_are_refused_by_key() {
     assert!(read(sound()).is_ok());
-    // Changes to a sound file, and what the message must say.
+    // Each entry has changes to the valid configuration, and the parts that the message must contain.
     let table: &[(Value, &[&str])] = &[
         (json!({"model_type": "mamba"}), &["unknown architecture `mamba`", "LlamaForCausalLM", "Phi3ForCausalLM"]),
         (json!({"model_type": null, "architectures": ["MixtralForCausalLM"]}), &["MixtralForCausalLM"]),
@@ -410,7 +411,7 @@ fn an_unreadable_generation_config_is_not_an_absent_one() {
     assert!(message.contains("generation_config.json"), "{message}");
 }
 
-/// A tied model that also stores its head: used if it differs, ignored if it is a copy.
+/// A tied model whose file also holds a head: that head is used if it differs from the embedding, and ignored if it is a copy.
 #[test]
 fn a_stored_head_that_differs_wins_over_tying() {
     use crate::weights::{SafetensorsWriter, TensorSpec};

@@ -28,26 +28,27 @@ pub struct Model {
     norm: FrozenVector,
     lm_head: Frozen,
     linears: Vec<LinearInfo>,
-    /// Stage i is layer i, the last stage is the head. `None` if the weights fit in memory with ease.
+    /// Reads the weights ahead of a pass. Stage i is layer i; the last stage is the head. `None` if the weights fit in memory
+    /// with ease, if the model has none, or if no thread could start.
     read_ahead: Option<Arc<ReadAhead>>,
 }
 
 /// The tokens of a forward pass, and those that are scored.
 #[derive(Debug)]
 pub struct Inputs {
-    /// One id for each row of the pass's plan.
+    /// Token ids, one for each row of the pass's plan.
     pub ids: Indices,
     /// The rows of the plan that are scored, each with the token that follows it.
     pub scored: ScoredTokens,
-    /// Divides the logits before their softmax; above 0. The log-probs are then those that a sampler at this temperature draws
-    /// from.
+    /// The logits are divided by it before their softmax. It must be above 0. The log-probs are then those of a sampler at this
+    /// temperature.
     pub temperature: f32,
-    /// Whether entropy and the other extras are computed too.
+    /// Whether to compute entropy and the other extras of the scored tokens too.
     pub with_extras: bool,
 }
 
 impl Model {
-    /// Takes the weights that `config` names from `files`.
+    /// Makes the model with the weights in `files` that `config` implies.
     ///
     /// # Errors
     /// [`EngineError`] if a tensor is missing, has another shape than the configuration implies, or has a format that is not
@@ -75,7 +76,8 @@ impl Model {
         Ok(Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead })
     }
 
-    /// Makes a model without weights on a counting device. Its passes show how much memory and work they need.
+    /// Makes a model without weights on a counting device. Its passes compute nothing: they count the memory and work that a real
+    /// model would need.
     pub fn absent(count: &Arc<Count>, config: ModelConfig) -> Model {
         const SOUND: &str = "weights that are not there have every shape, and no memory is refused to them";
         let device = Device::Count(count.clone());
@@ -126,7 +128,8 @@ impl Model {
         &block.linears()[id.0 % per_block].weight
     }
 
-    /// Makes what the ops of one forward pass share: rope tables for the plan's positions, adapters, masks, precision.
+    /// Makes what the ops of one forward pass share: rope tables for the plan's positions, the adapters, the masks and the
+    /// precision.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -141,7 +144,8 @@ impl Model {
         Pass::new(&self.device, plan, ropes, adapters, masks, precision)
     }
 
-    /// Computes cosines and sines for rows at `positions` of sequences of `lengths` tokens.
+    /// Computes the cosines and sines of each row, for each position encoding of the model. Row r is at `positions[r]` of a
+    /// sequence of `lengths[r]` tokens.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -155,14 +159,14 @@ impl Model {
         self.config.ropes.iter().all(|rope| rope.variant_key(one) == rope.variant_key(other))
     }
 
-    /// Whether a text that grows from `before` to `now` tokens must be read again because its keys are rotated differently. Only
-    /// Phi 3 does that.
+    /// Whether the cached keys of a text that grows from `before` to `now` tokens are stale, because transformers would now
+    /// rotate them differently. That happens only with Phi 3.
     pub fn cache_is_stale(&self, before: usize, now: usize) -> bool {
         self.config.cache_follows_rope && !self.same_rope(before, now)
     }
 
-    /// Runs the first layer on rows with the tokens `ids`; the backward pass recomputes it. Its time is a measure for every
-    /// layer. It holds no more memory than a pass that recomputes all layers.
+    /// Embeds the tokens `ids` and runs the first layer on them. The backward pass recomputes the layer, so a run needs no more
+    /// memory than a pass that recomputes all layers. The cost of the other layers is estimated from this one.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -186,8 +190,8 @@ impl Model {
         Ok(y)
     }
 
-    /// Computes the log-probs of the scored tokens. The last `layers_kept` layers keep what their backward pass needs; the
-    /// others are recomputed from their inputs. The number has no effect on a tape that does not record.
+    /// Computes the log-probs of the scored tokens. The last `layers_kept` layers keep what their backward pass needs; the other
+    /// layers are recomputed from their inputs. `layers_kept` has no effect on a tape that does not record.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -197,8 +201,8 @@ impl Model {
         ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, inputs.temperature, inputs.with_extras)
     }
 
-    /// Scores some rows with a reward model's head: `[scored.rows.len(), 1]`. Does not use the output embedding. `ids` and
-    /// `layers_kept` are as in [`Model::token_logps`].
+    /// Scores the rows `scored.rows` with a reward model's head. The result is `[scored.rows.len(), 1]`. Does not use the output
+    /// embedding. `ids` and `layers_kept` are as in [`Model::token_logps`].
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -214,7 +218,7 @@ impl Model {
         ops::score_head(tape, &x, head)
     }
 
-    /// Computes the rows in `index` after the final norm. The first `policy` of them have a gradient.
+    /// Computes the hidden states of the rows in `index`, after the final norm. The first `policy` of these rows have a gradient.
     fn final_states(
         &self,
         tape: &mut Tape,
@@ -235,7 +239,8 @@ impl Model {
         self.final_norm(tape, &x)
     }
 
-    /// Computes the logits of the rows in `index`, `[index.len(), vocab_size]`, with the cache.
+    /// Computes the logits of the rows in `index`, `[index.len(), vocab_size]`. Stores the keys and values of all rows in
+    /// `cache`.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -282,7 +287,7 @@ impl Model {
     }
 }
 
-/// Returns the layer as a function that can run more than once.
+/// Returns the layer as a function, which the backward pass can run again.
 fn recomputable(block: &Arc<Block>) -> Layer {
     let block = block.clone();
     Rc::new(move |tape, x| block.forward(tape, x, None))

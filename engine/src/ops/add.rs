@@ -1,10 +1,10 @@
-//! Residual connection after a norm. Without a norm, the sum is part of the linear layer before it.
+//! The residual connection after a norm. If an output has no norm, the linear layer that computes it adds the residual itself.
 
 use crate::autograd::{Backward, Grads, Input, Tape, Var};
 use align_kernels::gemm::Accumulate;
 use align_kernels::{FloatBuffer, Result, add};
 
-/// `x + delta`, in the format of `x`. Saves nothing.
+/// Computes `x + delta`, in the format of `x`. Saves nothing for the backward pass.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

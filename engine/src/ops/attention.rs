@@ -6,8 +6,9 @@ use align_kernels::attention::{self, Geometry};
 use align_kernels::{FloatBuffer, Result};
 use std::rc::Rc;
 
-/// Each row attends to its prompt and its own branch; `qkv` holds its queries, keys and values side by side. Keeps `qkv` and
-/// the output, and saves the log-sum-exp of every row and head. No attention score is stored.
+/// Computes attention, `[rows, heads * head_dim]`. Each row attends to its prompt and its own branch. `qkv` holds the queries,
+/// keys and values of a row side by side. Keeps `qkv` and the output for the backward pass, and saves the log-sum-exp of each
+/// head of each row. Attention scores are never stored.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
@@ -20,7 +21,7 @@ pub fn attention(tape: &mut Tape, geometry: Geometry, qkv: &Var) -> Result<Var> 
         .run(tape.device())?;
     let grad_rows = qkv.grad_rows();
     let o = tape.leaf(rows, cols, grad_rows, o);
-    // the node keeps its own output; the projection that reads the output keeps the same buffer
+    // the node keeps its own output; if the next projection keeps its input, that is the same buffer
     tape.push_over(o.clone(), |tape| {
         Ok(Attention {
             geometry,

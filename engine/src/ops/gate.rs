@@ -5,7 +5,8 @@ use align_kernels::gate::{self, Activation};
 use align_kernels::{Device, FloatBuffer, Result};
 use std::rc::Rc;
 
-/// `act(gate) * up`; `gate_up` holds both side by side. Keeps `gate_up`, so that the result need not be kept.
+/// Computes `act(gate) * up`. `gate_up` holds gate and up side by side. Keeps `gate_up`. The result need not be kept, because it
+/// can be recomputed from `gate_up`.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

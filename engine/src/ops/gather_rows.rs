@@ -1,4 +1,4 @@
-//! The rows that are scored.
+//! Selects the rows that are scored.
 
 use crate::autograd::{Backward, Grads, Input, Tape, Var};
 use align_kernels::{FloatBuffer, Indices, Result, rows};

@@ -7,8 +7,8 @@ use align_kernels::gemm::Accumulate;
 use align_kernels::rms_norm::{self, Groups};
 use align_kernels::{FloatBuffer, Result};
 
-/// `rms_norm(head) * (offset + weight)` for every query head with the first of `weights`, and for every key head with the
-/// second. The value heads stay unchanged. Saves `rstd` (4 bytes a head) and keeps `qkv`.
+/// Computes `rms_norm(head) * (offset + weight)` for every query head with `weights[0]`, and for every key head with
+/// `weights[1]`. Copies the value heads unchanged. Saves `rstd` (4 bytes for each query and key head of a row) and keeps `qkv`.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
@@ -45,7 +45,7 @@ pub fn head_norm(
     })
 }
 
-/// Returns where the query heads and the key heads lie in rows of `stride` elements.
+/// Returns the places of the query heads and of the key heads in rows of `stride` elements.
 fn parts(geometry: Geometry, stride: usize) -> [Groups; 2] {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = geometry;
     [Groups { first: 0, per_row: heads, stride }, Groups { first: heads * head_dim, per_row: kv_heads, stride }]

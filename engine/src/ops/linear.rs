@@ -22,10 +22,10 @@ pub struct Linear {
     pub bias: Option<FrozenVector>,
 }
 
-/// Computes the outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`. Policy rows get the
-/// policy's update, reference rows the reference's, without dropout. If there is a `residual`, adds it, and the result has its
-/// format. If the policy has an update, saves `u = dropout(x)·Aᵀ` (rank floats a row) and keeps `x` unless it can be
-/// recomputed. Otherwise saves nothing.
+/// Computes the outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`. Policy rows get the policy's
+/// update. Reference rows get the reference's update, without dropout. If there is a `residual`, adds it, and the result is f32
+/// as the residual is. For a layer that the policy updates, saves `u = dropout(x)·Aᵀ` (rank floats a row) and keeps `x` unless it
+/// can be recomputed. For other layers, saves nothing.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
@@ -64,20 +64,20 @@ struct Operand<'a> {
     reference: Option<Update<'a>>,
 }
 
-/// A layer whose output is computed.
+/// A layer whose output has been computed.
 struct Computed<'a> {
     layer: &'a Linear,
-    /// The update, with its `u`.
+    /// The policy's update and its `u`.
     policy: Option<(&'a LowRank, Buffer<f32>)>,
 }
 
-/// An update of some rows, and the values between its two products.
+/// A low-rank update of the rows `rows`, and the values between its two products.
 struct Update<'a> {
     of: &'a LowRank,
     rows: Range<usize>,
     a: RwLockReadGuard<'a, Buffer<f32>>,
     b: RwLockReadGuard<'a, Buffer<f32>>,
-    /// The input after dropout, which the update reads instead of the layer's input.
+    /// The input after dropout, which the update reads instead of the layer's input. `None` without dropout.
     dropped: Option<FloatBuffer>,
     /// `[rows, rank]`
     u: Buffer<f32>,
@@ -159,7 +159,7 @@ impl Computed<'_> {
     }
 }
 
-/// `mask∘x / (1 - p)`, with the masks of this layer for the pass's first `rows` rows.
+/// Returns `mask∘x / (1 - p)` for the first `rows` rows of the pass, with the masks of the layer `id`.
 fn mask(
     masks: &Masks,
     id: LinearId,

@@ -1,4 +1,4 @@
-//! The ops of a transformer. Each file holds the forward pass, what it saves, and the backward pass.
+//! The ops of a transformer. Each file holds an op's forward pass, what that saves, and its backward pass.
 
 mod add;
 mod attention;

@@ -6,8 +6,8 @@ use align_kernels::rms_norm::{self, Groups};
 use align_kernels::{Device, FloatBuffer, FloatDtype, Result};
 use std::rc::Rc;
 
-/// `y = rms_norm(x) * (offset + weight)`, in the precision of the pass. Saves `rstd` (4 bytes a row) and keeps `x`, so that the
-/// result need not be kept. `weight` is frozen and has no gradient.
+/// Computes `rms_norm(x) * (offset + weight)`, in the precision of the pass. Saves `rstd` (4 bytes a row) and keeps `x`. The
+/// result need not be kept, because it can be recomputed from `x`. `weight` is frozen and has no gradient.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

@@ -6,8 +6,9 @@ use align_kernels::rope::{Direction, Rotate};
 use align_kernels::{Device, FloatBuffer, Result};
 use std::rc::Rc;
 
-/// Rotates the first `heads` heads of each row of `x` by the row's angles, in place if nothing else holds `x`. The columns
-/// after them are unchanged. Saves nothing: the rows with a gradient are the first rows of the table.
+/// Rotates the first `heads` heads of each row of `x` by the row's angles. Works in place if nothing else holds `x`. The columns
+/// after those heads are unchanged. Saves nothing: the backward pass uses the first rows of the same table, since the rows with a
+/// gradient come first.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

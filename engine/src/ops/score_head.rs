@@ -14,7 +14,7 @@ const PRECISION: Precision = Precision::F32;
 pub struct ScoredRows {
     /// `[n]` rows of the forward pass
     pub rows: Rc<Indices>,
-    /// How many of them have a gradient: the first ones.
+    /// The first `policy` of these rows have a gradient.
     pub policy: usize,
 }
 

@@ -1,8 +1,8 @@
-//! Every op's backward against central differences of its forward.
+//! Compares every op's backward pass with central differences of its forward pass.
 //!
-//! The objective is `Σ c∘y` with random `c`, summed in f64. With step `h = 2^-6`, rounding of f32 outputs moves the difference
-//! by about `|y| * 2^-24 / h = 4e-6 |y|` per term, and the third derivative by `h²/6 = 4e-5`: a relative distance of 2e-3 is
-//! thirty times both, and far below what a wrong term would give.
+//! The objective is `Σ c∘y` with random `c`, summed in f64. With the step `h = 2^-6`, rounding of f32 outputs moves the
+//! difference quotient by about `|y| * 2^-24 / h = 4e-6 |y|` per term, and the third derivative moves it by `h²/6 = 4e-5` times
+//! its size. The relative tolerance of 2e-3 is far above both, and far below what a wrong term would give.
 
 use super::*;
 use crate::adapters::{AdapterSet, Adapters, LinearId, LowRank};
@@ -22,7 +22,8 @@ use std::sync::Arc;
 const H: f32 = 1.0 / 64.0;
 const TOLERANCE: f64 = 2e-3;
 
-/// Policy rows 0..6 (a prompt of 3, answers of 2 and 1), reference rows 6..9: a gradient must come from the first alone.
+/// Policy rows 0..6 (a prompt of 3, answers of 2 and 1) and reference rows 6..9. Only the policy rows may contribute to a
+/// gradient.
 fn plan() -> RowPlan {
     RowPlan {
         policy: 6,
@@ -37,7 +38,8 @@ fn plan() -> RowPlan {
 
 const ROWS: usize = 9;
 
-/// Heads of 4, two query heads on one key-value head, a window that bites, a soft-cap that bends.
+/// Two query heads of width 4 that share one key-value head. The window is shorter than the longest sequence, and the soft-cap is
+/// low enough to bend the scores.
 const GEOMETRY: Geometry = Geometry {
     num_attention_heads: 2,
     num_key_value_heads: 1,
@@ -114,7 +116,7 @@ impl World {
         Linear { id: LinearId(0), weight: self.square.clone(), bias: Some(self.norm.clone()) }
     }
 
-    /// One layer with an update between two without.
+    /// A layer with an update between two layers without one.
     fn stack(&self) -> [Linear; 3] {
         let plain = Linear { id: LinearId(1), weight: self.square.clone(), bias: None };
         [plain.clone(), self.linear(), plain]
@@ -123,7 +125,7 @@ impl World {
 
 type Run = fn(&World, &mut Tape, &[Var]) -> Result<Var>;
 
-/// Name, columns of each input, dropout, the op. An op of the list in `ops/mod.rs` that is missing here fails the test below.
+/// Each case: name, columns of each input, dropout, the op. `every_op_is_in_the_list` fails if an op in `ops/mod.rs` has no case.
 const CASES: &[(&str, &[usize], Option<f32>, Run)] = &[
     ("add", &[8, 8], None, |_, tape, x| add(tape, &x[0], &x[1])),
     ("add to itself", &[8], None, |_, tape, x| add(tape, &x[0], &x[0])),
@@ -161,7 +163,7 @@ const CASES: &[(&str, &[usize], Option<f32>, Run)] = &[
     }),
 ];
 
-/// `Σ c∘y` over the rows that have a gradient, and the tape to differentiate it.
+/// Runs an op. Returns `Σ c∘y` over the rows with a gradient, the tape, the inputs on the tape, and the output `y`.
 fn forward(w: &World, dropout: Option<f32>, run: Run, x: &[Vec<f32>], c: &[f32]) -> (f64, Tape, Vec<Var>, Var) {
     let mut tape = Tape::new(&w.device, w.pass(dropout), Mode::Record);
     let leaves: Vec<Var> = x

@@ -13,7 +13,7 @@ pub struct ScoredTokens {
     pub rows: Rc<Indices>,
     /// `[n]` the token that follows each of those rows
     pub targets: Rc<Indices>,
-    /// How many of them have a gradient: the first ones.
+    /// The first `policy` of these rows have a gradient.
     pub policy: usize,
 }
 
@@ -21,11 +21,11 @@ pub struct ScoredTokens {
 pub struct TokenLogps {
     /// `[n, 1]`, nats
     pub logps: Var,
-    /// Computed on request.
+    /// `None` unless they were requested.
     pub extras: Option<TokenExtras>,
 }
 
-/// More about the distribution at each scored token, without gradient; on the host.
+/// More about the distribution at each scored token. These values have no gradient and are on the host.
 pub struct TokenExtras {
     /// `[n]`, nats
     pub entropy: Vec<f32>,
@@ -35,8 +35,8 @@ pub struct TokenExtras {
     pub log_sum_squares: Vec<f64>,
 }
 
-/// `log softmax(softcap(hidden_states · lm_headᵀ) / temperature)` at the targets. Keeps `hidden_states` and saves 4 bytes a
-/// row; logits are never stored.
+/// Computes `log softmax(softcap(hidden_states · lm_headᵀ) / temperature)` at the targets. Keeps `hidden_states` and saves the
+/// log-sum-exp of each row (4 bytes). Logits are never stored.
 ///
 /// # Errors
 /// [`align_kernels::KernelError::TokenId`] for a target outside the vocabulary.

@@ -6,7 +6,7 @@ use align_kernels::KernelError;
 use std::io;
 use std::path::PathBuf;
 
-/// The weights were refused. The message names the file and the tensor and says what to do.
+/// The weights were refused. The message names the file, and the tensor if the fault is in one.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum LoadError {
@@ -167,7 +167,7 @@ pub(super) fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// Lists only the first faults, because a missing shard makes one fault for each of its tensors.
+/// Lists only the first faults, because an index can have one for each tensor.
 pub(super) fn list(faults: &[IndexFault]) -> String {
     const SHOWN: usize = 5;
     const LONGEST: usize = 300;

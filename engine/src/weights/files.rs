@@ -54,7 +54,7 @@ impl WeightFiles {
         Ok(WeightFiles { dir, shards, places, index_faults, links, value_check, all_zero })
     }
 
-    /// Whether `dir` holds a weight file, damaged or not. Planning a run needs none.
+    /// Whether `dir` holds a weight file, damaged or not. A run can be planned without one.
     pub fn are_in(dir: &Path) -> bool {
         index::has_weights(dir)
     }
@@ -69,12 +69,12 @@ impl WeightFiles {
         &self.shards
     }
 
-    /// Returns the path of the index of its shards. A single file has no index.
+    /// Returns the path of the index of shards. If the weights are a single file, there may be no file at that path.
     pub fn index_path(&self) -> PathBuf {
         self.dir.join(index::INDEX)
     }
 
-    /// Returns faults of the index that do not matter if every tensor of the model is there.
+    /// Returns the faults of the index. They do not matter if every tensor of the model is there.
     pub fn index_faults(&self) -> &[IndexFault] {
         &self.index_faults
     }
@@ -130,7 +130,7 @@ impl WeightFiles {
         Ok(Frozen::new(name, shape, weights))
     }
 
-    /// Returns the place of the tensor `name`. `None` if there is no such tensor.
+    /// Returns where the bytes of the tensor `name` are mapped. `None` if there is no such tensor.
     pub fn pages(&self, name: &str) -> Option<Pages> {
         let (tensor, file) = self.get(name)?;
         Some(Pages { map: file.map().clone(), bytes: tensor.bytes.clone() })

@@ -6,7 +6,7 @@ use align_kernels::Device;
 use align_kernels::device::WeightDtype;
 use rayon::prelude::*;
 
-/// Bytes that one task looks at. That takes a few times as long as handing the task over.
+/// Bytes that one task checks. Checking them takes a few times as long as handing the task to a thread.
 const TASK: usize = 1 << 18;
 
 /// What the pass found.
@@ -18,7 +18,7 @@ pub(super) struct Values {
     pub all_zero: bool,
 }
 
-/// Looks at `data`, which holds a whole number of elements of `dtype`. It need not be aligned.
+/// Checks all elements of `data`, which must hold a whole number of elements of `dtype`. The data need not be aligned.
 pub(super) fn look(device: &Device, dtype: WeightDtype, data: &[u8]) -> Values {
     device.install(|| {
         let tasks = data.par_chunks(TASK).enumerate();
@@ -37,8 +37,8 @@ pub(super) fn look(device: &Device, dtype: WeightDtype, data: &[u8]) -> Values {
     })
 }
 
-/// Whether any element has the exponent of infinities and NaN, and whether all are zero. There is no early exit, so that the
-/// compiler can use SIMD; a sound file would never exit early.
+/// Returns whether any element has all bits of `exponent`, as infinities and NaN do, and whether all elements are zero. There is
+/// no early exit, so that the compiler can use SIMD. A sound file would never exit early anyway.
 fn look_2(bytes: &[u8], exponent: u16) -> (bool, bool) {
     let mut found = false;
     let mut any = 0;
@@ -93,7 +93,7 @@ mod tests {
     fn the_first_value_that_is_not_finite_is_found_in_every_format() {
         let device = Device::cpu(Some(2)).unwrap();
         for dtype in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
-            // Three tasks and a tail, so that the later finds must lose against the earlier.
+            // Three full tasks and a partial one, so that the earliest find must win over later ones.
             let mut values = vec![1.5; 3 * TASK / dtype.bytes() + 7];
             assert_eq!(look(&device, dtype, &bytes_of(dtype, &values)), Values { nonfinite: None, all_zero: false });
             let last = values.len() - 1;

@@ -25,7 +25,8 @@ impl Frozen {
     /// Wraps `weights`, which is `[out_features, in_features]`.
     ///
     /// # Panics
-    /// If the lengths differ. The loader checks weights from files before this call.
+    /// If `weights` has another number of elements than the shape. The loader checks this for weights from files before this
+    /// call.
     pub fn new(name: impl Into<String>, [out_features, in_features]: [usize; 2], weights: WeightBuffer) -> Frozen {
         assert_eq!(
             Some(weights.view().len()),
@@ -64,7 +65,7 @@ impl Frozen {
         self.0.weights.bytes()
     }
 
-    /// All of it.
+    /// Returns a view of the whole matrix.
     pub fn view(&self) -> WeightSlice<'_> {
         self.0.weights.view()
     }
@@ -110,17 +111,17 @@ impl FrozenVector {
         &self.0.name
     }
 
-    /// Elements.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.0.values.len()
     }
 
-    /// Whether it holds nothing.
+    /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.0.values.is_empty()
     }
 
-    /// All of it.
+    /// Returns a view of all elements.
     pub fn view(&self) -> Slice<'_, f32> {
         self.0.values.view()
     }

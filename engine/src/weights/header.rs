@@ -19,15 +19,15 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-/// Bytes of the number that holds the header's length.
+/// Bytes of the number that gives the header's length.
 const LENGTH: usize = 8;
-/// Largest header of the format.
+/// The largest header that the format allows, in bytes.
 const MAX_HEADER: usize = 100_000_000;
 /// Longest tensor name, in bytes. Real ones are below 200.
 const MAX_NAME: usize = 1024;
 /// Most dimensions of a tensor. Real ones have up to 5.
 const MAX_DIMENSIONS: usize = 32;
-/// Characters of the header's own text that a message shows.
+/// The most characters of the header's text that a message quotes.
 const SHOWN: usize = 200;
 
 /// A checked header.

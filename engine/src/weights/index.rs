@@ -142,9 +142,10 @@ fn open_followed(dir: &Path, name: &str) -> Result<(SafetensorsFile, Option<(Pat
     Ok((file, (!inside).then_some((path, target))))
 }
 
-/// Whether the cache may keep a file of the snapshot `home` at `target`. If `home` is
-/// `CACHE/models--ORG--NAME/snapshots/REVISION`, that is `CACHE/models--ORG--NAME/blobs/HASH`, or since huggingface_hub 2
-/// `CACHE/blobs/HA/HASH` in the store that all models share. Neither argument may contain links.
+/// Whether `target` is a place where the Hugging Face cache keeps files of the snapshot folder `home`. For the snapshot
+/// `CACHE/models--ORG--NAME/snapshots/REVISION` there are two: `CACHE/models--ORG--NAME/blobs/HASH`, and since huggingface_hub 2
+/// also `CACHE/blobs/HA/HASH` in the store that all models share (HA are the first two digits of the hash). Neither argument may
+/// contain links.
 fn is_blob_of(home: &Path, target: &Path) -> bool {
     let snapshots = home.parent().filter(|parent| parent.ends_with("snapshots"));
     let (Some(repository), Some(folder)) = (snapshots.and_then(Path::parent), target.parent()) else { return false };
@@ -174,7 +175,8 @@ fn shards_in(dir: &Path) -> Vec<String> {
     names_in(dir).into_iter().filter(is_shard).collect()
 }
 
-/// Finds a weight file of another format or without its index, for the message.
+/// Describes a weight file that is in another format, lacks its index or has another name, for the error message. `None` if there
+/// is no such file.
 fn other_format(dir: &Path) -> Option<String> {
     let names = names_in(dir);
     let find = |is: &dyn Fn(&str) -> bool| names.iter().find(|name| is(name)).cloned();

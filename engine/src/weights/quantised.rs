@@ -4,7 +4,7 @@ use super::tensor::TensorInfo;
 use safetensors::Dtype;
 use std::fmt;
 
-/// Quantised weights, with a tensor that shows it.
+/// The format of quantised weights, and the tensor by which it was recognised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantised {
     pub(super) format: QuantisedFormat,

@@ -1,8 +1,8 @@
 //! Asks for the pages of the mapped weights one layer ahead of the computation.
 //!
-//! The forward pass reads the layers in order, the backward pass in reverse. If the files do not fit in memory beside
-//! everything else, each layer's pages come from the disk. A page fault brings a few of them at a time while all threads wait.
-//! So a thread asks for the pages of the next layer while this one is computed. If the files fit with ease, there is no such
+//! The forward pass reads the layers in order, the backward pass in reverse. If the files do not fit in memory beside everything
+//! else, each layer's pages come from the disk. A page fault brings only a few of them at a time, and all threads wait for it. So
+//! a thread asks for the pages of the next layer while the current one is computed. If the files fit with ease, there is no such
 //! thread: their pages have been in memory since the weights were checked.
 
 use align_kernels::cpu::unpin_this_thread;
@@ -17,7 +17,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 /// Files fit with ease if they take at most this share of the free memory.
 const EASE: f64 = 0.25;
 
-/// Where a tensor lies.
+/// The bytes of a tensor in a mapped file.
 #[derive(Debug, Clone)]
 pub struct Pages {
     pub(super) map: Arc<Mmap>,
@@ -118,14 +118,15 @@ mod tests {
 
     #[test]
     fn the_next_stage_lies_in_the_direction_of_travel() {
-        // four layers and the head: forward, then back from the head with each layer recomputed, and another step
+        // four layers and the head: forward, back from the head with the upper layers visited twice, and the start of another
+        // step
         let visits = [0, 1, 2, 3, 3, 3, 2, 2, 1, 1, 0, 0, 1];
         let mut before = 0;
         let asked: Vec<_> = visits
             .into_iter()
             .enumerate()
             .map(|(visit, stage)| {
-                // the head has been reached
+                // before this visit, the pass has reached the head
                 before = if visit == 4 { 4 } else { before };
                 let asked = next(before, stage, 5);
                 before = stage;

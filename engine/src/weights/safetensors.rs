@@ -102,7 +102,7 @@ impl SafetensorsFile {
     /// Returns the bytes of one of its tensors, little endian, row-major.
     ///
     /// # Panics
-    /// If `tensor` is from a larger file. Pass only what [`Self::tensors`] gave.
+    /// If the bytes of `tensor` end beyond this file. Pass only tensors that [`Self::tensors`] or [`Self::tensor`] returned.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         &self.mapped.map[tensor.bytes.clone()]
     }

@@ -25,7 +25,7 @@ impl TensorInfo {
     }
 }
 
-/// Reads the number at the beginning of `bytes`, little endian.
+/// Reads the little-endian number at the beginning of `bytes` and widens it to f32.
 pub fn widen(dtype: WeightDtype, bytes: &[u8]) -> f32 {
     match dtype {
         WeightDtype::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),

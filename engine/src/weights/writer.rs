@@ -37,7 +37,7 @@ pub struct SafetensorsWriter {
 }
 
 impl SafetensorsWriter {
-    /// Begins `path` with a header for `tensors`, which lie in the file in the order given.
+    /// Begins the file `path` with a header for `tensors`. The tensors' bytes follow in the same order.
     ///
     /// # Errors
     /// [`WriteError::Io`], [`WriteError::Duplicate`], [`WriteError::Overflow`].

@@ -20,7 +20,7 @@ struct State {
     streams: BTreeMap<usize, Stream>,
     /// Page-locked host memory: address and bytes.
     pinned: BTreeMap<usize, usize>,
-    /// The first fault: every later call gives it again.
+    /// The first fault. Every later call that needs the card returns it again.
     fault: Option<Status>,
     reports: Vec<Report>,
     tally: Tally,
@@ -35,11 +35,11 @@ pub(crate) struct Tally {
     pub waits: u64,
 }
 
-/// Work in its order.
+/// A stream. Its work runs in the order in which it was queued.
 #[derive(Default)]
 struct Stream {
     queue: VecDeque<Work>,
-    /// How much was queued, and how much of it has run.
+    /// The number of pieces of work that were queued. `done` is how many of them have run or were dropped after a fault.
     queued: u64,
     done: u64,
 }
@@ -54,11 +54,11 @@ impl Card {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // a panic of a launch is a defect of the machine; what it left is still told
+        // a panic in a launch is a defect of the machine; the state can still be read after it
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The first fault of the card, if there was one.
+    /// Returns the first fault of the card as an error, if there was one.
     pub(crate) fn status(&self) -> Result<(), Status> {
         self.state().fault.map_or(Ok(()), Err)
     }
@@ -67,7 +67,7 @@ impl Card {
         self.state().tally
     }
 
-    /// What the checkers have found.
+    /// Returns what the checkers have found.
     pub(crate) fn reports(&self) -> Vec<String> {
         self.state().reports.iter().map(ToString::to_string).collect()
     }
@@ -85,7 +85,8 @@ impl Card {
         self.memory.allocate(bytes).map_err(|_| Status::OUT_OF_MEMORY)
     }
 
-    /// Frees memory, at once: a driver waits for what may use it, so work that is still queued is not found on a card.
+    /// Frees memory at once. A real driver first waits for work that may use the memory, so it hides that the work was still
+    /// queued. Here, such work faults.
     pub(crate) fn free(&self, address: u64) -> Result<(), Status> {
         self.memory.free(address).map_err(|_| Status::INVALID_VALUE)
     }
@@ -101,7 +102,7 @@ impl Card {
         Ok(())
     }
 
-    /// The bytes of page-locked memory that starts here, which is so no longer.
+    /// Ends the page-locking of the memory that starts at `address`, after all queued work has run. Returns the memory's bytes.
     pub(crate) fn unpin(&self, address: usize) -> Result<usize, Status> {
         self.finish();
         self.state().pinned.remove(&address).ok_or(Status::INVALID_VALUE)
@@ -118,7 +119,7 @@ impl Card {
         self.state().streams.insert(stream, Stream::default());
     }
 
-    /// Queues work. Returns its position on the stream.
+    /// Queues work, and in eager mode runs it. Returns its position on the stream.
     pub(crate) fn queue(&self, stream: usize, work: Work) -> Result<Position, Status> {
         let mut state = self.state();
         state.fault.map_or(Ok(()), Err)?;
@@ -133,14 +134,14 @@ impl Card {
         Ok(position)
     }
 
-    /// Where the work that is queued on a stream now ends.
+    /// Returns the position after all work that is queued on a stream now.
     pub(crate) fn end_of(&self, stream: usize) -> Result<Position, Status> {
         let state = self.state();
         let known = state.streams.get(&stream).ok_or(Status::INVALID_HANDLE)?;
         Ok(Position { stream, at: known.queued })
     }
 
-    /// Waits for a position.
+    /// Waits until the work of a stream up to a position has run.
     pub(crate) fn wait(&self, position: Position) -> Result<(), Status> {
         let mut state = self.state();
         state.tally.waits += 1;
@@ -153,14 +154,14 @@ impl Card {
         self.wait(end)
     }
 
-    /// Waits for everything.
+    /// Waits until the work of all streams has run.
     pub(crate) fn wait_for_all(&self) -> Result<(), Status> {
         self.state().tally.waits += 1;
         self.finish();
         self.status()
     }
 
-    /// Runs everything that is queued.
+    /// Runs the queued work of all streams.
     fn finish(&self) {
         let mut state = self.state();
         let ends: Vec<Position> =
@@ -170,7 +171,7 @@ impl Card {
         }
     }
 
-    /// Runs what is queued up to a position.
+    /// Runs the queued work of a stream up to a position.
     fn run(&self, state: &mut State, until: Position) {
         loop {
             let Some(stream) = state.streams.get_mut(&until.stream).filter(|stream| stream.done < until.at) else {
@@ -182,7 +183,7 @@ impl Card {
             if state.fault.is_some() {
                 continue;
             }
-            // a defect of the machine, too, is a fault that stays: what is queued behind it must not run
+            // a panic is a defect of the machine, and becomes a fault like any other: the work queued behind it must not run
             let performed = catch_unwind(AssertUnwindSafe(|| self.perform(state, work)));
             if let Err(status) = performed.unwrap_or(Err(Status::UNKNOWN)) {
                 state.fault = Some(status);

@@ -11,27 +11,27 @@ pub(crate) struct Config {
     /// Compute capability, e.g. 89 for 8.9.
     pub capability: i32,
     pub multiprocessors: i32,
-    /// Bytes of shared memory that a block may ask for.
+    /// The most bytes of shared memory that a block may ask for.
     pub shared: u32,
     /// The driver's version as it reports it, e.g. 12040.
     pub driver: i32,
     pub mode: Mode,
     pub settings: Settings,
-    /// Whether launches run. Without them a run makes every request for memory in milliseconds.
+    /// Whether launches run. If they do not, a program gets through all its requests for memory in milliseconds.
     pub launches: bool,
-    /// The request for memory that fails, from 0, whatever there is.
+    /// The number, from 0, of the request for memory that fails, however much is free.
     pub fails: Option<u64>,
-    /// The launch, from 0, at which the card is lost.
+    /// The number, from 0, of the launch at which the card is lost.
     pub lost: Option<u64>,
 }
 
-/// When work that was queued runs.
+/// When queued work runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// At once.
     Eager,
-    /// When somebody waits for it: as late as it may. What is missing between two streams, or between a stream and the host,
-    /// then gives wrong numbers.
+    /// When something waits for it, which is as late as possible. If a wait is missing between two streams, or between a stream
+    /// and the host, the numbers are then wrong.
     Late,
 }
 
@@ -54,7 +54,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads `key=value;..`.
+    /// Parses a description such as `memory=16777216;mode=late`.
     ///
     /// # Errors
     /// The part that is not understood.

@@ -22,7 +22,7 @@ pub unsafe extern "C" fn cuInit(flags: c_uint) -> Status {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> Status {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller passes null or a pointer that can be written.
     call(|| unsafe { set(version, handles().cards.first().map_or(12040, |card| card.config.driver)) })
 }
 
@@ -30,7 +30,7 @@ pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> Status {
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> Status {
     call(|| {
         let handles = initialised()?;
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(count, handles.cards.len() as c_int) }
     })
 }
@@ -39,7 +39,7 @@ pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> Status {
 pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> Status {
     call(|| {
         initialised()?.card(ordinal)?;
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(device, ordinal) }
     })
 }
@@ -50,7 +50,7 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, devic
         let card = initialised()?.card(device)?;
         let length = usize::try_from(length).ok().filter(|length| *length > 0).ok_or(Status::INVALID_VALUE)?;
         let bytes: Vec<u8> = card.config.name.bytes().take(length - 1).chain([0]).collect();
-        // SAFETY: the caller gives room for `length` bytes.
+        // SAFETY: the caller gives room for `length` bytes, and `bytes` has at most that many.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), name.cast(), bytes.len()) };
         Ok(())
     })
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, devic
 pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) -> Status {
     call(|| {
         let card = initialised()?.card(device)?;
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(bytes, card.config.memory as usize) }
     })
 }
@@ -85,23 +85,23 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_in
             97 => config.shared as c_int,
             _ => return Err(Status::INVALID_VALUE),
         };
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(value, found) }
     })
 }
 
-/// The handles, after `cuInit`.
+/// Locks and returns the handles. Fails before `cuInit`.
 fn initialised() -> Result<std::sync::MutexGuard<'static, crate::handles::Handles>, Status> {
     let handles = handles();
     if handles.is_initialised { Ok(handles) } else { Err(Status::NOT_INITIALIZED) }
 }
 
-/// A context is its card's number and one.
+/// The handle of a context is its card's number plus one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, device: c_int) -> Status {
     call(|| {
         initialised()?.card(device)?;
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(context, device as usize + 1) }
     })
 }
@@ -124,7 +124,7 @@ pub unsafe extern "C" fn cuCtxSetCurrent(context: usize) -> Status {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut usize) -> Status {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller passes null or a pointer that can be written.
     call(|| unsafe { set(context, current_context()) })
 }
 
@@ -138,12 +138,12 @@ pub unsafe extern "C" fn cuCtxSynchronize() -> Status {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorName(status: Status, name: *mut *const c_char) -> Status {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller passes null or a pointer that can be written.
     call(|| unsafe { set(name, status.words().ok_or(Status::INVALID_VALUE)?.0.as_ptr()) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorString(status: Status, text: *mut *const c_char) -> Status {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller passes null or a pointer that can be written.
     call(|| unsafe { set(text, status.words().ok_or(Status::INVALID_VALUE)?.1.as_ptr()) })
 }

@@ -1,5 +1,5 @@
-//! What the numbers stand for that programs get as handles. A handle that was destroyed is known as such: numbers are not used
-//! twice.
+//! What the handles stand for that programs get. A handle is a number that is never used twice, so a destroyed handle is
+//! recognised.
 
 use crate::card::Card;
 use crate::config::Config;
@@ -36,18 +36,18 @@ pub(crate) struct Function {
     pub card: Arc<Card>,
     pub module: Arc<Module>,
     pub kernel: usize,
-    /// The module's handle: with it the function goes.
+    /// The handle of the module. If that is unloaded, the function goes too.
     pub of: usize,
-    /// Dynamic shared memory that a launch may ask for.
+    /// The most bytes of dynamic shared memory that a launch may ask for.
     pub most_dynamic: u32,
 }
 
 thread_local! {
-    /// The current context of this thread: the card's number and one, or 0.
+    /// The current context of this thread: its card's number plus one, or 0 for none.
     static CURRENT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// All handles. The first call makes the card that `PTX_MACHINE` describes.
+/// Locks and returns all handles. The first call makes the card that `PTX_MACHINE` describes, or no card for `none`.
 pub(crate) fn handles() -> MutexGuard<'static, Handles> {
     static HANDLES: OnceLock<Mutex<Handles>> = OnceLock::new();
     let handles = HANDLES.get_or_init(|| {
@@ -73,7 +73,7 @@ pub(crate) fn handles() -> MutexGuard<'static, Handles> {
 }
 
 impl Handles {
-    /// A number that was never used.
+    /// Returns a number that was never used.
     pub(crate) fn fresh(&mut self) -> usize {
         self.next += 16;
         self.next
@@ -84,7 +84,7 @@ impl Handles {
         card.cloned().ok_or(Status::INVALID_DEVICE)
     }
 
-    /// The card of the thread's context.
+    /// Returns the card of the current thread's context.
     pub(crate) fn current(&self) -> Result<Arc<Card>, Status> {
         let current = CURRENT.get().checked_sub(1).and_then(|at| self.cards.get(at));
         current.cloned().ok_or(Status::INVALID_CONTEXT)
@@ -98,7 +98,7 @@ impl Handles {
         Ok(handle)
     }
 
-    /// The card of a stream; that of the default stream is the current one.
+    /// Returns the card of a stream. For the default stream, this is the card of the current context.
     pub(crate) fn stream(&self, handle: usize) -> Result<Arc<Card>, Status> {
         match handle {
             0 => self.current(),
@@ -106,13 +106,13 @@ impl Handles {
         }
     }
 
-    /// Forgets a handle. The default stream has none.
+    /// Forgets the handle of a stream. The default stream is not among the handles.
     pub(crate) fn forget_stream(&mut self, handle: usize) -> Result<(), Status> {
         self.streams.remove(&handle).map(drop).ok_or(Status::INVALID_HANDLE)
     }
 }
 
-/// The current context of this thread.
+/// Returns the current context of this thread, or 0.
 pub(crate) fn current_context() -> usize {
     CURRENT.get()
 }

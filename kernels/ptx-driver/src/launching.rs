@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Shared memory of a block without further permission.
+/// Bytes of shared memory that a block may have if nothing allows it more.
 const SHARED: u32 = 48 << 10;
 
 /// `CU_JIT_ERROR_LOG_BUFFER` and `CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES`
@@ -26,7 +26,7 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
     call(|| {
         let card = handles().current()?;
         card.status()?;
-        // SAFETY: PTX is handed over as a text that ends with a zero byte.
+        // SAFETY: the caller passes PTX as a string that ends with a zero byte.
         let text = unsafe { CStr::from_ptr(image.cast()) }.to_string_lossy();
         let text = replaced(&text)?;
         if newest_isa(card.config.driver) < isa_of(&text) {
@@ -37,12 +37,12 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
                 let mut handles = handles();
                 let handle = handles.fresh();
                 handles.modules.insert(handle, (card, Arc::new(loaded)));
-                // SAFETY: the caller's contract.
+                // SAFETY: the caller passes null or a pointer that can be written.
                 unsafe { set(module, handle) }
             }
             Err(LoadError::Memory(_)) => Err(Status::OUT_OF_MEMORY),
             Err(LoadError::Ptx(error)) => {
-                // SAFETY: the caller hands over `n_options` options with their values.
+                // SAFETY: the caller passes `n_options` options with their values.
                 unsafe { write_log(&format!("ptxas error: {error}"), n_options as usize, options, values) };
                 Err(Status::INVALID_PTX)
             }
@@ -52,23 +52,23 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut usize, image: *const c_void) -> Status {
-    // SAFETY: the caller's contract; no options.
+    // SAFETY: the caller passes pointers as for `cuModuleLoadDataEx`, and there are no options to read.
     unsafe { cuModuleLoadDataEx(module, image, 0, std::ptr::null(), std::ptr::null()) }
 }
 
-/// Writes a text where the options of a call say, if they do.
+/// Writes `text` to the error log that the options of a call name, if they name one.
 ///
 /// # Safety
-/// There are `n` options with their values, and the log has the room that one of them says.
+/// There are `n` options and `n` values. If they name a log, it has room for the number of bytes that they say.
 unsafe fn write_log(text: &str, n: usize, options: *const c_int, values: *const *mut c_void) {
-    // SAFETY: the caller's contract.
+    // SAFETY: there are `n` options and `n` values, and `i` is below `n`.
     let value = |option: c_int| unsafe { (0..n).find(|i| *options.add(*i) == option).map(|i| *values.add(i)) };
     if let [Some(log), Some(size)] = ERROR_LOG.map(value)
         && !log.is_null()
         && size as usize > 0
     {
         let length = (size as usize - 1).min(text.len());
-        // SAFETY: `size` bytes are there, and `length` is less.
+        // SAFETY: the log has room for `size` bytes, and `length` is less.
         unsafe {
             std::ptr::copy_nonoverlapping(text.as_ptr(), log.cast(), length);
             log.cast::<u8>().add(length).write(0);
@@ -76,14 +76,14 @@ unsafe fn write_log(text: &str, n: usize, options: *const c_int, values: *const 
     }
 }
 
-/// The PTX version of a text, 80 for 8.0.
+/// Returns the PTX version of a text, e.g. 80 for 8.0.
 fn isa_of(text: &str) -> i32 {
     let version = text.lines().find_map(|line| line.strip_prefix(".version ")).unwrap_or("0.0");
     let mut parts = version.trim().split('.').map(|part| part.parse().unwrap_or(0));
     10 * parts.next().unwrap_or(0) + parts.next().unwrap_or(0)
 }
 
-/// The newest PTX version that a driver takes, from the table of releases in the PTX manual.
+/// Returns the newest PTX version that a driver accepts, from the table of releases in the PTX manual.
 fn newest_isa(driver: i32) -> i32 {
     match (driver / 1000, driver % 1000 / 10) {
         (12, minor @ 0..=5) => 80 + minor,
@@ -96,11 +96,11 @@ fn newest_isa(driver: i32) -> i32 {
     }
 }
 
-/// The text, or that of a module from the folder that `PTX_MACHINE_MODULES` names, if it has a kernel of the same name. A module is
-/// replaced as a whole: its kernels share what stands above them.
+/// Returns `text`, or the first file in the folder `PTX_MACHINE_MODULES` that has a kernel of the same name as one of its
+/// kernels. A module is replaced as a whole, because its kernels share the declarations above them.
 fn replaced(text: &str) -> Result<String, Status> {
     let Some(folder) = std::env::var_os("PTX_MACHINE_MODULES") else { return Ok(text.to_owned()) };
-    // a bug that is not planted must not look like one that is found by nothing
+    // A test can plant a bug with such a file. If the file cannot be read, that must not look like a bug that no check finds.
     let failed = |error: std::io::Error| {
         eprintln!("PTX machine: PTX_MACHINE_MODULES: {error}");
         Status::UNKNOWN
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn cuModuleUnload(module: usize) -> Status {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) -> Status {
     call(|| {
-        // SAFETY: a name is a text that ends with a zero byte.
+        // SAFETY: the caller passes a name that ends with a zero byte.
         let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
         let mut handles = handles();
         let (card, loaded) = handles.modules.get(&module).cloned().ok_or(Status::INVALID_HANDLE)?;
@@ -144,7 +144,7 @@ pub unsafe extern "C" fn cuModuleGetFunction(function: *mut usize, module: usize
         let most_dynamic = SHARED.saturating_sub(loaded.kernels()[kernel].shared_bytes());
         let handle = handles.fresh();
         handles.functions.insert(handle, Function { card, module: loaded, kernel, of: module, most_dynamic });
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(function, handle) }
     })
 }
@@ -164,7 +164,7 @@ pub unsafe extern "C" fn cuFuncGetAttribute(value: *mut c_int, attribute: c_int,
             8 => function.most_dynamic,
             _ => return Err(Status::INVALID_VALUE),
         };
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(value, found as c_int) }
     })
 }
@@ -224,7 +224,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         let mut bytes = vec![0u8; kernel.parameter_bytes()];
         for (i, (offset, length)) in kernel.parameters().iter().enumerate() {
             let (offset, length) = (*offset as usize, *length as usize);
-            // SAFETY: the caller hands over a pointer for each parameter of the kernel, to as many bytes as it has there.
+            // SAFETY: the caller passes one pointer for each parameter of the kernel, to at least `length` bytes.
             unsafe {
                 let from = (*parameters.add(i)).cast::<u8>();
                 std::ptr::copy_nonoverlapping(from, bytes[offset..offset + length].as_mut_ptr(), length);

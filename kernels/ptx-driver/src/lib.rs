@@ -1,8 +1,9 @@
-//! The functions of a CUDA driver over the PTX machine.
+//! The functions of a CUDA driver, on top of the PTX machine.
 //!
 //! A program that opens this library in place of `libcuda.so` finds cards whose kernels the machine runs. `PTX_MACHINE` in the
-//! environment describes the first card (`config.rs`), `ptxMachineCard` adds others, each with its own memory, streams and
-//! faults. `PTX_MACHINE_MODULES` names a folder of PTX files; a module with a kernel of one of their names is replaced as a whole.
+//! environment describes the first card (`config.rs`). `ptxMachineCard` adds others, each with its own memory, streams and
+//! faults. `PTX_MACHINE_MODULES` names a folder of PTX files. If a file has a kernel of the same name as a module's, the file
+//! replaces the whole module.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![expect(clippy::missing_safety_doc, reason = "the contracts are those of cuda.h")]
@@ -37,7 +38,7 @@ fn call(function: impl FnOnce() -> Result<(), Status>) -> Status {
     }
 }
 
-/// Sets what an argument points to.
+/// Writes `value` to the place that an argument points to. Refuses null.
 ///
 /// # Safety
 /// `to` is null or can be written.
@@ -45,7 +46,7 @@ unsafe fn set<T>(to: *mut T, value: T) -> Result<(), Status> {
     if to.is_null() {
         return Err(Status::INVALID_VALUE);
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: `to` is not null, so the caller promises that it can be written.
     unsafe { to.write(value) };
     Ok(())
 }

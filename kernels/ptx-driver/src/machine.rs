@@ -1,4 +1,4 @@
-//! Functions for tests that no driver has: they add a card, and read its counts and reports.
+//! Functions for tests, which no real driver has: they add a card, and read its counts and reports.
 
 use crate::card::Card;
 use crate::config::Config;
@@ -7,10 +7,10 @@ use std::ffi::{CStr, c_char, c_int};
 use std::panic::catch_unwind;
 use std::sync::Arc;
 
-/// Adds a card. Returns its number, or -1 for a description that is not understood (said on stderr).
+/// Adds a card. Returns its number. If the description is not understood, says so on stderr and returns -1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptxMachineCard(description: *const c_char) -> c_int {
-    // SAFETY: the caller's contract: a text that ends with a zero byte.
+    // SAFETY: the caller passes a string that ends with a zero byte.
     let description = unsafe { CStr::from_ptr(description) }.to_string_lossy().into_owned();
     let added = catch_unwind(|| {
         let config = Config::parse(&description)?;
@@ -28,8 +28,9 @@ pub unsafe extern "C" fn ptxMachineCard(description: *const c_char) -> c_int {
     }
 }
 
-/// Writes what a card tells, line by line: requests for memory, launches, waits, live allocations, then each report. Returns the
-/// bytes of the text, which ends in a zero byte where there is room; 0 for a card that there is not.
+/// Writes a card's counts and reports into `text`, line by line: requests for memory, launches, waits, live allocations, then
+/// each report. Writes at most `room` bytes, the last of them zero. Returns the length of the whole text without the zero byte,
+/// or 0 if there is no such card.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptxMachineTally(ordinal: c_int, text: *mut c_char, room: usize) -> usize {
     let Ok(card) = handles().card(ordinal) else { return 0 };
@@ -44,7 +45,7 @@ pub unsafe extern "C" fn ptxMachineTally(ordinal: c_int, text: *mut c_char, room
     let all = lines.join("\n");
     if room > 0 {
         let length = all.len().min(room - 1);
-        // SAFETY: the caller gives `room` bytes.
+        // SAFETY: the caller gives room for `room` bytes, and `length` is less.
         unsafe {
             std::ptr::copy_nonoverlapping(all.as_ptr(), text.cast(), length);
             text.cast::<u8>().add(length).write(0);

@@ -9,7 +9,7 @@ use std::alloc::Layout;
 use std::ffi::{c_uint, c_void};
 use std::sync::Arc;
 
-/// Where page-locked memory starts.
+/// Alignment of page-locked memory, in bytes.
 const PAGE: usize = 4096;
 
 #[unsafe(no_mangle)]
@@ -18,7 +18,7 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
         let card = handles().current()?;
         card.status()?;
         let (left, all) = card.memory.room();
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or pointers that can be written.
         unsafe {
             set(free, left as usize)?;
             set(total, all as usize)
@@ -32,7 +32,7 @@ pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Statu
         let card = handles().current()?;
         card.status()?;
         let start = card.allocate(bytes as u64)?;
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(address, start) }
     })
 }
@@ -55,17 +55,17 @@ pub unsafe extern "C" fn cuMemHostAlloc(memory: *mut *mut c_void, bytes: usize, 
         if bytes == 0 {
             return Err(Status::INVALID_VALUE);
         }
-        // SAFETY: the layout has a size.
+        // SAFETY: the size of the layout is not 0.
         let at = unsafe { std::alloc::alloc_zeroed(layout) };
         if at.is_null() {
             return Err(Status::OUT_OF_MEMORY);
         }
         if let Err(status) = card.pin(at as usize, bytes) {
-            // SAFETY: allocated above with this layout, and handed to nobody.
+            // SAFETY: `at` was allocated above with this layout, and nobody else has it.
             unsafe { std::alloc::dealloc(at, layout) };
             return Err(status);
         }
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(memory, at.cast()) }
     })
 }
@@ -76,13 +76,13 @@ pub unsafe extern "C" fn cuMemFreeHost(memory: *mut c_void) -> Status {
         let card = handles().current()?;
         let bytes = card.unpin(memory as usize)?;
         let layout = Layout::from_size_align(bytes, PAGE).map_err(|_| Status::INVALID_VALUE)?;
-        // SAFETY: `unpin` knew it, so `cuMemHostAlloc` allocated it with this layout.
+        // SAFETY: `unpin` knew the address, so `cuMemHostAlloc` allocated the memory with this layout.
         unsafe { std::alloc::dealloc(memory.cast(), layout) };
         card.status()
     })
 }
 
-/// Looks whether bytes are in one allocation: a driver does, when the call is made.
+/// Checks that bytes are in one allocation. A real driver also checks this when the call is made.
 fn inside(card: &Arc<Card>, address: u64, bytes: usize) -> Result<(), Status> {
     let (start, length) = card.memory.allocation_of(address).ok_or(Status::INVALID_VALUE)?;
     let is_inside = (address - start).checked_add(bytes as u64).is_some_and(|end| end <= length);
@@ -99,7 +99,7 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, byte
         inside(&card, to, bytes)?;
         let source = match card.is_pinned(from as usize, bytes) {
             true => Source::Pinned { at: from as usize, bytes },
-            // SAFETY: the caller hands over `bytes` readable bytes for the time of the call.
+            // SAFETY: the caller passes `bytes` bytes that can be read during the call.
             false => Source::Copied(unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) }.to_vec()),
         };
         card.queue(stream, Work::Upload { to, bytes: source }).map(drop)

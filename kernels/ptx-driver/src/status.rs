@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-/// `CUresult`
+/// The result of a call. The numbers are those of `CUresult`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Status(pub i32);
@@ -24,7 +24,7 @@ impl Status {
     pub(crate) const LAUNCH_FAILED: Status = Status(719);
     pub(crate) const UNKNOWN: Status = Status(999);
 
-    /// The name and the words of a status.
+    /// Returns the name and the description of a status. `None` for a number that this driver does not use.
     pub(crate) fn words(self) -> Option<(&'static CStr, &'static CStr)> {
         Some(match self {
             Status::SUCCESS => (c"CUDA_SUCCESS", c"no error"),

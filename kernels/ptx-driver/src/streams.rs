@@ -9,7 +9,7 @@ use std::ffi::c_uint;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// `CU_STREAM_NON_BLOCKING`. Others wait for the default stream, which is not modelled.
+/// `CU_STREAM_NON_BLOCKING`. Streams without it also wait for the default stream. That is not modelled, so they are refused.
 const NON_BLOCKING: c_uint = 1;
 
 #[unsafe(no_mangle)]
@@ -19,12 +19,12 @@ pub unsafe extern "C" fn cuStreamCreate(stream: *mut usize, flags: c_uint) -> St
             return Err(Status::INVALID_VALUE);
         }
         let handle = handles().open_stream()?;
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(stream, handle) }
     })
 }
 
-/// What is queued on the stream still runs.
+/// Forgets the stream. Work that is queued on it still runs.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamDestroy_v2(stream: usize) -> Status {
     call(|| handles().forget_stream(stream))
@@ -54,7 +54,7 @@ pub unsafe extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _: c_uin
     })
 }
 
-/// The card of a stream, if it is the event's too.
+/// Returns `card` if it is the card of the event.
 fn of_card(event: &Event, card: Arc<Card>) -> Result<Arc<Card>, Status> {
     if Arc::ptr_eq(&event.card, &card) { Ok(card) } else { Err(Status::INVALID_HANDLE) }
 }
@@ -66,7 +66,7 @@ pub unsafe extern "C" fn cuEventCreate(event: *mut usize, _: c_uint) -> Status {
         let card = handles.current()?;
         let handle = handles.fresh();
         handles.events.insert(handle, Event { card, recorded: None });
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(event, handle) }
     })
 }
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, start: usize
             event.recorded.map(|(_, at)| at).ok_or(Status::INVALID_HANDLE)
         };
         let elapsed = time(end)?.saturating_duration_since(time(start)?);
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller passes null or a pointer that can be written.
         unsafe { set(milliseconds, elapsed.as_secs_f32() * 1e3) }
     })
 }

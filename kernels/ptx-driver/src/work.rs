@@ -3,7 +3,7 @@
 use ptx_machine::Module;
 use std::sync::Arc;
 
-/// A place in the order of a stream: after its first `at` pieces of work.
+/// A position on a stream: after the first `at` pieces of work that were queued on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position {
     pub stream: usize,
@@ -12,9 +12,9 @@ pub(crate) struct Position {
 
 /// A piece of work.
 pub(crate) enum Work {
-    /// Waits for another stream.
+    /// Waits until a stream has reached this position.
     After(Position),
-    /// Nothing: a place that others wait for.
+    /// Does nothing. Its position is one that others wait for.
     Mark,
     Upload {
         to: u64,
@@ -46,34 +46,33 @@ pub(crate) enum Work {
 
 /// Where an upload comes from.
 pub(crate) enum Source {
-    /// Memory of the process that is copied when the call is made.
+    /// A copy of the program's memory, made when it called.
     Copied(Vec<u8>),
     /// Page-locked memory, read when the copy runs.
     Pinned { at: usize, bytes: usize },
 }
 
 impl Source {
-    /// Hands out the bytes.
+    /// Calls `use_bytes` with the bytes.
     pub(crate) fn with<R>(&self, use_bytes: impl FnOnce(&[u8]) -> R) -> R {
         match self {
             Source::Copied(bytes) => use_bytes(bytes),
-            // SAFETY: the driver's contract: page-locked memory stays until what uses it has run. `Card::unpin` waits for that
-            // before the memory is given back.
+            // SAFETY: `Card::unpin` runs all queued work before page-locked memory is freed, so the memory is still there.
             Source::Pinned { at, bytes } => use_bytes(unsafe { std::slice::from_raw_parts(*at as *const u8, *bytes) }),
         }
     }
 }
 
-/// Where a download goes: page-locked memory, or memory of the process whose owner waits.
+/// Where a download goes: page-locked memory, or other memory whose owner waits within the call.
 pub(crate) struct Target {
     pub at: usize,
     pub bytes: usize,
 }
 
 impl Target {
-    /// Hands out the bytes.
+    /// Calls `use_bytes` with the bytes.
     pub(crate) fn with<R>(&mut self, use_bytes: impl FnOnce(&mut [u8]) -> R) -> R {
-        // SAFETY: as for `Source::Pinned`; a target that is not page-locked is waited for within the call.
+        // SAFETY: page-locked memory is freed only after all queued work has run; the call waits for a download to other memory.
         use_bytes(unsafe { std::slice::from_raw_parts_mut(self.at as *mut u8, self.bytes) })
     }
 }

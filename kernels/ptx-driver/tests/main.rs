@@ -1,4 +1,4 @@
-//! The driver through cudarc: what a card does, what a driver refuses, and what is missing between streams.
+//! Tests the driver through cudarc: what a card does, what the driver refuses, and what happens if streams do not wait.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
@@ -7,7 +7,8 @@ use cudarc::driver::sys::{self, CUdeviceptr, CUfunction, CUmodule, CUresult, CUs
 use ptx_machine::driver::{Driver, install};
 use std::ffi::{CString, c_void};
 
-/// `y[i] = x[i] + 1` for `n` words, by blocks of 32 threads. Past the end it writes nothing if `guard` is true.
+/// Returns a kernel that computes `to[i] = from[i] + 1` for `n` words, in blocks of 32 threads. If `guard` is true, threads past
+/// the end write nothing.
 fn increment(name: &str, guard: bool) -> CString {
     let guard = if guard { "@%p0 ret;" } else { "" };
     CString::new(format!(
@@ -71,7 +72,7 @@ impl Card {
             (&raw const from).cast_mut().cast(),
             (&raw const n).cast_mut().cast::<c_void>(),
         ];
-        // SAFETY: a pointer for each parameter, to as many bytes as it has.
+        // SAFETY: there is one pointer for each parameter, to as many bytes as the parameter has.
         unsafe {
             result::launch_kernel(self.function, (blocks, 1, 1), (threads, 1, 1), shared, stream, &mut parameters)
         }
@@ -83,20 +84,20 @@ fn stream() -> CUstream {
 }
 
 fn upload(to: CUdeviceptr, words: &[u32], stream: CUstream) {
-    // SAFETY: the tests' allocations are as long.
+    // SAFETY: the tests allocate at least as many words at `to`.
     unsafe { result::memcpy_htod_async(to, words, stream) }.unwrap();
 }
 
 fn download(from: CUdeviceptr, n: usize, stream: CUstream) -> Result<Vec<u32>, DriverError> {
     let mut words = vec![0; n];
-    // SAFETY: as above; memory that is not page-locked is written when the call returns.
+    // SAFETY: the tests allocate at least `n` words; memory that is not page-locked is written before the call returns.
     unsafe { result::memcpy_dtoh_async(&mut words, from, stream) }?;
     Ok(words)
 }
 
-/// Page-locked words.
+/// Allocates `n` page-locked words.
 fn pinned(n: usize) -> &'static mut [u32] {
-    // SAFETY: as many words as were asked for, never given back.
+    // SAFETY: the memory has `n` words and is never freed.
     unsafe { std::slice::from_raw_parts_mut(result::malloc_host(4 * n, 0).unwrap().cast(), n) }
 }
 
@@ -126,7 +127,7 @@ fn a_host_that_does_not_wait_reads_old_numbers() {
         upload(from, &[7], stream);
         card.launch(stream, to, from, 1).unwrap();
         let host = pinned(1);
-        // SAFETY: page-locked, and never given back.
+        // SAFETY: `host` is page-locked and never freed.
         unsafe { result::memcpy_dtoh_async(&mut *host, to, stream) }.unwrap();
         assert_eq!(host[0], early);
         // SAFETY: the stream is open.
@@ -146,7 +147,7 @@ fn page_locked_memory_that_is_written_too_early_is_uploaded_so() {
         card.launch(stream, to, from, 1).unwrap();
         host[0] = 99;
         assert_eq!(download(to, 1, stream).unwrap(), [want]);
-        // other memory is copied when the call is made
+        // memory that is not page-locked is copied when the call is made
         let mut words = [5];
         upload(from, &words, stream);
         words[0] = 99;
@@ -185,7 +186,7 @@ fn memory_that_is_freed_while_work_is_queued_is_found() {
     let (to, from, stream) = (card.allocate(1), card.allocate(1), stream());
     upload(from, &[1], stream);
     card.launch(stream, to, from, 1).unwrap();
-    // SAFETY: freed once; that a launch still uses it is the test.
+    // SAFETY: the memory is freed once. That a launch still uses it is what this tests.
     unsafe { result::free_sync(from) }.unwrap();
     // SAFETY: the stream is open.
     assert!(unsafe { result::stream::synchronize(stream) }.is_err());
@@ -211,7 +212,7 @@ fn what_belongs_to_another_card_is_refused() {
     // SAFETY: event and stream exist, on two cards.
     assert_eq!(status(unsafe { result::event::record(event, stream) }), CUresult::CUDA_ERROR_INVALID_HANDLE);
     assert_eq!(status(first.launch(stream, to, from, 1)), CUresult::CUDA_ERROR_INVALID_VALUE);
-    // SAFETY: as above.
+    // SAFETY: the allocation and the stream exist, on two cards.
     let copied = unsafe { result::memcpy_htod_async(from, &[1u32], stream) };
     assert_eq!(status(copied), CUresult::CUDA_ERROR_INVALID_VALUE);
 }
@@ -243,10 +244,10 @@ fn what_is_gone_is_known_to_be() {
     // SAFETY: closed once; the second use is the test.
     unsafe { result::stream::destroy(stream) }.unwrap();
     assert_eq!(status(card.launch(stream, to, from, 1)), CUresult::CUDA_ERROR_INVALID_HANDLE);
-    // SAFETY: as above.
+    // SAFETY: the module is unloaded once; the launch after it is the test.
     unsafe { result::module::unload(card.module) }.unwrap();
     assert_eq!(status(card.launch(std::ptr::null_mut(), to, from, 1)), CUresult::CUDA_ERROR_INVALID_HANDLE);
-    // SAFETY: as above.
+    // SAFETY: the second free and the copy name memory that is gone, which the driver must refuse.
     unsafe {
         result::free_sync(to).unwrap();
         assert_eq!(status(result::free_sync(to)), CUresult::CUDA_ERROR_INVALID_VALUE);
@@ -262,7 +263,7 @@ fn a_fault_stays() {
     let card = Card::with("init=1", &increment("unguarded", false), "unguarded").unwrap();
     let (to, from, stream) = (card.allocate(33), card.allocate(33), stream());
     upload(from, &[1; 33], stream);
-    // the launch itself is queued; whoever waits gets the fault
+    // the launch itself is only queued; the call that waits gets the fault
     card.launch(stream, to, from, 33).unwrap();
     // SAFETY: the stream is open.
     let waited = unsafe { result::stream::synchronize(stream) };
@@ -334,7 +335,7 @@ fn ptx_that_is_not_understood_is_refused_in_words() {
         [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
     let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(log.len())];
     let mut module = std::ptr::null_mut();
-    // SAFETY: two options with their values.
+    // SAFETY: there are two options, with their values.
     let result = unsafe {
         sys::cuModuleLoadDataEx(&mut module, broken.as_ptr().cast(), 2, options.as_mut_ptr(), values.as_mut_ptr())
     };
@@ -349,7 +350,7 @@ fn ptx_that_is_not_understood_is_refused_in_words() {
     assert_eq!(status(missing), CUresult::CUDA_ERROR_NOT_FOUND);
 }
 
-/// Runs itself with the variable set: it is the process's.
+/// Runs this test again in a child process with the variable set, since a variable is set for a whole process.
 #[test]
 fn modules_can_be_replaced_from_a_folder() {
     if std::env::var_os("PTX_MACHINE_MODULES").is_some() {
@@ -373,7 +374,8 @@ fn modules_can_be_replaced_from_a_folder() {
     assert!(status.success());
 }
 
-/// Cargo puts its folders on the library path: a program that it runs must not find this library under the driver's name.
+/// Cargo puts its build folders on the library path. A program that cargo runs must not find this library under the driver's
+/// name.
 #[test]
 fn no_file_has_the_drivers_name() {
     let program = std::env::current_exe().unwrap();

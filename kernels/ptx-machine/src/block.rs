@@ -1,4 +1,4 @@
-//! A block: the turns of its warps, and its barriers.
+//! A block: the order in which its warps run, and its barriers.
 
 use crate::counters::Counters;
 use crate::launch::{Launch, Schedule, Settings, lanes_of_warp};
@@ -8,7 +8,7 @@ use crate::parse::dynamic_start;
 use crate::report::{Check, Log, Report};
 use crate::warp::{Barrier, Core, LANES, Place, Registers, Stop, Warp};
 
-/// Runs the blocks of a launch, one after the other, in the same memory.
+/// Runs the blocks of a launch, one after the other. Every block uses the same warps and shared memory again.
 pub(crate) struct Block<'a> {
     kernel: &'a Kernel,
     launch: &'a Launch<'a>,
@@ -22,7 +22,7 @@ pub(crate) struct Block<'a> {
     random: u64,
 }
 
-/// A warp that does not run at the moment.
+/// A warp between its turns.
 struct Scheduled {
     warp: Warp,
     registers: Registers,
@@ -35,7 +35,7 @@ struct Scheduled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Ready,
-    /// At a barrier, with the instruction whose result it waits for.
+    /// The warp is at a barrier. Its result goes to the first operand of instruction `at`.
     Waits {
         barrier: u32,
         kind: Barrier,
@@ -44,7 +44,7 @@ enum State {
     Done,
 }
 
-/// A warp that is at a barrier, as [`Stop::Barrier`] says.
+/// The arrival of a warp at a barrier. The fields are those of [`Stop::Barrier`].
 struct Arrival {
     kind: Barrier,
     id: u32,
@@ -53,23 +53,23 @@ struct Arrival {
     at: u32,
 }
 
-/// One of the sixteen barriers of a block.
+/// The state of one of a block's sixteen barriers.
 #[derive(Debug, Clone, Default)]
 struct Meeting {
-    /// Threads that it is for; `None`: all of the block.
+    /// How many threads the barrier waits for. `None`: all threads of the block.
     threads: Option<u32>,
-    /// Threads of the warps that have come.
+    /// How many threads have come. A warp counts as 32.
     come: u32,
-    /// Threads in which the predicate held, and whether it held in all of them.
+    /// In how many threads the predicate held. `holds_in_all` is whether it held in all of them.
     holds: u32,
     holds_in_all: bool,
     passed_on: [u32; WARPS],
 }
 
-/// The launch has used up its instructions.
+/// The launch has run as many instructions as it may.
 pub(crate) struct Exhausted;
 
-/// Barriers of a block.
+/// The number of barriers of a block.
 const BARRIERS: usize = 16;
 
 impl<'a> Block<'a> {
@@ -115,7 +115,8 @@ impl<'a> Block<'a> {
         self.log.reports
     }
 
-    /// Runs the block with this number. `left` are the instructions that the launch may still run.
+    /// Runs the block with this number. `left` is how many instructions the launch may still run. `executed` counts the
+    /// executions of each instruction.
     pub(crate) fn run(
         &mut self,
         number: u32,
@@ -155,7 +156,7 @@ impl<'a> Block<'a> {
                 Stop::Barrier { kind, id, threads, holds, at } => {
                     self.come(number, chosen, Arrival { kind, id, threads, holds, at })
                 }
-                // reported where it is stuck; the block cannot end
+                // the warp has already reported where it is stuck; the block cannot end
                 Stop::Stuck => return Ok(()),
             }
         }
@@ -163,7 +164,7 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// Puts all warps at the kernel's start.
+    /// Clears the block's memory and barriers, and puts all warps at the kernel's start.
     fn begin(&mut self, number: u32) {
         let threads = self.launch.block.iter().product::<u32>();
         let declared = match self.launch.dynamic_shared {
@@ -186,7 +187,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// The warp that runs next, and for how many instructions. `None` if all wait or are done.
+    /// Returns the warp that runs next, and for how many instructions at most. `None` if every warp waits or is done.
     fn next(&mut self) -> Option<(usize, u64)> {
         let is_ready = |scheduled: &Scheduled| scheduled.state == State::Ready;
         match self.settings.schedule {
@@ -205,7 +206,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// A warp comes to a barrier.
+    /// Adds a warp to a barrier that it has come to.
     fn come(&mut self, number: u32, chosen: usize, arrival: Arrival) {
         let Arrival { kind, id, threads, holds, at } = arrival;
         let place = Place { block: number, warp: chosen as u8, at };
@@ -230,7 +231,7 @@ impl<'a> Block<'a> {
             self.log.add(Check::Sync, line, place, 0, text);
         }
         meeting.threads = threads;
-        // a warp is counted as a whole
+        // a warp always counts as 32 threads
         meeting.come += LANES as u32;
         meeting.holds += holds.count_ones();
         meeting.holds_in_all &= holds == live;
@@ -241,7 +242,7 @@ impl<'a> Block<'a> {
         self.meet(id);
     }
 
-    /// Lets the warps at a barrier go on if all have come.
+    /// Lets the warps at a barrier go on if enough threads have come.
     fn meet(&mut self, id: u32) {
         let live = self.warps.iter().filter(|scheduled| scheduled.state != State::Done).count() as u32 * LANES as u32;
         let meeting = &mut self.barriers[id as usize];
@@ -269,7 +270,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// A warp has returned: others may have waited for it.
+    /// Looks again at the barriers for all threads, since a warp that they wait for may have returned.
     fn meet_without(&mut self) {
         for id in 0..BARRIERS as u32 {
             if self.barriers[id as usize].threads.is_none() {

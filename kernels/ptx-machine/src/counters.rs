@@ -3,16 +3,16 @@
 use crate::warp::LANES;
 use std::collections::HashSet;
 
-/// Bytes of a sector: what a card reads from its memory at once.
+/// Bytes of a sector, the unit in which a card reads its memory.
 pub const SECTOR: u64 = 32;
 
-/// Bytes that shared memory hands out at once, from 32 banks of four.
+/// Bytes that shared memory can give at once: four from each of its 32 banks.
 const BANKS: u64 = 128;
 
 /// What one instruction of a kernel did in a launch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// How often a warp executed it, with whatever lanes.
+    /// How often a warp executed it, with any number of lanes.
     pub executions: u64,
     /// Lanes that were off, over all executions.
     pub lanes_off: u64,
@@ -20,11 +20,11 @@ pub struct Counts {
     pub requests: u64,
     /// Bytes of device memory that lanes asked for.
     pub bytes: u64,
-    /// Sectors of device memory that hold them, counted for each execution.
+    /// Sectors of device memory that hold these bytes, counted anew for each execution.
     pub sectors: u64,
-    /// Times that shared memory hands out bytes: more than `wavefronts_at_least` where lanes meet in a bank.
+    /// How often shared memory must give bytes. More than `wavefronts_at_least` if lanes need different words of the same bank.
     pub wavefronts: u64,
-    /// The same without any such conflict.
+    /// What `wavefronts` would be without such conflicts.
     pub wavefronts_at_least: u64,
 }
 
@@ -40,7 +40,7 @@ impl Counts {
     }
 }
 
-/// What a launch did.
+/// What a launch, or one block of it, did.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
     /// For each instruction.
@@ -54,20 +54,20 @@ impl Counters {
         Counters { instructions: vec![Counts::default(); instructions], touched: HashSet::new() }
     }
 
-    /// The sum over all instructions.
+    /// Returns the sum over all instructions.
     pub fn total(&self) -> Counts {
         let mut total = Counts::default();
         self.instructions.iter().for_each(|counts| total.add(*counts));
         total
     }
 
-    /// Bytes of the sectors that the launch touched: what it must move at least between the card's memory and the chip, if
-    /// nothing is fetched twice.
+    /// Returns the bytes of the sectors that the launch touched. The launch must move at least these between the card's memory
+    /// and the chip, even if nothing is fetched twice.
     pub fn touched_bytes(&self) -> u64 {
         self.touched.len() as u64 * SECTOR
     }
 
-    /// Bytes of the sectors that some of these launches or blocks touched.
+    /// Returns the bytes of the sectors that any of these launches or blocks touched.
     pub(crate) fn touched_by_all(parts: &[Counters]) -> u64 {
         let mut touched: HashSet<u64> = HashSet::new();
         parts.iter().for_each(|part| touched.extend(part.touched.iter().copied()));
@@ -79,7 +79,7 @@ impl Counters {
         if lanes == 0 {
             return;
         }
-        // at most 16 bytes, aligned (else memcheck reports it): they are in one sector
+        // a lane accesses at most 16 bytes, aligned (otherwise memcheck reports it), so they are in one sector
         let mut sectors = [u64::MAX; LANES];
         let mut n = 0;
         for lane in 0..LANES {
@@ -117,7 +117,7 @@ impl Counters {
         }
     }
 
-    /// Counts the read of an 8 x 8 matrix: eight rows of 16 bytes.
+    /// Counts a read of an 8 x 8 matrix from shared memory: eight rows of 16 bytes.
     pub(crate) fn matrix(&mut self, at: u32, rows: &[u64]) {
         let counts = &mut self.instructions[at as usize];
         counts.wavefronts_at_least += 1;
@@ -125,7 +125,8 @@ impl Counters {
     }
 }
 
-/// The wavefronts of lanes whose bytes would fit into one: the most words that one place of the banks must give.
+/// Returns how many wavefronts lanes need whose bytes would fit into one. A place is a bank, or the adjacent banks of `unit`
+/// bytes. The place that must give the most different words decides.
 fn wavefronts(addresses: &[u64], unit: u64, lanes: u32) -> u64 {
     let places = (BANKS / unit) as usize;
     // the words that each place has given

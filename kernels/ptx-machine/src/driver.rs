@@ -1,4 +1,4 @@
-//! The fake driver, for tests of programs that call CUDA: opened under the driver's name before anything else asks for it.
+//! Opens the fake driver, for tests of programs that call CUDA. It must be open before anything asks for the driver by name.
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::ffi::{CString, c_char, c_int};
@@ -11,10 +11,10 @@ pub struct Driver {
     tally: unsafe extern "C" fn(c_int, *mut c_char, usize) -> usize,
 }
 
-/// What was asked of a card, and what its checkers found.
+/// What a program asked of a card, and what the card's checkers found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Requests for memory, of the card and page-locked.
+    /// Requests for memory of the card and for page-locked memory.
     pub requests: u64,
     /// Launches.
     pub launches: u64,
@@ -26,8 +26,8 @@ pub struct Tally {
     pub reports: Vec<String>,
 }
 
-/// Opens the fake driver that cargo built beside this program. From then on whoever asks for the driver by name gets it.
-/// `None` with `ALIGN_TEST_CUDA=driver`: then the program's tests are for a real card.
+/// Opens the fake driver that cargo built beside this program. From then on, code that asks for the driver by name gets the fake
+/// one. `None` if `ALIGN_TEST_CUDA` is `driver`: the program's tests are then for a real card.
 ///
 /// # Panics
 /// If the library is not there: it is built with the tests of every crate that has `ptx-driver` among its dev-dependencies.
@@ -38,23 +38,23 @@ pub fn install() -> Option<&'static Driver> {
             return None;
         }
         let path = library();
-        // SAFETY: our own library, whose initialisers are Rust's.
+        // SAFETY: this is a library of this repository, which has no initialisers beyond those of Rust's standard library.
         let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) };
         let library = library.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        // SAFETY: the signatures are those of `ptx-driver`.
+        // SAFETY: `ptx-driver` defines both functions with these signatures.
         let driver = unsafe {
             let card = library.get(b"ptxMachineCard\0").map(|function| *function);
             let tally = library.get(b"ptxMachineTally\0").map(|function| *function);
             Driver { card: card.expect("our driver has it"), tally: tally.expect("our driver has it") }
         };
-        // it stays open: others find it by its name
+        // the library stays open, so that others find it by its name
         std::mem::forget(library);
         Some(driver)
     };
     DRIVER.get_or_init(open).as_ref()
 }
 
-/// Where cargo put the library: beside the test, or one folder up from it.
+/// Returns where cargo put the library: the folder of this program, the one above it, or `deps` in either.
 fn library() -> PathBuf {
     let program = std::env::current_exe().expect("a program knows where it is");
     let folders = program.ancestors().skip(1).take(2);
@@ -64,23 +64,23 @@ fn library() -> PathBuf {
 }
 
 impl Driver {
-    /// Adds a card of a description such as `memory=1048576;mode=late;race=1` and returns its number.
+    /// Adds a card with a description such as `memory=1048576;mode=late;race=1`. Returns its number.
     ///
     /// # Panics
     /// If the description is not understood.
     pub fn card(&self, description: &str) -> usize {
         let text = CString::new(description).expect("a description has no zero byte");
-        // SAFETY: a text that ends with a zero byte.
+        // SAFETY: `text` ends with a zero byte and lives until the call returns.
         let ordinal = unsafe { (self.card)(text.as_ptr()) };
         usize::try_from(ordinal).unwrap_or_else(|_| panic!("`{description}` describes no card"))
     }
 
-    /// What was asked of a card, and what its checkers found.
+    /// Returns what was asked of a card, and what its checkers found.
     pub fn tally(&self, ordinal: usize) -> Tally {
         let ordinal = ordinal as c_int;
-        // SAFETY: no room is given, so nothing is written.
+        // SAFETY: the room is 0 bytes, so nothing is written.
         let mut bytes = vec![0u8; unsafe { (self.tally)(ordinal, std::ptr::null_mut(), 0) } + 1024];
-        // SAFETY: as many bytes as there are.
+        // SAFETY: the room is the length of `bytes`.
         unsafe { (self.tally)(ordinal, bytes.as_mut_ptr().cast(), bytes.len()) };
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         let text = String::from_utf8_lossy(&bytes[..end]);

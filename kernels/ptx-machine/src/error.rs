@@ -8,15 +8,15 @@ pub struct PtxError {
     pub line: u32,
     /// What is wrong with it.
     pub reason: String,
-    /// The line.
+    /// The text of the line.
     pub text: String,
 }
 
-/// A launch that was refused or stopped. What the checkers find is not an error of the launch but a [`crate::Report`].
+/// A launch that was refused or stopped. What the checkers find is not such an error, but a [`crate::Report`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
-    /// Sizes that no card takes, or that are more than the kernel's bounds.
+    /// A size that no card supports, or that is above the kernel's bound.
     #[error("{kernel}: {what} is {got}, at most {most} fit")]
     Size {
         /// The kernel.
@@ -28,7 +28,7 @@ pub enum LaunchError {
         /// The largest size.
         most: u64,
     },
-    /// No block or no thread.
+    /// The launch has no block or no thread.
     #[error("{kernel}: {what} is 0, a launch has at least one")]
     Empty {
         /// The kernel.
@@ -36,7 +36,7 @@ pub enum LaunchError {
         /// Which size.
         what: &'static str,
     },
-    /// Parameters of another length than the kernel's.
+    /// The parameters have another length than the kernel's.
     #[error("{kernel}: {got} bytes of parameters, the kernel has {want}")]
     Parameters {
         /// The kernel.
@@ -46,12 +46,12 @@ pub enum LaunchError {
         /// Bytes of the kernel's parameters.
         want: usize,
     },
-    /// The kernel runs on and on.
+    /// The kernel did not end within the limit.
     #[error("{kernel}: stopped after {limit} warp instructions; it seems not to end")]
     Endless {
         /// The kernel.
         kernel: String,
-        /// The limit of the launch.
+        /// The limit of the launch, in warp instructions.
         limit: u64,
         /// What the checkers found until then.
         reports: Vec<crate::Report>,

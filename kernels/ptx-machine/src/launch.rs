@@ -1,4 +1,4 @@
-//! A launch: its blocks one after the other, the warps of a block in turns.
+//! Launches: the blocks run one after the other, and the warps of a block take turns.
 
 use crate::block::Block;
 use crate::counters::Counters;
@@ -15,7 +15,7 @@ pub struct Launch<'a> {
     pub grid: [u32; 3],
     /// Threads of a block along x, y and z.
     pub block: [u32; 3],
-    /// Bytes of shared memory behind what the kernel declares.
+    /// Bytes of shared memory after those that the kernel declares.
     pub dynamic_shared: u32,
     /// The kernel's parameters, each at its offset.
     pub parameters: &'a [u8],
@@ -24,22 +24,22 @@ pub struct Launch<'a> {
 /// How to run launches.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The checkers beside memcheck and synccheck, which are always on.
+    /// Which checkers run besides memcheck and synccheck. Those two always run.
     pub checks: Checks,
     /// Whether to count what is executed and which memory is touched.
     pub counts: bool,
-    /// In which turns the warps of a block run.
+    /// How the warps of a block take turns.
     pub schedule: Schedule,
     /// When copies to shared memory arrive.
     pub arrival: Arrival,
-    /// Warp instructions of a launch at most: beyond them the kernel is taken to be endless.
+    /// The most warp instructions that a launch may run. A kernel that needs more is taken to be endless.
     pub limit: u64,
     /// The blocks to run, by their numbers in the grid, x first; numbers beyond the grid are left out. `None`: all.
     pub blocks: Option<Vec<u32>>,
 }
 
 impl Default for Settings {
-    /// Every block, memcheck and synccheck, no counters; 10 thousand million warp instructions.
+    /// Runs every block, with memcheck and synccheck only and without counters, for at most 10 billion warp instructions.
     fn default() -> Settings {
         Settings {
             checks: Checks::default(),
@@ -53,29 +53,29 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// As the default, with every checker.
+    /// Returns the default settings, with every checker.
     pub fn checked() -> Settings {
         Settings { checks: Checks { init: true, race: true }, ..Settings::default() }
     }
 }
 
-/// Checkers that a launch can do without.
+/// The checkers that can be switched off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checks {
     /// Reads of bytes that nobody wrote.
     pub init: bool,
-    /// Accesses of two threads without an order.
+    /// Accesses by two threads to the same bytes, at least one of them a write, without an order between them.
     pub race: bool,
 }
 
-/// In which turns the warps of a block run.
+/// How the warps of a block take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedule {
-    /// The first warp until it waits, then the next.
+    /// Always the first warp that can run, until it waits or ends.
     Forward,
-    /// The last warp first.
+    /// Always the last warp that can run, until it waits or ends.
     Reverse,
-    /// Some warp for some instructions, by a seed.
+    /// A random warp for a random number of instructions (1 to 64), from this seed.
     Seeded(u64),
 }
 
@@ -93,20 +93,20 @@ pub enum Arrival {
 pub struct Outcome {
     /// What the checkers found, one report for each checker and line.
     pub reports: Vec<Report>,
-    /// Executions of each instruction by a warp.
+    /// How often warps executed each instruction.
     pub executed: Vec<u64>,
-    /// What else was counted, if the settings ask for it: for each block that was run, in order.
+    /// The counters of each block that was run, in order. Empty unless the settings ask for counters.
     pub blocks: Vec<Counters>,
 }
 
 impl Outcome {
-    /// Warp instructions of the launch.
+    /// Returns how many warp instructions the launch executed.
     pub fn instructions(&self) -> u64 {
         self.executed.iter().sum()
     }
 }
 
-/// The sizes of a grid and of a block, and what they are at most on every card.
+/// The sizes of a grid and of a block, each with the largest value that every card accepts.
 const AXES: [(&str, u64); 6] = [
     ("the number of blocks along x", (1 << 31) - 1),
     ("the number of blocks along y", 65535),
@@ -116,17 +116,18 @@ const AXES: [(&str, u64); 6] = [
     ("the number of threads along z", 64),
 ];
 
-/// Bytes of shared memory of a block at most, on the card with the most.
+/// The most bytes of shared memory that a block can have, on the card that allows the most.
 const MOST_SHARED: u64 = 227 << 10;
 
-/// Threads of a block at most, on every card.
+/// The most threads that a block can have, on every card.
 const MOST_THREADS: u64 = 1024;
 
 impl Kernel {
     /// Runs the kernel.
     ///
     /// # Errors
-    /// [`LaunchError`] for sizes that do not fit the kernel or any card, and for a kernel that does not end.
+    /// [`LaunchError`] if the sizes do not fit the kernel or any card, if the parameters have another length than the kernel's,
+    /// or if the kernel does not end.
     pub fn launch(&self, memory: &Memory, launch: &Launch<'_>, settings: &Settings) -> Result<Outcome, LaunchError> {
         self.check(launch)?;
         let log = Log { kernel: self.name.clone(), ..Log::default() };
@@ -180,7 +181,7 @@ impl Kernel {
     }
 }
 
-/// Lanes of warp `warp` of a block of `threads` threads.
+/// Returns the mask of the lanes of warp `warp` in a block of `threads` threads.
 pub(crate) fn lanes_of_warp(threads: u32, warp: u32) -> u32 {
     match threads - warp * LANES as u32 {
         n if n >= LANES as u32 => u32::MAX,

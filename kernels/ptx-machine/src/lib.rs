@@ -1,8 +1,9 @@
-//! Runs PTX on the processor: how CUDA kernels are proven and counted where there is no GPU.
+//! Runs PTX on the CPU, to check CUDA kernels and to count their work without a GPU.
 //!
-//! The text that ships is parsed, lowered to instructions over the 32 lanes of a warp, and run block by block. Checkers find
-//! what a card forgives: accesses outside an allocation, reads of bytes that nobody wrote, races, lanes that do not meet.
-//! Counters say exactly how many instructions, sectors of memory and wavefronts of shared memory a launch takes.
+//! The PTX that ships is parsed, lowered to instructions over the 32 lanes of a warp, and run block by block. Checkers find
+//! faults that a card may not show: accesses outside an allocation, reads of bytes that nobody wrote, races, and lanes that do
+//! not meet where they must. Counters say exactly how many instructions, sectors of memory and wavefronts of shared memory a
+//! launch needs.
 //!
 //! Linux on x86-64 only; elsewhere the crate is empty.
 

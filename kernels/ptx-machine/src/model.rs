@@ -1,6 +1,7 @@
-//! How long a card would take: the busiest of its parts. No latencies, no caches: it says what a kernel is bound by, and ratios.
+//! Estimates how long a launch would take on a card: as long as the busiest part of the card works. Latencies and caches are left
+//! out, so the estimate is for finding what bounds a kernel, and for ratios.
 //!
-//! Rates are those of the makers' data sheets. Nothing here was compared with a card.
+//! The rates are from the makers' data sheets. No estimate was compared with a card.
 
 use crate::counters::Counters;
 use crate::lower::Kernel;
@@ -12,13 +13,13 @@ pub struct Card {
     pub name: &'static str,
     /// Multiprocessors.
     pub multiprocessors: usize,
-    /// ClocksOfParts a second.
+    /// Clocks a second.
     pub clock: f64,
-    /// Multiply-adds of f32 a clock and multiprocessor.
+    /// Multiply-adds of f32 that a multiprocessor does in a clock.
     pub f32_a_clock: f64,
-    /// Multiply-adds of bf16 on the tensor cores a clock and multiprocessor, with sums in f32.
+    /// Multiply-adds of bf16, with sums in f32, that the tensor cores of a multiprocessor do in a clock.
     pub bf16_a_clock: f64,
-    /// Bytes a second of its memory.
+    /// Bytes a second that its memory moves.
     pub memory: f64,
 }
 
@@ -43,7 +44,7 @@ const fn card(
 
 /// Warp instructions that a multiprocessor starts in a clock.
 const ISSUED_A_CLOCK: f64 = 4.0;
-/// Functions (powers, roots, reciprocals) of a multiprocessor in a clock.
+/// Functions (powers, roots, reciprocals) that a multiprocessor computes in a clock.
 const FUNCTIONS_A_CLOCK: f64 = 16.0;
 /// Multiply-adds of one m16n8k16 product.
 const MULTIPLY_ADDS_OF_AN_MMA: f64 = 16.0 * 8.0 * 16.0;
@@ -53,7 +54,7 @@ const MULTIPLY_ADDS_OF_AN_MMA: f64 = 16.0 * 8.0 * 16.0;
 pub struct Estimate {
     /// Seconds.
     pub seconds: f64,
-    /// The part of the card that takes so long.
+    /// The part of the card that needs this long.
     pub bound: Part,
 }
 
@@ -76,13 +77,13 @@ pub enum Part {
 
 const PARTS_OF_A_MULTIPROCESSOR: [Part; 5] = [Part::Issue, Part::F32, Part::Tensor, Part::Functions, Part::Shared];
 
-/// The clocks that each part of a multiprocessor works for a block.
+/// For each part of a multiprocessor, the clocks that it works.
 type ClocksOfParts = [f64; PARTS_OF_A_MULTIPROCESSOR.len()];
 
 impl Kernel {
-    /// What a launch would take on a card. `blocks` are its blocks in launch order, each as counted.
+    /// Estimates what a launch would take on a card. `blocks` are the counters of its blocks, in launch order.
     pub fn estimate(&self, blocks: &[Counters], card: &Card) -> Estimate {
-        // a block starts where the least work is
+        // each block goes to the multiprocessor with the least work so far
         let mut multiprocessors = vec![[0.0; PARTS_OF_A_MULTIPROCESSOR.len()]; card.multiprocessors];
         let busiest = |clocks: &ClocksOfParts| clocks.iter().fold(0.0f64, |most, part| most.max(*part));
         for block in blocks {
@@ -126,7 +127,7 @@ impl Kernel {
     }
 }
 
-/// Machine instructions that an instruction of PTX becomes, on average.
+/// Returns how many machine instructions an instruction of PTX becomes, on average.
 fn weight(opcode: &str) -> f64 {
     let kind = opcode.rsplit('.').next().unwrap_or_default();
     let is_wide = matches!(kind, "s64" | "u64" | "b64");

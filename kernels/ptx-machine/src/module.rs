@@ -1,4 +1,4 @@
-//! A loaded module.
+//! Loading PTX text into a module: its kernels, and its variables in device memory.
 
 use crate::error::PtxError;
 use crate::lower::{Kernel, lower};
@@ -10,30 +10,30 @@ use std::collections::{BTreeMap, HashMap};
 #[derive(Debug)]
 pub struct Module {
     kernels: Vec<Kernel>,
-    /// Where its variables are.
+    /// Addresses of the module's variables in device memory.
     variables: Vec<u64>,
 }
 
-/// A module could not be loaded.
+/// Why a module could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
-    /// The machine does not know something in it: it runs what it knows, or nothing.
+    /// The text has something that the machine does not know. It then loads no kernel at all.
     #[error(transparent)]
     Ptx(#[from] PtxError),
-    /// Its variables do not fit into the memory.
+    /// The module's variables do not fit into the memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
 }
 
 impl Module {
-    /// Loads a module. Variables that its kernels name are allocated in `memory` until [`Module::unload`].
+    /// Loads a module from PTX text. Variables that its kernels name are allocated in `memory` until [`Module::unload`].
     ///
     /// # Errors
-    /// [`LoadError`].
+    /// [`LoadError::Ptx`] for text that the machine does not know, [`LoadError::Memory`] if the variables do not fit.
     pub fn load(text: &str, memory: &Memory) -> Result<Module, LoadError> {
         let mut module = parse(text)?;
         let texts = std::mem::take(&mut module.kernels);
-        // every module that NVRTC writes declares some forty that nobody names
+        // every module that NVRTC writes declares about forty variables that no kernel names
         module.variables.retain(|name, _| texts.iter().any(|kernel| kernel.names(name)));
         let mut loaded = Module { kernels: Vec::new(), variables: Vec::new() };
         let kernels = loaded.place(&module.variables, memory).and_then(|addresses| {
@@ -49,7 +49,7 @@ impl Module {
         }
     }
 
-    /// Allocates variables and gives them their first content. Returns their addresses.
+    /// Allocates variables and writes their first content. Returns their addresses by name.
     fn place(
         &mut self,
         variables: &BTreeMap<String, Variable>,
@@ -66,10 +66,10 @@ impl Module {
         Ok(addresses)
     }
 
-    /// Frees the module's variables in the memory that it was loaded with.
+    /// Frees the module's variables. `memory` must be the memory that it was loaded with.
     pub fn unload(&self, memory: &Memory) {
         for address in &self.variables {
-            // freed already if it was unloaded before
+            // an error means that the module was unloaded before
             let _ = memory.free(*address);
         }
     }
@@ -79,7 +79,7 @@ impl Module {
         &self.kernels
     }
 
-    /// The kernel of a name.
+    /// Returns the kernel called `name`, or `None` if the module has none.
     pub fn kernel(&self, name: &str) -> Option<&Kernel> {
         self.kernels.iter().find(|kernel| kernel.name() == name)
     }

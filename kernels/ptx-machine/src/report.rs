@@ -3,21 +3,21 @@
 use crate::warp::Place;
 use std::fmt;
 
-/// Which checker has found something.
+/// A checker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Check {
     /// An access outside every allocation, or not aligned to its width.
     Memory,
     /// A read of bytes that nobody wrote.
     Init,
-    /// Two threads, one of them writing, without an order between them.
+    /// Accesses of two threads to the same bytes, at least one of them a write, without an order between them.
     Race,
     /// Lanes or warps that do not meet where they must.
     Sync,
 }
 
 impl Check {
-    /// The checker's name, as NVIDIA's tools have it.
+    /// Returns the name of the same checker in NVIDIA's tools.
     pub fn name(self) -> &'static str {
         match self {
             Check::Memory => "memcheck",
@@ -28,12 +28,12 @@ impl Check {
     }
 }
 
-/// A fault of a kernel.
+/// A fault of a kernel. Block, warp, lane and text are those of the first time that it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Who found it.
+    /// The checker that found it.
     pub check: Check,
-    /// The kernel.
+    /// The kernel's name.
     pub kernel: String,
     /// Line of the PTX text.
     pub line: u32,
@@ -41,7 +41,7 @@ pub struct Report {
     pub block: u32,
     /// The warp's number in its block.
     pub warp: u8,
-    /// The lane.
+    /// The lane's number in its warp.
     pub lane: u8,
     /// What is wrong.
     pub text: String,

@@ -1,4 +1,4 @@
-//! The CUDA sources of the repository, and the PTX that was made of them.
+//! The CUDA sources of the repository, and the PTX that is made from them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,25 +8,26 @@ fn kernels() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate is in a folder of that crate")
 }
 
-/// Where the headers are.
+/// Returns the folder of the CUDA headers.
 pub fn headers_folder() -> PathBuf {
     kernels().join("cuda")
 }
 
-/// Where the PTX of the product is.
+/// Returns the folder of the PTX files of the crate `align-kernels`.
 pub fn ptx_folder() -> PathBuf {
     headers_folder().join("ptx")
 }
 
-/// Where the sources of this crate's tests are, and their PTX beside them.
+/// Returns the folder of the CUDA sources of this crate's tests, and of their PTX.
 pub fn tests_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda")
 }
 
-/// Every `.cu` file with the PTX file that is made of it: those in the folders of the kernels, and those of this crate's tests.
+/// Returns every `.cu` file with the PTX file that is made from it: those in the folders of the kernels, and those of this
+/// crate's tests.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error if a folder cannot be read.
 pub fn sources() -> io::Result<Vec<(PathBuf, PathBuf)>> {
     let mut found = with_ending(&tests_folder(), "cu")?;
     for folder in std::fs::read_dir(kernels().join("src"))? {
@@ -45,16 +46,16 @@ pub fn sources() -> io::Result<Vec<(PathBuf, PathBuf)>> {
         .collect())
 }
 
-/// The PTX file of a source.
+/// Returns the PTX file that belongs to a source.
 pub fn ptx_of(source: &Path) -> PathBuf {
     let folder = if source.parent() == Some(&tests_folder()) { tests_folder() } else { ptx_folder() };
     folder.join(source.file_name().unwrap_or_default()).with_extension("ptx")
 }
 
-/// The PTX files that are there.
+/// Returns the PTX files that exist.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error if a folder cannot be read.
 pub fn ptx_files() -> io::Result<Vec<PathBuf>> {
     let mut found = with_ending(&tests_folder(), "ptx")?;
     if ptx_folder().is_dir() {
@@ -64,10 +65,10 @@ pub fn ptx_files() -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Names and contents of the headers, by name.
+/// Returns the names and contents of the headers, sorted by name.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error if the folder or a header cannot be read.
 pub fn headers() -> io::Result<Vec<(String, String)>> {
     let mut headers = Vec::new();
     for path in with_ending(&headers_folder(), "cuh")? {
@@ -87,7 +88,8 @@ fn with_ending(folder: &Path, ending: &str) -> io::Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// The first line of a PTX file: a hash of its source and of the headers, so that a stale file shows without the compiler.
+/// Returns the first line of a PTX file: a hash of its source and of the headers. It shows without a compiler whether the file is
+/// stale.
 pub fn stamp(source: &str, headers: &[(String, String)]) -> String {
     let mut hasher = blake3::Hasher::new();
     for (name, content) in headers.iter().map(|(name, content)| (name.as_str(), content.as_str())).chain([("", source)])

@@ -1,11 +1,11 @@
-//! What the registers of a warp hold when it starts: constants, and where its threads are.
+//! What the registers of a warp hold when it starts: constants, and the places of its threads.
 
 use crate::launch::Launch;
 use crate::lower::{Constant, Kernel, Special};
 use crate::warp::{LANES, Lanes, Registers};
 
 impl Kernel {
-    /// The registers of a warp, with all constants that no block changes.
+    /// Returns the registers of a warp. All constants are set, except those that differ between blocks.
     pub(crate) fn registers_of_warp(&self, launch: &Launch<'_>, warp: u32) -> Registers {
         let words = self.constants.words.iter().map(|of| value(of, launch, warp).map(|bits| bits as u32));
         let wides = self.constants.wides.iter().map(|of| value(of, launch, warp));
@@ -26,7 +26,8 @@ impl Kernel {
         }
     }
 
-    /// Puts nothing into the registers, bits that are NaN, and the block's place into the constants.
+    /// Begins a block. Clears the predicates, sets every bit of the other registers (as floats they are NaN), and writes the
+    /// block's place into the constants.
     pub(crate) fn begin(&self, registers: &mut Registers, block: [u32; 3]) {
         registers.predicates[..self.places.predicates].fill(0);
         registers.words[..self.places.words].fill(Lanes([u32::MAX; LANES]));
@@ -39,7 +40,7 @@ impl Kernel {
     }
 }
 
-/// The value of a constant in each lane of a warp; that of a block's place is set when the block begins.
+/// Returns a constant's value in each lane of a warp. A block's place is 0 here: [`Kernel::begin`] sets it.
 fn value(constant: &Constant, launch: &Launch<'_>, warp: u32) -> [u64; LANES] {
     let of_lane = |value: &dyn Fn(u32) -> u32| std::array::from_fn(|lane| u64::from(value(lane as u32)));
     match *constant {
@@ -70,7 +71,7 @@ fn value(constant: &Constant, launch: &Launch<'_>, warp: u32) -> [u64; LANES] {
     }
 }
 
-/// Bytes of the parameters; beyond their end zeros.
+/// Reads `bytes` bytes of the parameters, zeros beyond their end. Extends the sign of 1 or 2 bytes if `is_signed`.
 fn parameter(parameters: &[u8], offset: usize, bytes: usize, is_signed: bool) -> u64 {
     let mut value = [0u8; 8];
     for (to, from) in value[..bytes].iter_mut().zip(parameters.iter().skip(offset)) {

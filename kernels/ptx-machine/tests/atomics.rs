@@ -2,7 +2,8 @@
 
 use crate::kernel::{Card, kernel};
 
-/// One change after the other by the lanes of a warp, in each kind of memory: what each saw, and what is there in the end.
+/// Eight lanes of a warp change one word, in each kind of memory. Checks the old value that each lane gets, and the word in the
+/// end.
 #[test]
 fn changes_are_made_one_after_the_other() {
     type Change = fn(u32, u32) -> u32;
@@ -19,7 +20,7 @@ fn changes_are_made_one_after_the_other() {
         ("add.f32", 0x4000_0000, |old, x| (f32::from_bits(old) + f32::from_bits(x)).to_bits()),
     ];
     for (operation, start, change) in changes {
-        // the operand of a lane: its number times something, negative for some
+        // a lane's operand; it is negative for lanes 0 to 2
         let operand = |lane: u32| (lane.wrapping_sub(3)).wrapping_mul(0x0100_0001);
         let changed = format!(
             " sub.s32 %r2, %r0, 3; mul.lo.s32 %r2, %r2, 0x01000001; mul.wide.u32 %rd4, %r0, 4; add.s64 %rd4, %rd4, %rd0;

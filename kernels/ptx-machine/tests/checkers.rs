@@ -3,7 +3,7 @@
 use crate::kernel::{Card, at, found, kernel};
 use ptx_machine::{Arrival, Check, Checks};
 
-/// Sixty-four threads write a word of shared memory each and read that of the thread 32 further on.
+/// Sixty-four threads each write a word of shared memory. Each thread then reads the word of the thread 32 before or after it.
 fn exchange(between: &str) -> String {
     let to = at("%rd4", "%rd0", "%r0");
     kernel(
@@ -27,7 +27,8 @@ fn a_missing_barrier_is_a_race() {
     assert!(found.contains(&Check::Race), "{found:?}");
 }
 
-/// Without a barrier, whether bytes were written depends on the schedule; whether there is a race does not.
+/// Returns what the checkers find without initcheck: without a barrier, the schedule decides whether a word is written before it
+/// is read, but not whether there is a race.
 fn found_with_any_init(text: &str, threads: u32) -> Vec<Check> {
     let card = {
         let mut card = Card::new();
@@ -40,7 +41,7 @@ fn found_with_any_init(text: &str, threads: u32) -> Vec<Check> {
 
 #[test]
 fn a_barrier_for_some_warps_orders_those() {
-    // warp 1 waits for what warp 0 wrote; warp 2 is not concerned
+    // warp 1 waits for what warp 0 wrote; warp 2 takes no part
     let body = |pair: &str| {
         let to = at("%rd4", "%rd0", "%r0");
         kernel(
@@ -62,9 +63,9 @@ READ: bar.sync 1, {pair};
         )
     };
     assert_eq!(found(&body("64"), 1, 96), []);
-    // the reader does not wait for the writer: a barrier for one warp
+    // a barrier for one warp: the reader does not wait for the writer
     assert!(found_with_any_init(&body("32"), 96).contains(&Check::Race));
-    // for three warps, of which two come
+    // a barrier for three warps, but only two come
     assert_eq!(found(&body("96"), 1, 96), [Check::Sync]);
 }
 
@@ -141,7 +142,7 @@ fn blocks_that_write_one_word_race() {
     assert_eq!(found(&body("st.global.u32 [%rd0], 1;"), 4, 32), [Check::Race]);
     assert_eq!(found(&body("ld.global.u32 %r2, [%rd0+4]; st.global.u32 [%rd0+4], %r2;"), 4, 32), [Check::Race]);
     assert_eq!(found(&body("ld.global.u32 %r2, [%rd0+4];"), 4, 32), []);
-    // the two halves of a word are two places
+    // writes to the two halves of a word do not race
     assert_eq!(
         found(&body("mul.wide.u32 %rd4, %r1, 2; add.s64 %rd4, %rd4, %rd0; st.global.u16 [%rd4], 1;"), 4, 32),
         []
@@ -193,7 +194,7 @@ fn freed_memory_is_no_memory() {
     let card = Card::new();
     let to = card.upload(&[0; 4]);
     card.memory.free(to).unwrap();
-    // what comes next has other addresses
+    // the next allocation has another address
     assert_ne!(card.upload(&[0; 4]), to);
     let outcome = card.launch(&kernel(1, "", " st.global.u32 [%rd0], 1;"), 1, 1, &[to]).unwrap();
     assert_eq!(outcome.reports[0].check, Check::Memory);
@@ -208,7 +209,7 @@ fn bytes_that_nobody_wrote_are_found() {
     let reports = card.launch(&text, 1, 1, &[from, to]).unwrap().reports;
     let [report] = reports.as_slice() else { panic!("{reports:?}") };
     assert_eq!((report.check, report.line), (Check::Init, 12), "{report}");
-    // what the kernel wrote is written
+    // the 4 bytes that the kernel wrote count as written, the other 60 do not
     assert_eq!(card.memory.unwritten(to, 64), Ok(60));
     let shared = kernel(1, " .shared .align 4 .b8 words[8];", " mov.u64 %rd5, words; ld.shared.u32 %r2, [%rd5];");
     assert_eq!(found(&shared, 1, 1), [Check::Init]);
@@ -223,7 +224,7 @@ fn lanes_that_do_not_meet_are_found() {
             " setp.lt.u32 %p0, %r0, 16; @%p0 bra END; shfl.sync.bfly.b32 %r3|%p1, %r0, 1, 31, -1; END: bar.warp.sync -1;",
             false,
         ),
-        // and names itself alone
+        // the half that stays names only itself
         (
             " setp.lt.u32 %p0, %r0, 16; @%p0 bra END; shfl.sync.bfly.b32 %r3|%p1, %r0, 1, 31, 0xffff0000; END: mov.u32 %r4, 0;",
             true,
@@ -232,7 +233,7 @@ fn lanes_that_do_not_meet_are_found() {
             " setp.lt.u32 %p0, %r0, 16; @%p0 bra END; shfl.sync.bfly.b32 %r3|%p1, %r0, 16, 31, 0xffff0000; END: mov.u32 %r4, 0;",
             false,
         ),
-        // both ways come to it in the end
+        // both halves meet at the shuffle
         (
             " setp.lt.u32 %p0, %r0, 16; @%p0 bra ON; mov.u32 %r4, 1; ON: shfl.sync.idx.b32 %r3|%p1, %r0, 1, 31, -1;",
             true,
@@ -240,7 +241,7 @@ fn lanes_that_do_not_meet_are_found() {
         (" setp.lt.u32 %p0, %r0, 16; @%p0 bra END; bar.sync 0; END: bar.warp.sync -1;", false),
         (" setp.lt.u32 %p0, %r0, 16; @%p0 bar.sync 0;", false),
         (" setp.lt.u32 %p0, %r0, 16; @%p0 ret; bar.sync 0;", true),
-        // masks that leave out who is there, or differ
+        // masks that leave out lanes that are there, or that differ between lanes
         (" shfl.sync.bfly.b32 %r3|%p1, %r0, 1, 31, 0x7fffffff;", false),
         (" setp.eq.s32 %p1, %r0, 0; vote.sync.ballot.b32 %r3, %p1, 0xffff;", false),
         (" bar.warp.sync 0xffff;", false),
@@ -251,7 +252,7 @@ fn lanes_that_do_not_meet_are_found() {
     }
 }
 
-/// Half of a warp goes to the end, the others meet and then write: how compilers write an early return.
+/// Half of a warp goes to the end. The other half meets and then writes. Compilers write an early return this way.
 #[test]
 fn lanes_that_wait_for_others_go_on_when_those_have_returned() {
     let to = at("%rd4", "%rd0", "%r0");
@@ -273,7 +274,7 @@ fn lanes_that_wait_for_others_go_on_when_those_have_returned() {
     }
 }
 
-/// Half of a warp has returned, and the others multiply matrices.
+/// Half of a warp has returned when the other half loads a matrix.
 #[test]
 fn a_matrix_needs_the_whole_warp() {
     let load =
@@ -286,7 +287,7 @@ fn a_matrix_needs_the_whole_warp() {
     assert_eq!(found(&text("setp.lt.u32 %p0, %r0, 16;"), 1, 32), [Check::Sync]);
 }
 
-/// Warps change a word in one, and one of them reads it: without a barrier, whoever came last.
+/// Two warps change a word atomically and then read it. Without a barrier, what they read depends on who came last.
 #[test]
 fn atomic_changes_need_a_barrier_before_a_read() {
     let body = |between: &str| {
@@ -304,14 +305,14 @@ fn atomic_changes_need_a_barrier_before_a_read() {
     assert_eq!(found(&body(""), 1, 64), [Check::Race]);
 }
 
-/// What is behind the last variable is no shared memory.
+/// Bytes behind the last variable are outside the shared memory.
 #[test]
 fn shared_memory_ends_with_its_last_variable() {
     let body = kernel(1, " .shared .align 4 .b8 words[20];", " mov.u64 %rd5, words; st.shared.u32 [%rd5+20], 1;");
     assert_eq!(found(&body, 1, 1), [Check::Memory]);
 }
 
-/// A copy to shared memory by lane 0, read by all.
+/// A kernel in which lane 0 copies 16 bytes to shared memory and all lanes read them.
 fn copied(after_the_copy: &str, after_the_wait: &str) -> String {
     let to = at("%rd4", "%rd0", "%r0");
     kernel(

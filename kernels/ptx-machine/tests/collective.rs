@@ -19,7 +19,7 @@ fn shuffles_take_from_where_the_manual_says() {
         ("bfly", 8, 8),
         ("bfly", 3, 4),
     ] {
-        // as `__shfl_sync` packs them
+        // `c` packs the width and the clamp as CUDA's `__shfl_sync` does
         let clamp = if mode == "up" { 0 } else { 31 };
         let c = (32 - width) << 8 | clamp;
         let to = at("%rd4", "%rd0", "%r0");
@@ -40,7 +40,7 @@ fn shuffles_take_from_where_the_manual_says() {
                     "down" => lane + b,
                     _ => lane ^ b,
                 };
-                // for these the last lane is that of the lane's own part; a butterfly may reach into parts before it
+                // except for `up`, only the end of the lane's own part is a limit: a butterfly may reach into the parts before it
                 let is_inside = match mode {
                     "up" => from >= first,
                     _ => from < first + width,

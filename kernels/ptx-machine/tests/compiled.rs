@@ -8,7 +8,8 @@ const FUNCTIONS: &str = include_str!("cuda/functions.ptx");
 const PRODUCT: &str = include_str!("cuda/product.ptx");
 const ROWS: &str = include_str!("cuda/rows.ptx");
 
-/// A file that was not made anew after an edit. CI compiles them and compares every byte.
+/// Finds PTX files that were not made anew after an edit, by the hash in their first lines. CI also compiles the sources and
+/// compares every byte.
 #[test]
 fn no_ptx_is_stale() {
     let headers = sources::headers().unwrap();
@@ -39,13 +40,14 @@ fn floats(memory: &Memory, address: u64, n: usize) -> Vec<f32> {
 fn parameters(addresses: &[u64], sizes: &[u32]) -> Vec<u8> {
     let addresses = addresses.iter().flat_map(|address| address.to_le_bytes());
     let mut bytes: Vec<u8> = addresses.chain(sizes.iter().flat_map(|size| size.to_le_bytes())).collect();
-    // the struct is as long as a multiple of its alignment
+    // the size of a struct is a multiple of its alignment, here 8 bytes
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     bytes
 }
 
-/// The function of one element, the points, and how many units in the last place CUDA's may be away (CUDA C++ programming guide,
-/// "Mathematical Functions"), with one more for the machine's approximate instructions.
+/// Compares CUDA's functions with those of the standard library. For each: the kernel, the largest error in units in the last
+/// place, and the function. The largest error is that of the CUDA C++ programming guide, "Mathematical Functions", and one more
+/// for the machine's approximate instructions.
 #[test]
 fn the_mathematical_library_is_as_exact_as_its_guide_says() {
     type Function = fn(f64) -> f64;
@@ -83,14 +85,15 @@ fn the_mathematical_library_is_as_exact_as_its_guide_says() {
             let near = want as f32;
             let ulp = f64::from(near.abs().next_up()) - f64::from(near.abs());
             let is_near = (f64::from(got) - want).abs() <= ulps * ulp;
-            // functions of numbers beyond f32 and f32's smallest numbers may be flushed
+            // infinity and NaN have no distance: both results must be the same
             let is_same = got == near || got.is_nan() && near.is_nan();
             assert!(is_near || is_same, "{name}({x:e}) is {got:e} and not {want:e}");
         }
     }
 }
 
-/// What a kernel of `rows.cu` makes of a matrix of n x n numbers.
+/// Runs a kernel of `rows.cu` on a matrix of n x n numbers, with `launch` as grid and block. Returns the numbers that it writes
+/// and the outcome.
 fn of_matrix(
     text: &str,
     name: &str,
@@ -114,7 +117,7 @@ fn settings_of((schedule, arrival): (Schedule, Arrival)) -> Settings {
     Settings { schedule, arrival, ..Settings::checked() }
 }
 
-/// Whether `row_sums_f32` of a text gives the sums, and what the checkers say.
+/// Returns whether the text's `row_sums_f32` gives the right number for each row, and what the checkers report.
 fn row_sums(text: &str, n: u32, settings: &Settings) -> (bool, Vec<Report>) {
     let (got, outcome) = of_matrix(text, "row_sums_f32", n, ([n, 1, 1], [128, 1, 1]), n, settings);
     let value = |i: u32| f64::from(((i * 7919 + 13) % 1009) as f32 / 100.0 - 2.0);
@@ -152,7 +155,7 @@ fn a_transposition_turns_as_often_as_its_banks_make_it() {
                     outcome.blocks.iter().map(|block| block.total()).fold((0, 0), |(wavefronts, least), counts| {
                         (wavefronts + counts.wavefronts, least + counts.wavefronts_at_least)
                     });
-                // 4,096 numbers go in and come out, 32 to a turn
+                // 4,096 numbers go into shared memory and come out again, 32 in a wavefront if no lanes meet in a bank
                 assert_eq!(total, (128 + 128 * conflicts, 256), "{name}");
                 let bytes: u64 = outcome.blocks.iter().map(|block| block.total().sectors * 32).sum();
                 assert_eq!(bytes, 2 * 4 * 64 * 64, "{name}");
@@ -161,7 +164,7 @@ fn a_transposition_turns_as_often_as_its_banks_make_it() {
     }
 }
 
-/// How far `product_bf16` of a text is from the product, in units of what rounding may do, and what the checkers say.
+/// Runs the text's kernel. Returns its largest error, as a multiple of what rounding may cause, and the outcome.
 fn product(text: &str, [rows, cols, depth]: [u32; 3], settings: &Settings) -> (f64, Outcome) {
     let memory = Memory::new(1 << 26);
     let module = Module::load(text, &memory).unwrap();
@@ -233,14 +236,14 @@ fn a_product_is_counted() {
     assert!(wavefronts.0 == wavefronts.1 && wavefronts.1 > 0, "{wavefronts:?}");
 }
 
-/// Replaces the `nth` place of a pattern, from 0.
+/// Replaces occurrence `nth` of a pattern, counted from 0.
 fn planted(text: &str, pattern: &str, nth: usize, by: &str) -> String {
     let (at, found) =
         text.match_indices(pattern).nth(nth).unwrap_or_else(|| panic!("`{pattern}` is not there {nth} times"));
     format!("{}{by}{}", &text[..at], &text[at + found.len()..])
 }
 
-/// Bugs that people make, in the text that ships. Each is found by a checker or by the numbers, in every way a launch may go.
+/// Plants common bugs in the compiled text. A checker or the numbers must show each, in every way that a launch may go.
 #[test]
 fn planted_bugs_are_found() {
     let mut found = Vec::new();
@@ -281,7 +284,7 @@ fn planted_bugs_are_found() {
             assert!(!is_right || !reports.is_empty(), "{what} is not found, {way:?}");
         }
     }
-    // without the checkers some would pass
+    // without the checkers some bugs would pass: here a barrier is missing, and the numbers are right
     let unchecked = Settings { checks: Checks::default(), ..Settings::default() };
     let barrier = planted(ROWS, "bar.sync", 1, "// bar.sync");
     assert_eq!(row_sums(&barrier, 100, &unchecked), (true, Vec::new()));

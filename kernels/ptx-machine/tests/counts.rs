@@ -1,4 +1,4 @@
-//! What launches are counted to do.
+//! What the counters count.
 
 use crate::kernel::{Card, kernel};
 use ptx_machine::{Counts, Memory};
@@ -48,11 +48,11 @@ fn turns_grow_where_lanes_meet_in_a_bank() {
 fn lanes_that_are_off_are_counted() {
     let body = " setp.lt.u32 %p0, %r0, 8; @%p0 add.s32 %r2, %r0, 1; @%p0 bra END; add.s32 %r2, %r0, 2; END: add.s32 %r2, %r0, 3;";
     let (counts, _) = counts(&kernel(1, "", body), 1);
-    // three before the body, five in it, one return
+    // three instructions before the body, five in it, and one return
     assert_eq!((counts.executions, counts.lanes_off), (9, 24 + 24 + 8));
 }
 
-/// Each thread adds up a column of a matrix, whose height depends on the block.
+/// Each thread adds up a column of a matrix with `3 + block` rows.
 fn columns() -> String {
     kernel(
         2,

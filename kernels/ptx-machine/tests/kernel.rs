@@ -1,9 +1,10 @@
-//! Kernels from a few lines of PTX, and running them.
+//! Builds kernels from a few lines of PTX, and runs them.
 
 use ptx_machine::{Arrival, Check, Launch, LaunchError, Memory, Module, Outcome, Report, Schedule, Settings};
 
-/// A kernel whose parameters are addresses, loaded into `%rd0`, `%rd1` and so on; `%r0` is the thread's place in its block,
-/// `%r1` the block's in the grid. Other registers are `%r2` to `%r31`, `%rd4` to `%rd31`, `%f0` to `%f15`, `%p0` to `%p7`.
+/// Returns a kernel whose parameters are addresses. They are in `%rd0`, `%rd1` and so on, the thread's place in its block is in
+/// `%r0`, and the block's place in the grid in `%r1`. The other registers are `%r2` to `%r31`, `%rd4` to `%rd31`, `%f0` to
+/// `%f15`, `%h0` to `%h7`, and `%p0` to `%p7`.
 pub(crate) fn kernel(addresses: usize, declarations: &str, body: &str) -> String {
     let parameters: Vec<String> = (0..addresses).map(|i| format!(".param .u64 a{i}")).collect();
     let loads: String = (0..addresses).map(|i| format!(" ld.param.u64 %rd{i}, [a{i}];\n")).collect();
@@ -15,7 +16,7 @@ pub(crate) fn kernel(addresses: usize, declarations: &str, body: &str) -> String
     )
 }
 
-/// The address of the 4-byte element `index` of `base` in `into`.
+/// Returns PTX that puts the address of the 4-byte element `index` of `base` into `into`.
 pub(crate) fn at(into: &str, base: &str, index: &str) -> String {
     format!("mul.wide.u32 {into}, {index}, 4; add.s64 {into}, {into}, {base};")
 }
@@ -24,11 +25,12 @@ pub(crate) fn at(into: &str, base: &str, index: &str) -> String {
 pub(crate) struct Card {
     pub memory: Memory,
     pub settings: Settings,
+    /// Bytes of dynamic shared memory.
     pub shared: u32,
 }
 
 impl Card {
-    /// Every checker on.
+    /// A device of 1 GiB, with every checker on.
     pub(crate) fn new() -> Card {
         Card { memory: Memory::new(1 << 30), settings: Settings::checked(), shared: 0 }
     }
@@ -60,7 +62,7 @@ impl Card {
         module.kernels()[0].launch(&self.memory, &launch, &self.settings)
     }
 
-    /// Runs a kernel of one parameter, the address of `n` words that it writes. No checker may find anything.
+    /// Runs a kernel whose one parameter is the address of `n` words, and returns the words. Panics if a checker finds anything.
     pub(crate) fn results(&self, text: &str, blocks: u32, threads: u32, n: usize) -> Vec<u32> {
         let to = self.memory.allocate(4 * n as u64).unwrap();
         let outcome = self.launch(text, blocks, threads, &[to]).unwrap();
@@ -69,7 +71,7 @@ impl Card {
     }
 }
 
-/// Every way in which a launch may go.
+/// Four schedules, each with both arrivals of copies.
 pub(crate) fn ways() -> Vec<(Schedule, Arrival)> {
     let schedules = [Schedule::Forward, Schedule::Reverse, Schedule::Seeded(1), Schedule::Seeded(2)];
     schedules
@@ -78,7 +80,8 @@ pub(crate) fn ways() -> Vec<(Schedule, Arrival)> {
         .collect()
 }
 
-/// What the checkers find in a kernel that writes to 1024 words, whichever way it goes: each checker once.
+/// Runs a kernel on 1024 words in all of the [`ways`], and returns the checks that find something. Panics if these differ between
+/// the ways.
 pub(crate) fn found(text: &str, blocks: u32, threads: u32) -> Vec<Check> {
     let all: Vec<Vec<Report>> = ways()
         .into_iter()

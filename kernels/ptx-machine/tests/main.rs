@@ -1,4 +1,4 @@
-//! The machine on small kernels: what they compute, what the checkers find in them, what they are counted to do.
+//! The machine on small kernels: what they compute, what the checkers find in them, and what is counted.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 

@@ -3,7 +3,8 @@
 use crate::kernel::{Card, kernel};
 use half::bf16;
 
-/// Matrices of 8 x 8 in shared memory, row by row: the number of an element is its place.
+/// Fills shared memory with 8 x 8 matrices whose elements count up from 0, row by row. Returns the words that each lane loads
+/// from `count` of them.
 fn loaded(count: usize, is_transposed: bool) -> Vec<u32> {
     let results = ["{%r10}", "{%r10, %r11}", "", "{%r10, %r11, %r12, %r13}"][count - 1];
     let trans = if is_transposed { ".trans" } else { "" };

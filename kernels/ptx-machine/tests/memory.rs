@@ -99,7 +99,7 @@ fn variables_of_a_module_have_their_first_content() {
     let text = text.replace(".address_size 64", declared);
     let card = Card::new();
     assert_eq!(card.results(&text, 1, 3, 3), [1f32, 2.0, 0.0].map(f32::to_bits));
-    // the one that nobody names takes no memory
+    // `unused`, which no kernel names, takes no memory
     assert_eq!(card.memory.count(), 2);
 }
 
@@ -108,7 +108,7 @@ fn copies_to_shared_memory_fill_with_zeros() {
     let text = kernel(
         2,
         " .shared .align 16 .b8 tile[512];",
-        // lane i copies i bytes of its sixteen, at most 16
+        // of its 16 bytes lane i copies the first i, at most 16
         " mov.u64 %rd5, tile; mul.wide.u32 %rd6, %r0, 16; add.s64 %rd6, %rd6, %rd5; cvt.u32.u64 %r2, %rd6;
  mul.wide.u32 %rd7, %r0, 16; add.s64 %rd8, %rd7, %rd0; min.u32 %r3, %r0, 16;
  cp.async.cg.shared.global.L2::128B [%r2], [%rd8], 16, %r3; cp.async.commit_group; cp.async.wait_group 0;

@@ -1,9 +1,9 @@
-//! What the model says a kernel is bound by.
+//! Which part of a card the model names as the busiest, and the time it gives.
 
 use crate::kernel::{Card, kernel};
 use ptx_machine::{CARDS, Counters, Estimate, Launch, Module, Part};
 
-/// A launch of 32 threads a block, counted, on a card.
+/// Runs a launch of `blocks` blocks of 32 threads. Returns the estimate for the card `on`, and what each block counted.
 fn estimate(body: &str, blocks: u32, on: &ptx_machine::Card) -> (Estimate, Vec<Counters>) {
     let mut card = Card::new();
     card.settings.counts = true;
@@ -19,7 +19,7 @@ fn estimate(body: &str, blocks: u32, on: &ptx_machine::Card) -> (Estimate, Vec<C
 
 const A100: ptx_machine::Card = CARDS[2];
 
-/// Repeats an instruction.
+/// Returns a body that runs an instruction 64 times in each of `times` rounds of a loop.
 fn often(what: &str, times: u32) -> String {
     format!(
         " mov.u32 %r2, 0; mov.u64 %rd5, tile; mul.wide.u32 %rd6, %r0, 128; add.s64 %rd5, %rd5, %rd6;\nAGAIN: {}",
@@ -30,7 +30,7 @@ fn often(what: &str, times: u32) -> String {
 #[test]
 fn the_busiest_part_is_named() {
     for (what, bound) in [
-        // two multiply-adds of a lane in a clock on this card, but four instructions of a warp
+        // a multiprocessor of this card does two warps' multiply-adds in a clock, but starts four warp instructions
         ("fma.rn.f32 %f0, %f0, %f1, %f1; ", Part::F32),
         ("ex2.approx.ftz.f32 %f0, %f0; ", Part::Functions),
         ("st.shared.u32 [%rd5], %r0; ", Part::Shared),
@@ -45,7 +45,7 @@ fn the_busiest_part_is_named() {
     let copy = " mad.lo.s32 %r2, %r1, 32, %r0; mul.wide.u32 %rd4, %r2, 128; add.s64 %rd4, %rd4, %rd0; ld.global.u32 %r3, [%rd4];";
     let (memory, _) = estimate(copy, 4096, &A100);
     assert_eq!(memory.bound, Part::Memory);
-    // a sector for each thread
+    // each thread reads a sector of its own
     assert_eq!(memory.seconds, 4096.0 * 32.0 * 32.0 / 1555e9);
 }
 
@@ -57,6 +57,6 @@ fn blocks_fill_the_card_one_after_the_other() {
     assert_eq!(seconds(1), seconds(108));
     assert_eq!(seconds(109), 2.0 * seconds(108));
     assert_eq!(seconds(216), 2.0 * seconds(108));
-    // 256 multiply-adds in a warp, 32 lanes at 64 a clock
+    // a block is one warp and does 256 multiply-adds in each of 32 lanes, 64 a clock
     assert_eq!(seconds(1), 256.0 * 32.0 / 64.0 / 1.41e9);
 }

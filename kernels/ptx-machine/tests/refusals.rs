@@ -1,4 +1,4 @@
-//! What the machine refuses, and in which words.
+//! What the machine refuses, and with which messages.
 
 use crate::kernel::{Card, kernel};
 use ptx_machine::{Launch, LaunchError, LoadError, Memory, Module};
@@ -40,7 +40,7 @@ fn what_is_not_known_is_named_with_its_line() {
 fn text_that_ends_too_early_is_refused() {
     let whole = kernel(1, " .shared .align 4 .b8 words[128];", " add.s32 %r2, %r0, 1;");
     let memory = Memory::new(1 << 20);
-    // up to the closing brace
+    // every length that leaves out the closing brace
     for length in 0..whole.trim_end().len() {
         let cut = &whole[..length];
         if let Ok(module) = Module::load(cut, &memory) {
@@ -103,8 +103,9 @@ fn sizes_that_no_memory_has_are_refused() {
     for dynamic in [32449, u32::MAX] {
         assert!(launch([1; 3], [1; 3], dynamic).unwrap_err().contains("the bytes of shared memory"), "{dynamic}");
     }
-    // products that wrap
+    // 2^64 threads, a product that wraps: the axes are checked first
     assert!(launch([1; 3], [1 << 31, 1 << 31, 4], 0).unwrap_err().contains("the number of threads along x"));
+    // one block more than fits along x
     assert!(launch([1 << 31, 1, 1], [1; 3], 0).unwrap_err().contains("the number of blocks along x"));
 }
 
@@ -113,7 +114,7 @@ fn registers_that_may_hold_nothing_are_named() {
     let memory = Memory::new(1 << 20);
     let text = kernel(1, "", " setp.eq.s32 %p0, %r0, 0;\n @%p0 bra ON;\n mov.u32 %r2, 1;\nON: add.s32 %r3, %r2, 1;");
     assert_eq!(Module::load(&text, &memory).unwrap().kernels()[0].unset(), [14]);
-    // an operand that is prepared for a guarded instruction is no such register
+    // a register that only prepares an operand of a guarded instruction is not named
     let text =
         kernel(1, "", " setp.eq.s32 %p0, %r0, 0;\n @%p0 ld.shared.u32 %r3, [%r0];\n @%p0 and.pred %p1, %p0, !%p0;");
     assert_eq!(Module::load(&text, &memory).unwrap().kernels()[0].unset(), [] as [u32; 0]);

@@ -1,4 +1,5 @@
-//! Shapes: adapter matrices of rank 16 and half of SmolLM2-135M's adapters at once, timed; odd lengths for the tests.
+//! Shapes. Timed: an adapter matrix of rank 16, and as many numbers as half of SmolLM2-135M's adapters have. For the tests: odd
+//! lengths.
 
 use super::{Numbers, Tensor, Update, reference};
 use crate::case::operands::{Kernel, Label, Operands, Views};

@@ -1,4 +1,4 @@
-//! One AdamW update with decoupled weight decay. Source: arXiv 1711.05101, alg. 2; the order of operations is torch's.
+//! One AdamW update with decoupled weight decay (arXiv 1711.05101, alg. 2). The order of operations is torch's.
 //!
 //! ```text
 //! g = grad_scale * grad
@@ -18,9 +18,9 @@ use crate::{Device, Result, Slice, SliceMut};
 
 /// One update of many tensors; see the module.
 pub struct Update<'a> {
-    /// The same for every tensor.
+    /// The numbers of the update, for every tensor.
     pub numbers: Numbers,
-    /// Updated in this order.
+    /// The tensors, updated in this order.
     pub tensors: Vec<Tensor<'a>>,
 }
 
@@ -33,13 +33,13 @@ pub struct Numbers {
     pub beta1: f64,
     /// Share of the second moment that a step keeps.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the root of the corrected second moment.
     pub eps: f64,
-    /// A step takes `learning_rate * weight_decay` of a parameter away.
+    /// A step first multiplies each parameter by `1 - learning_rate * weight_decay`.
     pub weight_decay: f64,
     /// Number of this step, from 1.
     pub step: u64,
-    /// The clipping factor.
+    /// The clipping factor: multiplies every gradient.
     pub grad_scale: f32,
 }
 
@@ -47,7 +47,7 @@ pub struct Numbers {
 pub struct Tensor<'a> {
     /// Updated in place.
     pub param: SliceMut<'a, f32>,
-    /// Before `grad_scale`.
+    /// The gradient, before `grad_scale` multiplies it.
     pub grad: Slice<'a, f32>,
     /// First moment.
     pub exp_avg: SliceMut<'a, f32>,
@@ -56,8 +56,10 @@ pub struct Tensor<'a> {
 }
 
 impl Update<'_> {
+    /// Updates the tensors.
+    ///
     /// # Errors
-    /// [`crate::KernelError::Shape`].
+    /// [`crate::KernelError::Shape`] if the slices of a tensor differ in length.
     ///
     /// # Panics
     /// If `step` is 0.
@@ -72,7 +74,7 @@ impl Update<'_> {
     }
 }
 
-/// Factors that are the same for every element, computed in f64 as in torch and rounded once.
+/// Factors that are the same for every element. They are computed in f64, as in torch, and rounded once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Factors<R> {
     /// The clipping factor.
@@ -81,15 +83,15 @@ pub(crate) struct Factors<R> {
     pub decay: R,
     /// `1 - beta1`
     pub lerp: R,
-    /// Whether `lerp` is at least 1/2: torch's lerp starts from the end that is nearer.
+    /// Whether `lerp` is at least 1/2. Like torch's lerp, the update of the first moment then starts from `g`, the nearer end.
     pub from_end: bool,
-    /// Decay of the second moment.
+    /// Share of the second moment that a step keeps.
     pub beta2: R,
     /// `1 - beta2`
     pub square: R,
     /// `sqrt(1 - beta2^step)`
     pub bias_correction2_sqrt: R,
-    /// Added to the root of the second moment.
+    /// Added to the root of the corrected second moment.
     pub eps: R,
     /// `-lr / (1 - beta1^step)`
     pub negative_step_size: R,

@@ -1,4 +1,4 @@
-//! Against the reference, against torch, equalities on bits, refusals.
+//! Comparisons with the reference and with torch, equal bits, and refusals.
 
 use super::*;
 use crate::KernelError;
@@ -51,7 +51,7 @@ fn has_the_bits_of_the_reference_in_f32() {
     }
 }
 
-/// Three steps of torch 2.15.0, made by
+/// Compares with three steps of torch 2.15.0. The numbers are made by
 ///
 /// ```text
 /// python3 - <<'END'
@@ -66,8 +66,8 @@ fn has_the_bits_of_the_reference_in_f32() {
 /// END
 /// ```
 ///
-/// The order of operations is torch's, but torch fuses products and sums where the compiler did: that is one rounding more or
-/// less in each of three steps, within 4 units in the last place of the moments. The parameter's rounding of 3 steps, likewise.
+/// The order of operations is torch's, but in torch the compiler fused some products and sums. That is one rounding more or less
+/// in each of three steps: at most 4 units in the last place of the moments, and likewise of the parameters.
 #[test]
 fn three_steps_are_those_of_torch() {
     const GRADS: [[f32; 5]; 3] =
@@ -106,7 +106,7 @@ fn three_steps_are_those_of_torch() {
         let got = [param.download(), exp_avg.download(), exp_avg_sq.download()];
         for (got, torch) in got.iter().zip(&TORCH) {
             for (&got, &torch) in got.iter().zip(torch) {
-                // an update is about lr = 3e-3, whatever the parameter: the small parameter's digits are those of its updates
+                // an update is about lr = 3e-3, whatever the parameter: a small parameter has the rounding errors of its updates
                 let ulps = 4.0 * f32::EPSILON * torch.abs().max(if torch < 0.0 { 3e-3 } else { 0.0 });
                 assert!((got - torch).abs() <= ulps, "{}: {got}, torch {torch}", isa.name());
             }

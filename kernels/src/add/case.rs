@@ -1,4 +1,4 @@
-//! Shapes: the residual stream of SmolLM2-135M's size, timed; odd ones around the vectors, for the tests.
+//! Shapes. Timed: the residual stream of SmolLM2-135M. For the tests: lengths around those of the vectors.
 
 use super::{Add, reference};
 use crate::case::operands::{Kernel, Label, Operands, Views};

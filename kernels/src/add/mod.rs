@@ -1,4 +1,4 @@
-//! Sums: the residual stream, and values that have several gradients.
+//! Adds one tensor to another: for the residual stream, and for values that have several gradients.
 
 pub(crate) mod case;
 mod cpu;
@@ -9,7 +9,7 @@ pub(crate) use cpu::Sum;
 use crate::error::check_len;
 use crate::{Device, FloatSlice, FloatSliceMut, Result};
 
-/// `y += x`, of any two formats
+/// `y += x`. Each of the two may be f32 or bf16.
 pub struct Add<'a> {
     /// Elements of `x` and of `y`.
     pub len: usize,
@@ -20,8 +20,10 @@ pub struct Add<'a> {
 }
 
 impl Add<'_> {
+    /// Adds `x` to `y`.
+    ///
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice has another length.
+    /// [`crate::KernelError::Shape`] if `x` or `y` does not have `len` elements.
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("add", "x", self.x.len(), self.len)?;
         check_len("add", "y", self.y.len(), self.len)?;

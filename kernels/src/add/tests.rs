@@ -1,4 +1,4 @@
-//! Against the reference, equalities on bits, refusals.
+//! Comparisons with the reference, equal bits, and refusals.
 
 use super::*;
 use crate::KernelError;

@@ -1,4 +1,4 @@
-//! Shapes: a decoding batch over real vocabularies, timed; columns around the vectors, ties and NaN, for the tests.
+//! Shapes. Timed: a decoding batch over real vocabularies. For the tests: column counts around the vector lengths, ties and NaN.
 
 use super::{Argmax, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared, shapes};
@@ -19,12 +19,12 @@ fn case(rows: usize, cols: usize, timed: bool) -> Case {
         timed,
         prepare: Box::new(move |device| {
             let mut inputs = Inputs::of(&[rows, cols]);
-            // few different values: many columns share the largest one
+            // few different values: many columns share the largest value
             let mut x: Vec<f32> = inputs.normal(rows * cols, 2.0).into_iter().map(f32::round).collect();
             if !timed && cols > 2 {
                 x.iter_mut().step_by(3).for_each(|value| *value = f32::NAN);
             }
-            // the first columns and the last, one twice and one beyond the row, in no order
+            // in no order: the first two columns and the last, one column twice, and one beyond the row
             let left_out: Vec<u32> = match cols > 16 {
                 true => vec![cols as u32 - 1, 9, 0, 1, 9, cols as u32 + 5],
                 false => Vec::new(),

@@ -1,4 +1,5 @@
-//! Fast version: rows over the threads; a pass in vectors for the maximum, then a search for the first place that has it.
+//! Fast version. The threads share the rows. A pass in vectors finds a row's maximum, and a search then finds the first column
+//! that holds it.
 
 use super::{Argmax, NONE};
 use crate::cpu::Cpu;
@@ -30,7 +31,7 @@ fn first(row: &[f32], value: f32) -> Option<usize> {
     row[chunk * CHUNK..].iter().position(|x| *x == value).map(|place| chunk * CHUNK + place)
 }
 
-/// The columns that count, as runs.
+/// Returns the ranges of columns that count.
 fn runs(left_out: &[u32], cols: usize) -> Vec<Range<usize>> {
     let mut ends: Vec<usize> = left_out.iter().map(|&column| column as usize).filter(|&column| column < cols).collect();
     ends.sort_unstable();
@@ -51,7 +52,7 @@ impl VectorTask for Largest<'_> {
     type Output = f32;
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f32 {
-        // SAFETY: the contract of `VectorTask::run`.
+        // SAFETY: the contract of `VectorTask::run`: the processor has S's instruction set.
         unsafe { largest::<S>(self.0) }
     }
 }

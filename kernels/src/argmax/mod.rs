@@ -1,6 +1,6 @@
-//! The column of the largest value of each row, the first one among equals: greedy decoding without moving logits to the host.
+//! Finds the column of the largest value of each row, the first of equals: greedy decoding without moving logits to the host.
 //!
-//! NaN is never the largest, and columns that are left out do not count. A row with nothing else gives [`NONE`].
+//! NaN is never the largest value, and columns in `left_out` do not count. A row without any other value gives [`NONE`].
 
 pub(crate) mod case;
 mod cpu;
@@ -12,23 +12,26 @@ use crate::{Device, IndexSlice, Result, Slice, SliceMut};
 /// The result for a row in which no value counts: all are NaN or left out.
 pub const NONE: u32 = u32::MAX;
 
-/// See the module.
+/// A search in each row; see the module.
 pub struct Argmax<'a> {
-    /// Rows to search, with a result each.
+    /// Rows to search.
     pub rows: usize,
     /// At least 1, at most 2^32 - 1.
     pub cols: usize,
     /// `[rows, cols]`
     pub x: Slice<'a, f32>,
-    /// Columns that do not count, in any order. Columns outside the row change nothing.
+    /// Columns that do not count, in any order. Columns outside the rows are ignored.
     pub left_out: IndexSlice<'a>,
-    /// `[rows]`
+    /// `[rows]`: the columns that are found
     pub y: SliceMut<'a, u32>,
 }
 
 impl Argmax<'_> {
+    /// Writes `y`.
+    ///
     /// # Errors
-    /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] if `cols` is 0 or above 2^32 - 1.
+    /// [`crate::KernelError::Shape`] if `x` or `y` has another length; [`crate::KernelError::Size`] if `cols` is 0 or above 2^32
+    /// - 1.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "argmax";
         check_size(KERNEL, "cols", self.cols, self.cols > 0 && self.cols <= NONE as usize, "from 1 to 2^32 - 1")?;

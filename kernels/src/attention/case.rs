@@ -1,5 +1,5 @@
-//! Shapes: the attention of small and large llamas over pairs and single sequences, timed; odd sizes, windows, soft-caps and
-//! trees around the edges of the blocks, for the tests.
+//! Shapes. Timed: the attention of small and large llamas over pairs and single sequences. For the tests: odd sizes, windows,
+//! soft-caps, and trees around the edges of the blocks.
 
 use super::{
     BACKWARD_PRODUCTS, Backward, Decode, FORWARD_PRODUCTS, Forward, Geometry, Layout, Segment, operations, reference,
@@ -80,7 +80,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// A prompt and its answers in adjacent rows from `start` on.
+/// Returns the segments of a prompt (if it is not empty) and its answers, in adjacent rows from `start` on.
 pub(super) fn tree(start: usize, prompt: usize, branches: &[usize]) -> Vec<Segment> {
     let prefix = start..start + prompt;
     let mut segments = Vec::new();
@@ -113,7 +113,7 @@ impl Shape {
     fn case(self, name: &str, timed: bool) -> Case {
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
         let (wide, narrow) = ((self.rows() * heads * head_dim) as f64, (self.rows() * kv_heads * head_dim) as f64);
-        // reads and writes every tensor once
+        // every tensor is read or written once
         let (kernel, products, bytes) = match self.direction {
             Direction::Forward => ("attention.forward", FORWARD_PRODUCTS, 2.0 * wide + 2.0 * narrow),
             Direction::Backward => ("attention.backward", BACKWARD_PRODUCTS, 4.0 * wide + 4.0 * narrow),
@@ -144,7 +144,7 @@ fn describe(geometry: &Geometry) -> String {
     format!("{num_attention_heads}/{num_key_value_heads} heads of {head_dim}{softcap}{window}")
 }
 
-/// Random inputs, and the gradient of the output.
+/// Random queries, keys and values, and a random gradient of the output.
 pub(super) struct Tensors {
     pub q: Vec<f32>,
     pub k: Vec<f32>,
@@ -169,7 +169,7 @@ impl Tensors {
     pub(super) fn qkv(&self, geometry: &Geometry) -> Vec<f32> {
         let (wide, narrow) =
             (geometry.num_attention_heads * geometry.head_dim, geometry.num_key_value_heads * geometry.head_dim);
-        // a call with no heads is refused, after this
+        // chunks need a length above 0, and a call without heads is refused only later
         let [wide, narrow] = [wide.max(1), narrow.max(1)];
         let heads = self.q.chunks_exact(wide).zip(self.k.chunks_exact(narrow)).zip(self.v.chunks_exact(narrow));
         heads.flat_map(|((q, k), v)| [q, k, v].concat()).collect()
@@ -187,7 +187,7 @@ fn round(values: &mut [f32]) {
     values.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
 }
 
-/// Queries, keys and values, or their gradients, from rows that hold them side by side.
+/// Returns queries, keys and values, or their gradients, from rows that hold them side by side.
 pub(super) fn split(qkv: &[f32], geometry: &Geometry) -> [Vec<f32>; 3] {
     let (wide, narrow) =
         (geometry.num_attention_heads * geometry.head_dim, geometry.num_key_value_heads * geometry.head_dim);
@@ -204,7 +204,7 @@ struct Run {
     layout: Layout,
     qkv: FloatBuffer,
     d_o: FloatBuffer,
-    /// Outputs are filled with NaN first: an element that is not written shows.
+    /// Every output is filled with NaN first, so that an element that is not written shows.
     o: FloatBuffer,
     lse: Buffer<f32>,
     dqkv: FloatBuffer,
@@ -252,10 +252,11 @@ impl Run {
         Ok(run)
     }
 
-    /// The error that the roundings to bf16 may add to an output, on top of f32's. An output is rounded once, by half a unit in the
-    /// last of its eight bits. Before that the unit reads weights `p` and their gradients `du` rounded to bf16, each by at most
-    /// `2^-9` of itself, in either direction. With independent signs the errors of a sum weighted by `p` add up like `sqrt(Σ p²)`:
-    /// at most 1 for a query, and about 1 for a key, which gets most from its first queries. Twice that is allowed.
+    /// Returns the error that roundings to bf16 may add to an output, besides that of f32. The output itself is rounded once, by
+    /// half a unit in the last of its eight bits. Before that, the unit that multiplies bf16 reads the weights `p` and their
+    /// gradients `du` rounded to bf16, each by at most `2^-9` of itself, up or down. With independent signs, the errors of a sum
+    /// weighted by `p` add up like `sqrt(Σ p²)`. This is at most 1 for a query, and about 1 for a key, which gets most from its
+    /// first queries. Twice that is allowed.
     fn rounding(&self, output: &str, exact: &[f64]) -> f64 {
         let largest = |values: &[f32]| values.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
         let unit = 1.0 / 512.0;
@@ -265,7 +266,7 @@ impl Run {
         let difference = 2.0 * f64::from(scale) * (head_dim as f64).sqrt() * largest(v);
         let group = (self.shape.geometry.group() as f64).sqrt();
         let sums = match output {
-            // for scores up to some tens, whose products the unit adds in its own order
+            // enough for scores of some tens; the unit adds their products in another order
             "lse" => return 4e-6,
             "o" => largest(v),
             "dv" => group * largest(d_o),
@@ -298,7 +299,7 @@ impl Run {
         values.chunks_exact(heads * width).flat_map(|row| widen::<R>(&row[columns.clone()])).collect()
     }
 
-    /// `[o, lse]` or `[dq, dk, dv]` by the reference.
+    /// Returns `[o, lse]` or `[dq, dk, dv]` by the reference, for the compared heads.
     fn reference<R: Real>(&self) -> Vec<Vec<R>> {
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.shape.geometry;
         let geometry = Geometry {
@@ -369,7 +370,7 @@ impl Prepared for Run {
     }
 }
 
-/// A decoding step.
+/// The sizes of a decoding step.
 #[derive(Debug, Clone)]
 struct Cached {
     geometry: Geometry,
@@ -395,7 +396,7 @@ impl Cached {
             ),
             // q·k and p·v
             flops: (4 * keys * heads * head_dim) as f64,
-            // every visible key and value once, the queries and the outputs
+            // every visible key and value, the queries and the outputs, each once
             bytes: (self.floats.bytes() * (2 * keys * kv_heads * head_dim + queries)) as f64,
             precision: None,
             timed,
@@ -425,12 +426,12 @@ impl DecodeRun {
         if shape.floats == FloatDtype::Bf16 {
             round(&mut queries);
         }
-        // the keys and values of the new rows are in the cache: what stands beside the queries is not read
+        // the keys and values of the new rows are in the cache already, so the columns beside the queries are not read
         let qkv: Vec<f32> = (queries.chunks_exact(heads * head_dim))
             .flat_map(|row| [row, &vec![f32::NAN; 2 * kv_heads * head_dim]].concat())
             .collect();
         let [k, v] = [(); 2].map(|()| {
-            // beyond a sequence's length the cache holds whatever was there before
+            // rows beyond a sequence's length must not be read: they are NaN
             let mut cache = inputs.normal(batch * capacity * kv_heads * head_dim, 1.0);
             for (rows, &length) in cache.chunks_exact_mut(capacity * kv_heads * head_dim).zip(&shape.lengths) {
                 rows[length * kv_heads * head_dim..].fill(f32::NAN);

@@ -3,7 +3,7 @@
 use super::{Segment, cpu, segments};
 use crate::{Device, Result};
 
-/// Which rows attend to which: checked segments, with what a device's kernels derive from them alone.
+/// Which rows attend to which: checked segments, and what a device's kernels derive from them.
 #[derive(Debug)]
 pub struct Layout {
     rows: usize,
@@ -16,8 +16,8 @@ impl Layout {
     /// Checks and keeps the segments of `rows` rows.
     ///
     /// # Errors
-    /// [`crate::KernelError::Size`] for a segment outside the rows, segments that share rows, and a prefix that is not the rows
-    /// of a segment without prefix.
+    /// [`crate::KernelError::Size`] for a segment outside the rows, for segments that share rows, and for a prefix that is not
+    /// the rows of a segment without prefix.
     pub fn new(device: &Device, rows: usize, segments: Vec<Segment>) -> Result<Layout> {
         segments::check("attention.layout", rows, &segments)?;
         let lists = match device {

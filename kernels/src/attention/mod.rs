@@ -1,9 +1,9 @@
-//! Causal attention over prefix trees, with grouped-query heads, a sliding window and an optional soft-cap, never holding a
-//! full score matrix.
+//! Causal attention over prefix trees, with grouped-query heads, and optionally with a sliding window and a soft-cap. Never holds
+//! a full score matrix.
 //!
-//! Rows are cut into [`Segment`]s. A row of a segment sees all rows of the segment's prefix and the rows of its own segment up
-//! to itself: a prompt is a segment without prefix, each answer of a pair is a segment whose prefix is the prompt. Rows that no
-//! segment covers get zeros. The backward is derived in docs/derivations/attention.md.
+//! Rows are cut into [`Segment`]s. A row sees all rows of its segment's prefix, and the rows of its own segment up to itself. A
+//! prompt is a segment without prefix, and each answer of a pair is a segment whose prefix is the prompt. Rows that no segment
+//! covers get zeros. The backward pass is derived in docs/derivations/attention.md.
 
 pub(crate) mod case;
 mod cpu;
@@ -20,13 +20,13 @@ use crate::error::{check_dtype, check_len, check_shape};
 use crate::{Device, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Result, Slice, SliceMut};
 use std::ops::Range;
 
-/// Rows that attend to a prefix and, causally, to themselves.
+/// Rows that attend to a prefix and, causally, to each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// Rows of this segment, in the order of their positions.
     pub rows: Range<usize>,
-    /// Rows that all of them see, before them in position; may be empty. They are the rows of another segment, which has no
-    /// prefix of its own.
+    /// The rows that come before this segment in position: all its rows see them. It may be empty. Otherwise it is the rows of
+    /// another segment, which has no prefix.
     pub prefix: Range<usize>,
 }
 
@@ -35,15 +35,16 @@ pub struct Segment {
 pub struct Geometry {
     /// Query heads.
     pub num_attention_heads: usize,
-    /// Divides `num_attention_heads`; query head `h` reads key-value head `h / (heads / kv_heads)`.
+    /// Divides `num_attention_heads`. Query head `h` reads key-value head `h / (num_attention_heads / num_key_value_heads)`.
     pub num_key_value_heads: usize,
     /// Columns of one query, key or value.
     pub head_dim: usize,
     /// Multiplies `q·k` before soft-cap and softmax.
     pub scale: f32,
-    /// `s -> cap * tanh(s / cap)` on the scaled score (Gemma 2).
+    /// If there is one, `s -> cap * tanh(s / cap)` on the scaled score (Gemma 2).
     pub softcap: Option<f32>,
-    /// A key is visible if it is fewer than this many positions before the query (the query itself is position 0 before).
+    /// A key is visible if it is fewer than this many positions before the query (the query's own key is 0 before). `None` limits
+    /// nothing.
     pub sliding_window: Option<usize>,
 }
 
@@ -55,7 +56,7 @@ pub struct Forward<'a> {
     pub layout: &'a Layout,
     /// `[rows, (num_attention_heads + 2 * num_key_value_heads) * head_dim]`: queries, keys and values side by side
     pub qkv: FloatSlice<'a>,
-    /// `[rows, num_attention_heads * head_dim]`, like `qkv`
+    /// `[rows, num_attention_heads * head_dim]`, in the format of `qkv`
     pub o: FloatSliceMut<'a>,
     /// `[rows, num_attention_heads]`: log-sum-exp of a row's scores, kept for the backward pass
     pub lse: SliceMut<'a, f32>,
@@ -65,7 +66,7 @@ pub struct Forward<'a> {
 pub struct Backward<'a> {
     /// As in [`Forward`].
     pub geometry: Geometry,
-    /// The layout of the forward call, or that of its first rows.
+    /// The layout of the forward call, or the layout of its first rows only.
     pub layout: &'a Layout,
     /// As in [`Forward`].
     pub qkv: FloatSlice<'a>,
@@ -73,13 +74,13 @@ pub struct Backward<'a> {
     pub o: FloatSlice<'a>,
     /// As [`Forward`] wrote it.
     pub lse: Slice<'a, f32>,
-    /// Like `o`.
+    /// Gradient of `o`, in its shape and format.
     pub d_o: FloatSlice<'a>,
-    /// Like `qkv`; set, not added to.
+    /// Gradient of `qkv`, in its shape and format. It is set, not added to.
     pub dqkv: FloatSliceMut<'a>,
 }
 
-/// One new row per sequence against its cache (generation).
+/// Attention of one new row of each sequence to the sequence's cache, for generation.
 pub struct Decode<'a> {
     /// Sequences, each with one new row.
     pub batch: usize,
@@ -87,33 +88,36 @@ pub struct Decode<'a> {
     pub geometry: Geometry,
     /// Rows that each sequence's part of the cache has room for.
     pub capacity: usize,
-    /// Rows in use of each sequence, the new one included: its position is `lengths[b] - 1`.
+    /// `[batch]`: rows of each sequence in the cache, with the new row, whose position is `lengths[b] - 1`.
     pub lengths: IndexSlice<'a>,
-    /// As in [`Forward`], `[batch, _]`; the cache holds its keys and values already.
+    /// As in [`Forward`], with `batch` rows. Only the queries are used: their keys and values are in the cache already.
     pub qkv: FloatSlice<'a>,
-    /// `[batch, capacity, num_key_value_heads * head_dim]`, like `qkv`
+    /// `[batch, capacity, num_key_value_heads * head_dim]`, in the format of `qkv`
     pub k_cache: FloatSlice<'a>,
-    /// As `k_cache`.
+    /// In the shape and format of `k_cache`.
     pub v_cache: FloatSlice<'a>,
-    /// `[batch, num_attention_heads * head_dim]`, like `qkv`
+    /// `[batch, num_attention_heads * head_dim]`, in the format of `qkv`
     pub o: FloatSliceMut<'a>,
 }
 
-/// Products for each pair of a query and a key: `q·k` and `p·v`.
+/// Products of the forward pass for each pair of a query and a key: `q·k` and `p·v`.
 const FORWARD_PRODUCTS: f64 = 2.0;
-/// `q·k` again, `d_o·v`, `dq`, `dk`, `dv`.
+/// Products of the backward pass for each pair: `q·k` again, `d_o·v`, `dq`, `dk`, `dv`.
 const BACKWARD_PRODUCTS: f64 = 5.0;
 
-/// Multiplications and additions of `products` products for each pair.
+/// Counts the multiplications and additions of `products` products of heads for each pair of a query and a key that it sees.
 fn operations(products: f64, geometry: &Geometry, segments: &[Segment]) -> f64 {
     let pairs: usize = segments.iter().map(|segment| segment.pairs(geometry)).sum();
     products * 2.0 * (geometry.head_dim * geometry.num_attention_heads) as f64 * pairs as f64
 }
 
 impl Forward<'_> {
+    /// Computes `o` and `lse`.
+    ///
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] for a
-    /// geometry that does not divide, [`crate::KernelError::Format`] for slices of two formats.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] for a geometry
+    /// with a size of 0 or key-value heads that do not divide the query heads, [`crate::KernelError::Format`] for slices of two
+    /// formats.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "attention.forward";
         self.geometry.check(KERNEL)?;
@@ -136,6 +140,8 @@ impl Forward<'_> {
 }
 
 impl Backward<'_> {
+    /// Computes `dqkv`.
+    ///
     /// # Errors
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
@@ -163,8 +169,10 @@ impl Backward<'_> {
 }
 
 impl Decode<'_> {
+    /// Computes `o`.
+    ///
     /// # Errors
-    /// As [`Forward::run`]; [`crate::KernelError::Size`] too for a length of 0 or above the capacity.
+    /// As [`Forward::run`], and [`crate::KernelError::Size`] for a length of 0 or above the capacity.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "attention.decode";
         self.geometry.check(KERNEL)?;
@@ -185,7 +193,7 @@ impl Decode<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::decode(device, cpu, self),
-            // no plan counts generated tokens
+            // plans do not count generation
             Device::Count(_) => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! Attention, plainly: row by row, head by head, one score vector at a time.
+//! The definition of attention: row by row, head by head, one score vector at a time.
 //!
 //! For a query row `i` of head `h` at position `p`, with `t` over the positions that it sees:
 //!
@@ -13,7 +13,8 @@
 use super::{Geometry, Segment};
 use crate::real::Real;
 
-/// `(o, lse)`: `[rows, num_attention_heads * head_dim]` and `[rows, num_attention_heads]`, zero in rows of no segment.
+/// Returns `o`, `[rows, num_attention_heads * head_dim]`, and `lse`, `[rows, num_attention_heads]`. Rows that no segment covers
+/// are zero.
 pub(crate) fn forward<R: Real>(
     rows: usize,
     geometry: &Geometry,
@@ -51,7 +52,7 @@ pub(crate) struct Gradients<R> {
     pub dv: Vec<R>,
 }
 
-/// The gradients of [`forward`], given its inputs, its outputs and `d_o`.
+/// Returns the gradients of [`forward`], given its inputs, its outputs and `d_o`.
 #[expect(clippy::too_many_arguments, reason = "the slices of the kernel's struct, for any number format")]
 pub(crate) fn backward<R: Real>(
     rows: usize,
@@ -93,7 +94,7 @@ pub(crate) fn backward<R: Real>(
     Gradients { dq, dk, dv }
 }
 
-/// `o` of one new row per sequence; see [`super::Decode`].
+/// Returns `o` for one new row of each sequence; see [`super::Decode`].
 pub(crate) fn decode<R: Real>(
     geometry: &Geometry,
     capacity: usize,
@@ -117,7 +118,7 @@ pub(crate) fn decode<R: Real>(
     o
 }
 
-/// Where the key or value of `row` for query head `h` begins.
+/// Returns where the key or value of `row` for query head `h` begins.
 fn key_value_at(geometry: &Geometry, row: usize, h: usize) -> usize {
     (row * geometry.num_key_value_heads + h / geometry.group()) * geometry.head_dim
 }
@@ -130,7 +131,7 @@ fn dot<R: Real>(a: &[R], b: &[R]) -> R {
     sum
 }
 
-/// `z` of one pair.
+/// Returns `z` for a query and a key.
 fn score<R: Real>(geometry: &Geometry, q: &[R], k: &[R]) -> R {
     let u = R::from_f32(geometry.scale) * dot(q, k);
     match geometry.softcap {
@@ -139,7 +140,7 @@ fn score<R: Real>(geometry: &Geometry, q: &[R], k: &[R]) -> R {
     }
 }
 
-/// `dz / du`.
+/// Returns `dz / du` at `z`.
 fn softcap_slope<R: Real>(geometry: &Geometry, z: R) -> R {
     match geometry.softcap {
         Some(cap) => {
@@ -150,7 +151,7 @@ fn softcap_slope<R: Real>(geometry: &Geometry, z: R) -> R {
     }
 }
 
-/// `o = Σ_n softmax(z)[n] value(n)`; returns the log-sum-exp of `z`.
+/// Sets `o = Σ_n softmax(z)[n] value(n)`. Returns the log-sum-exp of `z`.
 fn weighted_sum<'v, R: Real + 'v>(z: &[R], value: impl Fn(usize) -> &'v [R], o: &mut [R]) -> R {
     let max = z.iter().fold(R::NEG_INFINITY, |max, &x| max.larger(x));
     let mut sum = R::ZERO;

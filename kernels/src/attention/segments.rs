@@ -5,12 +5,12 @@ use crate::{KernelError, Result};
 use std::ops::Range;
 
 impl Segment {
-    /// Positions of the sequence that ends with this segment: its prefix, then its rows.
+    /// The number of positions of the sequence that ends with this segment: those of its prefix, then those of its rows.
     pub fn positions(&self) -> usize {
         self.prefix.len() + self.rows.len()
     }
 
-    /// Pairs of a query among its rows and a key that the query sees.
+    /// The number of pairs of a query among its rows and a key that the query sees.
     pub fn pairs(&self, geometry: &Geometry) -> usize {
         let up_to = |positions: usize| {
             let short = geometry.sliding_window.map_or(positions, |window| positions.min(window));
@@ -30,35 +30,35 @@ impl Segment {
 }
 
 impl Geometry {
-    /// Query heads that read one key-value head.
+    /// How many query heads read each key-value head.
     pub fn group(&self) -> usize {
         self.num_attention_heads / self.num_key_value_heads
     }
 
-    /// The first position that a query at `position` sees; the last one is its own.
+    /// The first position that a query at `position` sees. The last is the query's own.
     #[inline]
     pub fn first_visible(&self, position: usize) -> usize {
         self.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
-    /// Columns of a row that holds queries, keys and values.
+    /// Columns of a row of `qkv`, which holds queries, keys and values.
     pub(super) fn qkv_cols(&self) -> usize {
         (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
     }
 
-    /// The first column of a query head in such a row.
+    /// The first column of a query head in a row of `qkv`.
     #[inline]
     pub(super) fn query(&self, head: usize) -> usize {
         head * self.head_dim
     }
 
-    /// The first column of a key head.
+    /// The first column of a key head in a row of `qkv`.
     #[inline]
     pub(super) fn key(&self, kv_head: usize) -> usize {
         (self.num_attention_heads + kv_head) * self.head_dim
     }
 
-    /// The first column of a value head.
+    /// The first column of a value head in a row of `qkv`.
     #[inline]
     pub(super) fn value(&self, kv_head: usize) -> usize {
         (self.num_attention_heads + self.num_key_value_heads + kv_head) * self.head_dim
@@ -82,9 +82,9 @@ impl Geometry {
     }
 }
 
-/// Refuses segments outside the rows, segments that share rows, and prefixes that are not a segment without prefix.
+/// Refuses segments outside the rows, segments that share rows, and prefixes that are not the rows of a segment without prefix.
 ///
-/// The kernels write each segment's rows from tasks of its own, so disjointness is what makes them sound.
+/// The kernels rely on it for soundness: different tasks write the rows of different segments at the same time.
 pub(super) fn check(kernel: &'static str, rows: usize, segments: &[Segment]) -> Result<()> {
     let size = |argument, got, want| Err(KernelError::Size { kernel, argument, got, want });
     let mut taken: Vec<&Range<usize>> = Vec::with_capacity(segments.len());

@@ -1,4 +1,4 @@
-//! The fast versions against the reference, the reference against finite differences, and the equalities to the bit.
+//! Comparisons of the fast versions with the reference, and of the reference with finite differences; results with equal bits.
 
 use super::case::{SMOLLM2, Tensors, cases, split, tree};
 use super::{Backward, Decode, Forward, Geometry, Layout, Segment, reference};
@@ -10,14 +10,14 @@ use std::ops::Range;
 
 const BOTH: [FloatDtype; 2] = [FloatDtype::F32, FloatDtype::Bf16];
 
-/// The largest ones would take minutes without vector instructions: the bench checks what it times.
+/// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks those.
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = cases().into_iter().filter(|case| case.flops < 1e9).collect();
     check_all(cases);
 }
 
-/// Everything that a forward and a backward call give back.
+/// All results of a forward and a backward call.
 struct Outputs {
     o: Vec<f32>,
     lse: Vec<f32>,
@@ -51,7 +51,7 @@ fn attend_in(
     Ok(Outputs { o: o.download(), lse: lse.download(), dq, dk, dv })
 }
 
-/// Some rows of all inputs.
+/// Returns some rows of all inputs.
 fn take(tensors: &Tensors, geometry: &Geometry, rows: &[Range<usize>]) -> Tensors {
     let of = |x: &[f32], heads: usize| {
         let width = heads * geometry.head_dim;
@@ -65,7 +65,7 @@ fn take(tensors: &Tensors, geometry: &Geometry, rows: &[Range<usize>]) -> Tensor
     }
 }
 
-/// `got` rows `rows` hold the bits of `want` rows `like`; `width` columns.
+/// Checks that rows `rows` of `got` hold the bits of rows `like` of `want`. A row has `width` columns.
 fn assert_rows_equal(
     what: &str,
     got: &[f32],
@@ -84,7 +84,8 @@ fn assert_rows_equal(
 }
 
 impl Outputs {
-    /// The rows of both hold the same bits: `o`, `lse` and `dq`, and `dk` and `dv` where asked.
+    /// Checks that rows `rows` hold the bits of rows `like` of `other`: in `o`, `lse` and `dq`, and with [`Keys::Compared`] in
+    /// `dk` and `dv`.
     fn assert_equal(
         &self,
         rows: Range<usize>,
@@ -119,7 +120,7 @@ fn devices() -> Vec<Device> {
         .collect()
 }
 
-/// With and without what changes which blocks are visited and what is done to a score.
+/// Geometries with and without a window, which changes the blocks that are visited, and a soft-cap, which changes the scores.
 fn variants() -> [Geometry; 4] {
     let small = Geometry { num_attention_heads: 4, num_key_value_heads: 2, head_dim: 20, scale: 0.3, ..SMOLLM2 };
     [
@@ -169,7 +170,7 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// The prompt ends inside a block, at the end of one, and in the first one; branches of one row among them.
+/// The prompt ends inside a block, at the end of one, and inside the first one. One of the branches has one row.
 #[test]
 fn a_shared_prefix_has_the_bits_of_separate_sequences() {
     for device in devices() {
@@ -196,8 +197,8 @@ fn a_shared_prefix_has_the_bits_of_separate_sequences() {
     }
 }
 
-/// One branch: even the prompt's `dk` and `dv` add the same terms in the same order; in tiles of bf16 those of
-/// 32 rows are added at once, so there they agree to rounding only.
+/// With one branch, even the prompt's `dk` and `dv` add the same terms in the same order. This is for f32 only: the unit that
+/// multiplies bf16 adds 32 rows at once, so there the results agree only up to rounding.
 #[test]
 fn a_prompt_with_one_branch_has_the_bits_of_one_sequence() {
     for device in devices() {
@@ -220,7 +221,7 @@ fn rows_of_no_segment_are_zero_and_change_nothing() {
     for device in devices() {
         let mut tensors = Tensors::random(14, &SMOLLM2);
         let outputs = attend(&device, SMOLLM2, &segments, &tensors).unwrap();
-        // NaN in the uncovered rows must reach nothing
+        // NaN in the uncovered rows must not reach any other row
         for row in [0, 1, 11, 12, 13] {
             for (x, width) in
                 [(&mut tensors.q, 576), (&mut tensors.k, 192), (&mut tensors.v, 192), (&mut tensors.d_o, 576)]
@@ -240,7 +241,7 @@ fn rows_of_no_segment_are_zero_and_change_nothing() {
     }
 }
 
-/// A window of 1 leaves every row its own value, whatever the scores.
+/// With a window of 1, each row's output is its own value, whatever the scores.
 #[test]
 fn a_window_of_one_returns_the_values() {
     let geometry = Geometry { num_attention_heads: 3, num_key_value_heads: 3, sliding_window: Some(1), ..SMOLLM2 };
@@ -275,7 +276,7 @@ fn extreme_scores_stay_finite() {
     }
 }
 
-/// The gradient of `Σ d_o·o`.
+/// The gradients of `Σ d_o·o` by the reference and by differences.
 #[test]
 fn the_references_gradients_are_those_of_differences() {
     let plain = Geometry { num_attention_heads: 4, num_key_value_heads: 2, head_dim: 3, scale: 0.7, ..SMOLLM2 };
@@ -303,7 +304,7 @@ fn the_references_gradients_are_those_of_differences() {
     }
 }
 
-/// A decoding step is the last row of the sequence.
+/// A decoding step computes the last row of the sequence.
 #[test]
 fn decode_is_the_last_row_of_forward() {
     for device in devices() {
@@ -330,14 +331,14 @@ fn decode_is_the_last_row_of_forward() {
             .run(&device)
             .unwrap();
             for (got, want) in o.download().iter().zip(&whole.o[last]) {
-                // both are within some units in the last place of |o| <= 5
+                // each is within some units in the last place of |o| <= 5
                 assert!((got - want).abs() < 2e-6, "{got} and {want} on {}", device.describe());
             }
         }
     }
 }
 
-/// A step of several sequences is that of each alone, to the bit, on any number of threads.
+/// Each sequence of a step gets the bits that it gets alone, on any number of threads.
 #[test]
 fn a_decoding_step_depends_on_its_sequence_alone() {
     let (capacity, lengths) = (140, [140, 1, 129, 33]);

@@ -1,5 +1,5 @@
-//! Cases of kernels whose operands are slices of f32, and of indices: the call and the definition are written once, this file
-//! makes the buffers, restores what a run changes, and compares.
+//! Cases of kernels whose operands are slices of f32 and of indices. Each kernel gives its call and its definition. This file
+//! makes the buffers, restores what a run changes, and compares the outputs.
 
 use super::{Case, Comparison, Fixed, Prepared, max_error};
 use crate::real::{Real, widen};
@@ -11,20 +11,20 @@ pub(crate) trait Kernel<const IDS: usize, const IN: usize, const OUT: usize>: Se
     /// Names of the outputs.
     const OUTPUTS: [&'static str; OUT];
     /// How much farther from the truth the fast functions may be than those of the standard library, in units in the last place
-    /// of the largest output: what [`crate::cpu::vectors::Simd`] promises for the function the kernel is made of.
+    /// of the largest output: what [`crate::cpu::vectors::Simd`] promises for the function that the kernel uses.
     const FUNCTION_ULPS: f64 = 0.0;
 
-    /// The operands of this shape, from [`super::Inputs::of`] its sizes.
+    /// Makes the operands of this shape, with [`super::Inputs::of`] its sizes.
     fn operands(&self) -> Operands<IDS, IN, OUT>;
 
-    /// The call.
+    /// Calls the kernel.
     fn call(&self, device: &Device, views: Views<'_, IDS, IN, OUT>) -> Result<()>;
 
-    /// The outputs by definition; `y` is what they held before.
+    /// Returns the outputs by definition. `y` is what they held before the call.
     fn reference<R: Real>(&self, ids: [&[u32]; IDS], x: [&[R]; IN], y: [Vec<R>; OUT]) -> [Vec<R>; OUT];
 }
 
-/// What a call reads, and what its outputs hold before it.
+/// What a call reads, and what its outputs hold before the call.
 #[derive(Debug, Clone)]
 pub(crate) struct Operands<const IDS: usize, const IN: usize, const OUT: usize> {
     pub ids: [Vec<u32>; IDS],
@@ -32,19 +32,19 @@ pub(crate) struct Operands<const IDS: usize, const IN: usize, const OUT: usize> 
     pub y: [Vec<f32>; OUT],
 }
 
-/// The same on the device, as a call takes it.
+/// Views of the operands on the device, for a call.
 pub(crate) struct Views<'a, const IDS: usize, const IN: usize, const OUT: usize> {
     pub ids: [IndexSlice<'a>; IDS],
     pub x: [Slice<'a, f32>; IN],
     pub y: [SliceMut<'a, f32>; OUT],
 }
 
-/// What an output holds before a call that only writes it: an element that is not written shows.
+/// Returns NaN, for an output that a call only writes: then an element that it does not write shows.
 pub(crate) fn unset(len: usize) -> Vec<f32> {
     vec![f32::NAN; len]
 }
 
-/// The description of a case, beside its kernel.
+/// The parts of a [`Case`] beside its kernel.
 pub(crate) struct Label {
     pub kernel: &'static str,
     pub shape: String,
@@ -54,7 +54,7 @@ pub(crate) struct Label {
 }
 
 impl Label {
-    /// The case of this kernel.
+    /// Makes the case of a kernel.
     pub(crate) fn case<const IDS: usize, const IN: usize, const OUT: usize>(
         self,
         kernel: impl Kernel<IDS, IN, OUT>,

@@ -7,8 +7,8 @@ pub fn free_bytes() -> u64 {
     free_according_to(&text("/proc/meminfo"), &of_group("max"), &of_group("current"), &of_group("stat"))
 }
 
-/// Computes it from the system's `meminfo` and a control group's `memory.max`, `memory.current` and `memory.stat`. A text is
-/// empty if its file does not exist.
+/// Returns what [`free_bytes`] does, from the content of the system's `meminfo` and of a control group's `memory.max`,
+/// `memory.current` and `memory.stat`. The content of a file that does not exist is empty.
 fn free_according_to(meminfo: &str, limit: &str, used: &str, stat: &str) -> u64 {
     let available = meminfo
         .lines()

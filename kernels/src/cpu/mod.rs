@@ -23,7 +23,7 @@ use std::sync::Arc;
 use threads::team::Team;
 use times::Times;
 
-/// The processor: its threads, its instruction set, its memory.
+/// The processor as a device: its threads, its instruction set and its memory.
 #[derive(Debug)]
 pub struct Cpu {
     pool: rayon::ThreadPool,
@@ -54,10 +54,10 @@ impl Cpu {
         Ok(Cpu { pool, isa, memory, team: Arc::new(Team::new()), times: Times::default() })
     }
 
-    /// Takes memory for at least `bytes` bytes, initialised but of unspecified content.
+    /// Takes a block of at least `bytes` bytes, which are initialised, but with any values.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`].
+    /// [`KernelError::OutOfMemory`] if the system has no more memory.
     pub(crate) fn take(&self, name: &'static str, bytes: usize) -> Result<Block> {
         self.memory.take(name, bytes)
     }
@@ -70,7 +70,7 @@ impl Cpu {
         self.times.so_far()
     }
 
-    /// Counts the time until the result is dropped as time of `kernel`.
+    /// Adds the time until the result is dropped to that of `kernel`.
     pub(crate) fn timed(&self, kernel: &'static str) -> Timed<'_> {
         self.times.start(kernel)
     }

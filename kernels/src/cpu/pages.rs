@@ -1,18 +1,19 @@
-//! Memory straight from the operating system: whole pages, zero until they are written. A page takes no memory until it is
-//! touched.
+//! Memory straight from the operating system, in whole pages. A page reads as zeros until it is written, and takes no memory
+//! until it is touched.
 //!
-//! The allocator of the standard library would write the zeros of an aligned block itself, on one thread and before the
-//! kernel can be asked for huge pages.
+//! The allocator of the standard library would write the zeros of an aligned block itself, on one thread, and before the
+//! operating system can be asked for huge pages.
 
 use std::ptr::NonNull;
 
 /// The size of a huge page on x86-64 and on arm64 with pages of 4 KiB.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
-/// Maps `bytes` zeros at a multiple of [`HUGE_PAGE`]; `bytes` is a positive multiple of it too. `None` if the system refuses.
+/// Maps `bytes` zeros at a multiple of [`HUGE_PAGE`]. `bytes` must be a positive multiple of it, too. `None` if the system
+/// refuses.
 #[cfg(unix)]
 pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
-    // a mapping may begin at a page of any size: map more, and give both ends back
+    // a mapping may begin at any page: map more, and give back what is before and after the part that is aligned
     let total = bytes.checked_add(HUGE_PAGE)?;
     // SAFETY: a new private mapping touches no memory that is in use.
     let at = unsafe {
@@ -30,8 +31,8 @@ pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
     }
     let before = at.addr().next_multiple_of(HUGE_PAGE) - at.addr();
     let after = HUGE_PAGE - before;
-    // SAFETY: `before + bytes + after` is the mapping just made, nobody knows of it yet, and the parts are whole pages: a
-    // huge page and the mapping's address are multiples of the page, so `before` is one.
+    // SAFETY: `before + bytes + after` is the mapping just made, and nobody knows of it yet. The parts are whole pages: a huge
+    // page and the mapping's address are multiples of the page size, and so is `before`.
     unsafe {
         let start = at.cast::<u8>().add(before);
         if before > 0 {
@@ -45,36 +46,38 @@ pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
     }
 }
 
+/// Asks the system to use huge pages. A refusal does not matter.
+///
 /// # Safety
 /// The bytes are those of a mapping.
 #[cfg(target_os = "linux")]
 unsafe fn ask_for_huge_pages(at: *mut u8, bytes: usize) {
-    // SAFETY: the caller's contract. The advice changes no content, and its failure does not matter.
+    // SAFETY: the bytes are those of a mapping, as the caller promises; the advice does not change their content.
     unsafe { libc::madvise(at.cast(), bytes, libc::MADV_HUGEPAGE) };
 }
 
-/// Other systems choose the size of pages themselves.
+/// Does nothing: other systems choose the size of pages themselves.
 ///
 /// # Safety
 /// None.
 #[cfg(all(unix, not(target_os = "linux")))]
 unsafe fn ask_for_huge_pages(_at: *mut u8, _bytes: usize) {}
 
-/// Gives back what [`map`] gave for the same sizes.
+/// Unmaps what [`map`] returned for `bytes`.
 ///
 /// # Safety
-/// Nobody uses the memory any more.
+/// `at` and `bytes` are those of one call of [`map`], and nobody uses the memory any more.
 #[cfg(unix)]
 pub(crate) unsafe fn unmap(at: NonNull<u8>, bytes: usize) {
-    // SAFETY: the range is a mapping of ours, by the contract.
+    // SAFETY: the range is one that `map` made, and nobody uses it, as the caller promises.
     unsafe { libc::munmap(at.as_ptr().cast(), bytes) };
 }
 
-/// Gives the pages of `bytes` bytes back to the system; they read as zeros from then on, and the mapping stays. Returns whether
-/// it was done.
+/// Gives the pages of `bytes` bytes back to the system. The mapping stays, and the bytes read as zeros from then on. Returns
+/// whether it was done.
 ///
 /// # Safety
-/// The bytes are inside what [`map`] gave, and nobody uses them.
+/// The bytes are inside what [`map`] returned, and nobody uses them.
 #[cfg(target_os = "linux")]
 pub(crate) unsafe fn forget(at: NonNull<u8>, bytes: usize) -> bool {
     /// A multiple of every page size in use.
@@ -94,7 +97,7 @@ pub(crate) unsafe fn forget(at: NonNull<u8>, bytes: usize) -> bool {
     }
 }
 
-/// Other systems promise no zeros: the pages stay.
+/// Does nothing and returns `false`: other systems do not promise zeros.
 ///
 /// # Safety
 /// None.
@@ -103,7 +106,7 @@ pub(crate) unsafe fn forget(_at: NonNull<u8>, _bytes: usize) -> bool {
     false
 }
 
-/// As on Unix, from the standard library's allocator.
+/// Allocates `bytes` zeros at a multiple of [`HUGE_PAGE`], with the standard library's allocator. `None` if it refuses.
 #[cfg(not(unix))]
 pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
     let layout = std::alloc::Layout::from_size_align(bytes, HUGE_PAGE).ok()?;
@@ -111,13 +114,13 @@ pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
     NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
 }
 
-/// Gives back what [`map`] gave for the same sizes.
+/// Frees what [`map`] returned for `bytes`.
 ///
 /// # Safety
-/// Nobody uses the memory any more.
+/// `at` and `bytes` are those of one call of [`map`], and nobody uses the memory any more.
 #[cfg(not(unix))]
 pub(crate) unsafe fn unmap(at: NonNull<u8>, bytes: usize) {
     let layout = std::alloc::Layout::from_size_align(bytes, HUGE_PAGE).expect("`map` made this layout");
-    // SAFETY: `map` allocated it with this layout; nobody uses it, by the contract.
+    // SAFETY: `map` allocated it with this layout, and nobody uses it, as the caller promises.
     unsafe { std::alloc::dealloc(at.as_ptr(), layout) };
 }

@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 /// Calls of one kernel, and how long they took together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KernelTime {
-    /// Calls within another kernel are not counted.
+    /// How often it was called. Calls from within another kernel are not counted.
     pub calls: u64,
-    /// Wall-clock time.
+    /// Wall-clock time of these calls.
     pub total: Duration,
 }
 
 /// The times of a device's kernels.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
-    /// By kernel, as the cases name them. A lock that a panic has poisoned still guards whole numbers.
+    /// The times by kernel, named as in the cases. A poisoned lock is used, too: a panic leaves no invalid data behind.
     so_far: Mutex<BTreeMap<&'static str, KernelTime>>,
-    /// Kernels that run now: what runs within another is part of it.
+    /// How many kernels run now. A kernel that runs within another one is part of that one.
     running: AtomicUsize,
 }
 
-/// Adds the time from its start to its drop.
+/// Adds the time from its start to its drop to that of its kernel, unless it started within another kernel.
 #[derive(Debug)]
 pub(crate) struct Timed<'a> {
     times: &'a Times,

@@ -26,7 +26,7 @@ enum Storage<T> {
     Shared { at: *const T, _owner: Arc<dyn Any + Send + Sync> },
     /// Memory that is counted but does not exist.
     Counted { _block: CountedBlock },
-    /// Weights that do not exist. A device that can use a file's pages needs no memory for them.
+    /// Weights that do not exist and are not counted: they stand for weights that are read in place from a mapped file.
     Absent,
 }
 
@@ -52,7 +52,7 @@ impl<T: Element> Buffer<T> {
         }
     }
 
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -79,15 +79,15 @@ impl<T: Element> Buffer<T> {
             Storage::Shared { at, .. } => *at,
             Storage::Counted { .. } | Storage::Absent => return Slice::counted(self.len),
         };
-        // SAFETY: both storages hold at least `len` initialised elements, aligned for T (blocks to 64 bytes, shared memory was
-        // checked in `Device::weights`), and live as long as `self`.
+        // SAFETY: a block and shared memory each hold at least `len` initialised elements, aligned for T (blocks to 64 bytes;
+        // `Device::weights` checked shared memory), and live as long as `self`.
         Slice::of_cpu(unsafe { std::slice::from_raw_parts(at, self.len) })
     }
 
     /// Borrows all of it to write.
     ///
     /// # Panics
-    /// On weights, which are read-only: the base model is never written.
+    /// On weights that [`Device::weights`] did not copy: the base model is never written.
     pub fn view_mut(&mut self) -> SliceMut<'_, T> {
         match &self.storage {
             Storage::Block(block) => {
@@ -112,8 +112,8 @@ impl<T: Element> fmt::Debug for Buffer<T> {
 }
 
 impl Device {
-    /// A read-only buffer over bytes that `owner` keeps alive: a tensor of a mapped file. Used in place if the device can read
-    /// host memory and the bytes are aligned, and copied otherwise.
+    /// Makes a buffer of weights from the range `bytes` of `owner`, e.g. a tensor of a mapped file. The bytes are used in place if
+    /// they are aligned for `T`, and copied otherwise. A buffer in place is read-only and keeps `owner` alive.
     ///
     /// # Errors
     /// [`crate::KernelError::OutOfMemory`] if a copy is needed and does not fit.
@@ -178,7 +178,7 @@ impl WeightBuffer {
         })
     }
 
-    /// Makes weights of `len` elements on a device that counts. No file need hold them.
+    /// Makes weights of `len` elements on a device that counts. This needs no file and counts no memory.
     pub fn absent(count: &Arc<Count>, name: &'static str, dtype: WeightDtype, len: usize) -> Self {
         fn of<T: Element>(count: &Arc<Count>, name: &'static str, len: usize) -> Buffer<T> {
             Buffer { device: Device::Count(count.clone()), name, storage: Storage::Absent, len }
@@ -190,7 +190,7 @@ impl WeightBuffer {
         }
     }
 
-    /// Copies the content to the host, widened.
+    /// Copies the content to the host, widened to f32.
     pub fn download(&self) -> Vec<f32> {
         match self {
             WeightBuffer::F32(buffer) => buffer.download(),
@@ -230,7 +230,7 @@ pub enum WeightSlice<'a> {
 }
 
 impl<'a> WeightSlice<'a> {
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
             WeightSlice::F32(slice) => slice.len(),
@@ -244,7 +244,7 @@ impl<'a> WeightSlice<'a> {
         self.len() == 0
     }
 
-    /// Elements `range`.
+    /// Returns the elements of `range`.
     pub fn range(&self, range: Range<usize>) -> WeightSlice<'a> {
         match self {
             WeightSlice::F32(slice) => WeightSlice::F32(slice.range(range)),

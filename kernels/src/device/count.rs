@@ -1,6 +1,7 @@
-//! A device that counts and computes nothing. It tells what a pass takes on the processor before it runs there.
+//! A device that computes nothing and counts memory and operations. It tells what a pass would take on the processor, before the
+//! pass runs there.
 //!
-//! A buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. Downloads are zeros.
+//! On this device a buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. Downloads are zeros.
 
 use super::memory_report::{MemoryCount, MemoryReport};
 use crate::Result;
@@ -8,10 +9,10 @@ use crate::arena::taken;
 use crate::cpu::Cpu;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// See the module.
+/// Counts the memory and the operations that calls would take on a processor. Computes nothing.
 #[derive(Debug)]
 pub struct Count {
-    /// The processor whose calls are counted.
+    /// The processor that would run the calls.
     of: Arc<Cpu>,
     counts: Arc<Mutex<Counts>>,
 }
@@ -20,39 +21,39 @@ pub struct Count {
 struct Counts {
     memory: MemoryCount,
     operations: f64,
-    /// What the threads keep after the calls so far.
+    /// Bytes that the threads keep for packing after the calls so far.
     packed: Packed,
 }
 
-/// What a call takes beside its arguments.
+/// What a call takes beside the memory of its arguments.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Cost {
-    /// Multiplications and additions of its products.
+    /// Multiplications and additions of its products, counted separately.
     pub operations: f64,
-    /// Bytes that it holds at most while it runs.
+    /// The most bytes of other memory that it holds at once while it runs.
     pub scratch: usize,
-    /// What the threads keep for later calls, after this call and calls of fewer rows.
+    /// Bytes that the threads keep for packing after this call and after calls like it with fewer rows.
     pub packed: Packed,
 }
 
-/// Bytes that threads keep for packing. An area of a thread has the size of the largest call that has used it.
+/// Bytes that threads keep for packing. Each thread has three areas. An area is as large as the largest call so far needed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Packed {
-    /// What the tasks of a call share. The calling thread keeps it.
+    /// Bytes that the tasks of a call share. The calling thread keeps them.
     pub(crate) shared: usize,
-    /// The areas of the calling thread.
+    /// Bytes of each area of the calling thread.
     pub(crate) of_caller: [usize; 3],
-    /// The areas of each other thread.
+    /// Bytes of each area of every other thread.
     pub(crate) of_others: [usize; 3],
 }
 
 impl Packed {
-    /// Areas of the calling thread, and of the others if the call has tasks for them.
+    /// Returns what is kept if the calling thread needs `areas`, and the other threads need as much if the call is parallel.
     pub(crate) fn areas(areas: [usize; 3], is_parallel: bool) -> Packed {
         Packed { shared: 0, of_caller: areas, of_others: if is_parallel { areas } else { [0; 3] } }
     }
 
-    /// What is kept after both: often more than after either.
+    /// Returns what is kept after both calls: each area at its larger size. The sum can be more than after either call.
     pub fn and(self, other: Packed) -> Packed {
         let larger = |one: [usize; 3], other: [usize; 3]| [0, 1, 2].map(|area| one[area].max(other[area]));
         Packed {
@@ -62,7 +63,7 @@ impl Packed {
         }
     }
 
-    /// Bytes of all areas, if `threads` threads have taken tasks.
+    /// Bytes of all areas if `threads` threads have run tasks.
     pub fn bytes(self, threads: usize) -> usize {
         let sum = |areas: [usize; 3]| areas.iter().sum::<usize>();
         self.shared + sum(self.of_caller) + (threads - 1) * sum(self.of_others)
@@ -78,30 +79,30 @@ pub(super) struct CountedBlock {
 }
 
 impl Count {
-    /// Counts what calls take on `of`.
+    /// Makes a device that counts what calls would take on `of`.
     pub(super) fn new(of: Arc<Cpu>) -> Count {
         Count { of, counts: Arc::default() }
     }
 
-    /// The same device with nothing counted yet.
+    /// Makes a device for the same processor, with nothing counted yet.
     pub(super) fn again(&self) -> Count {
         Count::new(self.of.clone())
     }
 
-    /// The processor whose calls are counted.
+    /// The processor that would run the calls.
     pub(crate) fn of(&self) -> &Cpu {
         &self.of
     }
 
     /// Counts a block of `bytes` bytes, rounded up as in the arena, until it is dropped.
     pub(super) fn take(&self, name: &'static str, bytes: usize) -> CountedBlock {
-        // a size that no machine has is counted too: a comparison with a limit refuses it
+        // a size that no machine has is counted too: the plan that compares the count with its limit refuses it
         let bytes = taken(bytes);
         lock(&self.counts).memory.add(name, bytes);
         CountedBlock { counts: self.counts.clone(), name, bytes }
     }
 
-    /// Counts a call of a kernel. It is never refused.
+    /// Counts a call of a kernel. It never fails.
     pub(crate) fn call(&self, kernel: &'static str, cost: Cost) -> Result<()> {
         let mut counts = lock(&self.counts);
         counts.operations += cost.operations;
@@ -117,12 +118,12 @@ impl Count {
         lock(&self.counts).memory.report()
     }
 
-    /// Operations of the products of all calls so far; a multiplication and an addition are two.
+    /// Multiplications and additions of the products of all calls so far.
     pub fn operations(&self) -> f64 {
         lock(&self.counts).operations
     }
 
-    /// What the device's threads keep for packing after the calls so far. The memory report does not contain it.
+    /// Bytes that the threads keep for packing after the calls so far. The memory report does not contain them.
     pub fn packed(&self) -> Packed {
         lock(&self.counts).packed
     }
@@ -137,7 +138,7 @@ impl Count {
         lock(&self.counts).memory.peak
     }
 
-    /// Starts to count anew: nothing has been computed or packed, and the peak is what is in use now.
+    /// Starts counting anew: sets the operations and the packed bytes to 0, and the peak to the bytes in use now.
     pub fn restart(&self) {
         let mut counts = lock(&self.counts);
         counts.memory.restart_peak();
@@ -146,7 +147,7 @@ impl Count {
 }
 
 fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
-    // the counts are whole numbers: a thread that panicked with the lock has left them sound
+    // the counts are plain numbers: a thread that panicked while it held the lock cannot have left them invalid
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

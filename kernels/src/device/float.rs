@@ -1,4 +1,4 @@
-//! Activations: f32, or bf16 if the matrix products round to bf16 anyway and are bound by memory.
+//! Activations: f32, or bf16 if the matrix products round their operands to bf16 anyway.
 
 use super::{Buffer, Device, Slice, SliceMut};
 use crate::error::{check_len, check_size};
@@ -9,27 +9,27 @@ use std::ops::Range;
 /// Activations of a format that is known at run time.
 #[derive(Debug)]
 pub enum FloatBuffer {
-    /// The residual stream in every precision; everything in [`crate::Precision::F32`].
+    /// The residual stream in every precision, and all activations in [`crate::Precision::F32`].
     F32(Buffer<f32>),
-    /// The rest in [`crate::Precision::Bf16`].
+    /// Activations other than the residual stream, in [`crate::Precision::Bf16`].
     Bf16(Buffer<bf16>),
 }
 
 /// Borrowed activations.
 #[derive(Debug, Clone, Copy)]
 pub enum FloatSlice<'a> {
-    /// Of a [`FloatBuffer::F32`].
+    /// Elements of a [`FloatBuffer::F32`].
     F32(Slice<'a, f32>),
-    /// Of a [`FloatBuffer::Bf16`].
+    /// Elements of a [`FloatBuffer::Bf16`].
     Bf16(Slice<'a, bf16>),
 }
 
 /// Activations, borrowed to write.
 #[derive(Debug)]
 pub enum FloatSliceMut<'a> {
-    /// Of a [`FloatBuffer::F32`].
+    /// Elements of a [`FloatBuffer::F32`].
     F32(SliceMut<'a, f32>),
-    /// Of a [`FloatBuffer::Bf16`].
+    /// Elements of a [`FloatBuffer::Bf16`].
     Bf16(SliceMut<'a, bf16>),
 }
 
@@ -64,7 +64,7 @@ impl Device {
 }
 
 impl FloatBuffer {
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.view().len()
     }
@@ -95,7 +95,7 @@ impl FloatBuffer {
         }
     }
 
-    /// Copies the content to the host, widened.
+    /// Copies the content to the host, widened to f32.
     pub fn download(&self) -> Vec<f32> {
         self.view().download()
     }
@@ -114,7 +114,7 @@ impl From<Buffer<f32>> for FloatBuffer {
 }
 
 impl<'a> FloatSlice<'a> {
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
             FloatSlice::F32(slice) => slice.len(),
@@ -135,7 +135,7 @@ impl<'a> FloatSlice<'a> {
         }
     }
 
-    /// Elements `range`.
+    /// Returns the elements of `range`.
     pub fn range(&self, range: Range<usize>) -> FloatSlice<'a> {
         match self {
             FloatSlice::F32(slice) => FloatSlice::F32(slice.range(range)),
@@ -154,7 +154,7 @@ impl<'a> FloatSlice<'a> {
         }
     }
 
-    /// Copies the content to the host, widened.
+    /// Copies the content to the host, widened to f32.
     pub fn download(&self) -> Vec<f32> {
         match self {
             FloatSlice::F32(slice) => slice.download(),
@@ -176,7 +176,7 @@ impl<'a> From<Slice<'a, bf16>> for FloatSlice<'a> {
 }
 
 impl<'a> FloatSliceMut<'a> {
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.as_slice().len()
     }
@@ -218,7 +218,7 @@ impl<'a> FloatSliceMut<'a> {
         }
     }
 
-    /// Elements `range`.
+    /// Returns the elements of `range`.
     pub fn range(self, range: Range<usize>) -> FloatSliceMut<'a> {
         match self {
             FloatSliceMut::F32(slice) => FloatSliceMut::F32(slice.range(range)),
@@ -244,9 +244,9 @@ impl<'a> From<SliceMut<'a, bf16>> for FloatSliceMut<'a> {
 pub struct Columns<'a> {
     /// `[rows, stride]`: all columns
     pub values: FloatSlice<'a>,
-    /// The first column that counts.
+    /// The first of these columns. The sizes of the call say how many there are.
     pub first: usize,
-    /// Elements from row to row.
+    /// Elements from the start of a row to the start of the next.
     pub stride: usize,
 }
 
@@ -256,7 +256,7 @@ impl<'a> Columns<'a> {
         Columns { values: values.into(), first: 0, stride: cols }
     }
 
-    /// Refuses columns that are not `n` columns of `rows` rows.
+    /// Checks that `values` is `rows` rows, and that `n` columns from `first` on are inside a row.
     pub(crate) fn check(self, kernel: &'static str, argument: &'static str, rows: usize, n: usize) -> Result<()> {
         check_len(kernel, argument, self.values.len(), rows.saturating_mul(self.stride))?;
         let end = self.first.saturating_add(n);

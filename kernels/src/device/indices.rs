@@ -1,5 +1,5 @@
-//! Indices: row numbers, token ids, lengths. Their bounds are taken when they are uploaded, so a check compares two numbers and
-//! seldom has to read the indices.
+//! Indices: row numbers, token ids, lengths. The smallest and the largest are found at the upload, so a check compares these two
+//! numbers and seldom has to read the indices.
 
 use super::{Buffer, Device, Slice};
 use crate::Result;
@@ -25,7 +25,7 @@ pub struct IndexSlice<'a> {
 /// What is known of indices without reading them.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
-    /// The smallest and the largest one that is not [`IGNORE`]. `None` if all are [`IGNORE`].
+    /// The smallest and the largest index that is not [`IGNORE`]. `None` if there is no such index.
     range: Option<(u32, u32)>,
     /// Whether any is [`IGNORE`].
     ignore: bool,
@@ -47,7 +47,7 @@ impl Bounds {
 }
 
 impl Device {
-    /// A copy of host indices on the device. `name` shows in the memory report and in the error.
+    /// Copies host indices to the device. `name` appears in the memory report and in the error.
     ///
     /// # Errors
     /// [`crate::KernelError::OutOfMemory`].
@@ -84,12 +84,12 @@ impl<'a> IndexSlice<'a> {
         self.len() == 0
     }
 
-    /// Indices `range`, with the bounds of all.
+    /// Returns the indices of `range`, with the bounds of the whole.
     pub fn range(self, range: Range<usize>) -> IndexSlice<'a> {
         IndexSlice { values: self.values.range(range), ..self }
     }
 
-    /// The indices as numbers.
+    /// Returns the indices as plain numbers, without their bounds.
     pub fn values(self) -> Slice<'a, u32> {
         self.values
     }
@@ -99,8 +99,8 @@ impl<'a> IndexSlice<'a> {
         self.values.cpu()
     }
 
-    /// The first index outside `allowed`, with its place. Reads the indices only if their bounds are not inside or one is
-    /// [`IGNORE`].
+    /// Returns the place and the value of the first index outside `allowed`. Reads the indices only if their bounds are not
+    /// inside `allowed`, or if one of the indices is [`IGNORE`].
     pub(crate) fn first_outside(self, allowed: Range<usize>) -> Option<(usize, u32)> {
         if self.bounds.ignore {
             self.find(|index| !allowed.contains(&index))

@@ -9,23 +9,23 @@ pub struct MemoryReport {
     pub in_use: usize,
     /// Largest value that `in_use` has had.
     pub peak: usize,
-    /// The same without `packed`, whose share of the peak differs from run to run.
+    /// Largest value of `in_use` without the bytes of `packed`, whose share of the peak differs from run to run.
     pub blocks_peak: usize,
-    /// Bytes in use that threads keep for packing, in no block.
+    /// Bytes that threads keep for packing. `in_use` contains them, but no block holds them.
     pub packed: MemoryUse,
-    /// Live and largest bytes of each name, by name.
+    /// Bytes in use and their peak under each name.
     pub names: BTreeMap<&'static str, MemoryUse>,
     /// Bytes that the system has mapped for the arena. Only those that were touched have pages.
     pub mapped: usize,
-    /// Bytes of all blocks so far that nobody had touched yet, so that the system had to find pages for them. A step that needs no
-    /// more memory than earlier ones leaves it unchanged.
+    /// Bytes of all blocks so far that were untouched when they were taken, so that the system had to find pages for them. A step
+    /// that needs no more memory than earlier ones leaves this unchanged.
     pub fresh: u64,
 }
 
 /// Bytes under one name.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MemoryUse {
-    /// In live buffers.
+    /// Bytes in use now.
     pub in_use: usize,
     /// Largest value that `in_use` has had.
     pub peak: usize,
@@ -38,12 +38,13 @@ impl MemoryUse {
     }
 }
 
-/// The bytes of a [`MemoryReport`] while they change. A step takes thousands of blocks, so a name is looked up in a short list.
+/// The running counts behind a [`MemoryReport`]. A step takes thousands of blocks, so the names are in a short list: looking one up
+/// must be fast.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryCount {
-    /// As in the report.
+    /// As [`MemoryReport::in_use`].
     pub in_use: usize,
-    /// As in the report.
+    /// As [`MemoryReport::peak`].
     pub peak: usize,
     blocks_peak: usize,
     packed: MemoryUse,
@@ -77,12 +78,12 @@ impl MemoryCount {
         self.remove(name, bytes);
     }
 
-    /// Makes what is in use now the peak.
+    /// Sets the peaks to the bytes in use now.
     pub(crate) fn restart_peak(&mut self) {
         (self.peak, self.blocks_peak) = (self.in_use, self.in_use);
     }
 
-    /// Everything that was counted. It knows of no mapping.
+    /// Returns everything that was counted. `mapped` and `fresh` are 0: the arena knows them.
     pub(crate) fn report(&self) -> MemoryReport {
         MemoryReport {
             in_use: self.in_use,

@@ -1,7 +1,7 @@
 //! Where buffers live and kernels run. All device memory of the project is reached through this module.
 //!
-//! [`Buffer`] owns memory of a [`Device`], [`Slice`] and [`SliceMut`] borrow it. Outside this crate their contents cannot be
-//! read or written except by a kernel, by [`Buffer::download`] and by the uploads of [`Device`], so a backend is added here
+//! [`Buffer`] owns memory of a [`Device`], [`Slice`] and [`SliceMut`] borrow it. Outside this crate their contents can be read and
+//! written only by kernels, downloads, [`SliceMut::fill`], and the uploads and copies of [`Device`]. So a backend is added here
 //! and in the kernels' folders, and nowhere else.
 
 mod buffer;
@@ -34,7 +34,7 @@ use std::sync::Arc;
 pub enum Device {
     /// This machine's processor, through one pool of threads.
     Cpu(Arc<Cpu>),
-    /// No device: counts what calls would take on the processor.
+    /// No real device: counts what calls would take on the processor.
     Count(Arc<Count>),
 }
 
@@ -49,7 +49,7 @@ pub struct Headroom {
 
 impl Headroom {
     /// The headroom of the host. What `share` leaves is for the pages of the mapped weights and for everything else on the machine.
-    /// On a model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks hold.
+    /// On a model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks held.
     pub const HOST: Headroom = Headroom { share: 0.4, uncounted: 12 };
 
     /// Bytes that a plan may fill under a limit of `limit` bytes.
@@ -57,15 +57,15 @@ impl Headroom {
         limit - limit / self.uncounted
     }
 
-    /// The limit that a plan of `needed` bytes needs.
+    /// Returns a limit under which a plan of `needed` bytes fits.
     pub fn limit(self, needed: u64) -> u64 {
         needed + needed.div_ceil(self.uncounted - 1)
     }
 }
 
 impl Device {
-    /// The processor with `threads` threads (default: as many as this process may use) and the best instruction set that it
-    /// has, or the one that the variable `ALIGN_CPU` names.
+    /// Makes a device of the processor with `threads` threads (default: as many as this process may use). It uses the instruction
+    /// set that the environment variable `ALIGN_CPU` names, or else the best one of the processor.
     ///
     /// # Errors
     /// [`crate::KernelError::Threads`] if the pool cannot start, [`crate::KernelError::InstructionSet`] for an `ALIGN_CPU` that
@@ -74,7 +74,7 @@ impl Device {
         Device::cpu_with(threads, Isa::chosen()?)
     }
 
-    /// The processor with a given instruction set. Tests use it to run every path that the machine has.
+    /// Makes a device of the processor with a given instruction set. Tests use it to run every path that the machine has.
     ///
     /// # Errors
     /// [`crate::KernelError::Threads`] if the pool cannot start.
@@ -82,7 +82,7 @@ impl Device {
         Ok(Device::Cpu(Arc::new(Cpu::new(threads, isa)?)))
     }
 
-    /// Makes a counter of what calls would take on this device. Wrap it in [`Device::Count`] and run them there.
+    /// Makes a counter of what calls would take on this device. Wrap it in [`Device::Count`] and run the calls on that.
     pub fn count(&self) -> Arc<Count> {
         match self {
             Device::Cpu(cpu) => Arc::new(Count::new(cpu.clone())),
@@ -102,7 +102,7 @@ impl Device {
         }
     }
 
-    /// `len` zeros.
+    /// Allocates `len` zeros.
     ///
     /// # Errors
     /// [`crate::KernelError::OutOfMemory`].
@@ -119,7 +119,7 @@ impl Device {
         Ok(buffer)
     }
 
-    /// A copy of host data on the device.
+    /// Copies host data to a new buffer on the device.
     ///
     /// # Errors
     /// [`crate::KernelError::OutOfMemory`].
@@ -162,14 +162,14 @@ impl Device {
         }
     }
 
-    /// How a plan may use the memory.
+    /// How much of the memory a plan may use.
     pub fn headroom(&self) -> Headroom {
         match self {
             Device::Cpu(_) | Device::Count(_) => Headroom::HOST,
         }
     }
 
-    /// Runs `work` with the device's threads as the current pool, so that the kernel calls inside it need no hand-over.
+    /// Runs `work` on the device's pool of threads, so that the kernel calls inside it need not be handed over to the pool.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self {
             Device::Cpu(cpu) => cpu.install(work),
@@ -185,7 +185,7 @@ impl Device {
         }
     }
 
-    /// What is in use now, the high-water mark, and the share of each name.
+    /// Returns the bytes in use now, their high-water mark, and the share of each name.
     pub fn memory(&self) -> MemoryReport {
         match self {
             Device::Cpu(cpu) => cpu.memory(),
@@ -201,7 +201,7 @@ impl Device {
         }
     }
 
-    /// Runs a kernel that takes no scratch and whose operations no plan counts, and counts its time.
+    /// Runs a kernel and counts its time. For kernels that take no scratch and whose operations no plan counts.
     pub(crate) fn run(&self, kernel: &'static str, on_cpu: impl FnOnce(&Cpu)) -> Result<()> {
         let _timed = self.timed(kernel);
         match self {
@@ -219,8 +219,8 @@ impl Device {
         }
     }
 
-    /// Whether the instruction set has a unit for products of bf16. If the set was detected, these are faster than products of
-    /// f32; `ALIGN_CPU` can name a set on which they are slower.
+    /// Whether the instruction set has a unit for products of bf16. If the set was detected, such products are faster than
+    /// products of f32. `ALIGN_CPU` can name a set on which they are slower.
     pub fn has_bf16_unit(&self) -> bool {
         match self {
             Device::Cpu(cpu) => cpu.isa().has_bf16_unit(),
@@ -228,8 +228,8 @@ impl Device {
         }
     }
 
-    /// Names what computes, e.g. `cpu avx512`. Under one name the same operands give the same bits, whatever the number of
-    /// threads.
+    /// Names the arithmetic of the device, e.g. `cpu avx512`. Devices of the same name give the same bits for the same operands,
+    /// whatever the number of threads.
     pub fn arithmetic(&self) -> String {
         match self {
             Device::Cpu(cpu) => format!("cpu {}", cpu.isa().name()),
@@ -249,7 +249,7 @@ impl Device {
     }
 }
 
-/// Saturates: a size beyond `usize` is refused like any other that the machine does not have.
+/// Returns the bytes of `len` elements, at most `usize::MAX`: that is refused like any other size that the machine does not have.
 fn bytes_of<T>(len: usize) -> usize {
     len.saturating_mul(size_of::<T>())
 }

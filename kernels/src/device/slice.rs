@@ -1,5 +1,5 @@
-//! Borrowed elements of a buffer. Only this crate's kernels read or write them; outside the crate a slice can be cut and passed
-//! on. On a device that counts, a slice is a length.
+//! Borrowed elements of a buffer. This crate's kernels read and write them. Outside the crate a slice can only be cut, passed on,
+//! downloaded, filled and copied. On a device that counts, a slice is a length.
 
 use crate::formats::Element;
 use std::ops::Range;
@@ -27,7 +27,7 @@ enum ElementsMut<'a, T> {
 }
 
 impl<'a, T: Element> Slice<'a, T> {
-    /// Host memory, for kernels that call other kernels on memory of their own.
+    /// Borrows host memory: that of a buffer, or a kernel's own memory on which it calls another kernel.
     pub(crate) fn of_cpu(elements: &'a [T]) -> Slice<'a, T> {
         Slice(Elements::Cpu(elements))
     }
@@ -45,7 +45,7 @@ impl<'a, T: Element> Slice<'a, T> {
         }
     }
 
-    /// The elements, or none on a device that counts: for code that reads the sizes of a call before its elements.
+    /// The elements, or an empty slice on a device that counts: for code that needs a call's sizes first and its elements later.
     pub(crate) fn cpu_or_none(self) -> &'a [T] {
         match self.0 {
             Elements::Cpu(elements) => elements,
@@ -53,7 +53,7 @@ impl<'a, T: Element> Slice<'a, T> {
         }
     }
 
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         match self.0 {
             Elements::Cpu(elements) => elements.len(),
@@ -66,7 +66,7 @@ impl<'a, T: Element> Slice<'a, T> {
         self.len() == 0
     }
 
-    /// Elements `range`, e.g. the first rows of an activation.
+    /// Returns the elements of `range`, e.g. the first rows of an activation.
     pub fn range(&self, range: Range<usize>) -> Slice<'a, T> {
         match self.0 {
             Elements::Cpu(elements) => Slice::of_cpu(&elements[range]),
@@ -74,7 +74,8 @@ impl<'a, T: Element> Slice<'a, T> {
         }
     }
 
-    /// Copies the content to the host: for per-sequence log-probs, metrics, saved adapters and tests.
+    /// Copies the content to the host: for per-sequence log-probs, metrics, saved adapters and tests. On a device that counts, the
+    /// content is zeros.
     pub fn download(&self) -> Vec<T> {
         match self.0 {
             Elements::Cpu(elements) => elements.to_vec(),
@@ -84,7 +85,7 @@ impl<'a, T: Element> Slice<'a, T> {
 }
 
 impl<'a, T: Element> SliceMut<'a, T> {
-    /// Host memory, for kernels that call other kernels on memory of their own.
+    /// Borrows host memory: that of a buffer, or a kernel's own memory on which it calls another kernel.
     pub(crate) fn of_cpu(elements: &'a mut [T]) -> SliceMut<'a, T> {
         SliceMut(ElementsMut::Cpu(elements))
     }
@@ -110,7 +111,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
         }
     }
 
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.as_slice().len()
     }
@@ -136,7 +137,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
         }
     }
 
-    /// Elements `range`.
+    /// Returns the elements of `range`.
     pub fn range(self, range: Range<usize>) -> SliceMut<'a, T> {
         match self.0 {
             ElementsMut::Cpu(elements) => SliceMut::of_cpu(&mut elements[range]),
@@ -144,7 +145,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
         }
     }
 
-    /// Sets every element.
+    /// Sets every element to `value`.
     pub fn fill(&mut self, value: T) {
         match &mut self.0 {
             ElementsMut::Cpu(elements) => elements.fill(value),
@@ -153,13 +154,13 @@ impl<'a, T: Element> SliceMut<'a, T> {
     }
 }
 
-/// Why a kernel has no elements: a defect of its contract, which must not call the kernel on a device that counts.
+/// Message of the panic if the CPU version of a kernel runs on a device that counts: a defect of the code that called it.
 const NOT_THERE: &str = "this memory is counted and not there";
 
 /// The length of a part of `len` elements.
 ///
 /// # Panics
-/// If the range is not inside, as for elements that exist.
+/// If the range is not inside `len` elements, as for a slice of elements that exist.
 fn len_of(range: Range<usize>, len: usize) -> usize {
     assert!(range.start <= range.end && range.end <= len, "{range:?} is inside {len} elements");
     range.len()

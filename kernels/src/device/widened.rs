@@ -22,7 +22,7 @@ impl Deref for Widened<'_> {
 }
 
 impl Cpu {
-    /// An operand in f32.
+    /// Returns an operand in f32: the operand itself, or a widened copy if it is bf16.
     pub(crate) fn widened<'a>(&self, device: &Device, values: FloatSlice<'a>) -> Result<Widened<'a>> {
         match values {
             FloatSlice::F32(values) => Ok(Widened::Own(values.cpu())),
@@ -34,8 +34,8 @@ impl Cpu {
         }
     }
 
-    /// Runs `work` on an output in f32: the output itself, or memory whose values are rounded into it afterwards. Set `keeps`
-    /// if `work` adds to the output: then the memory starts as a copy.
+    /// Runs `work` on an output in f32: the output itself, or, if it is bf16, a buffer that is rounded into the output
+    /// afterwards. Set `keeps` if `work` adds to the output: the buffer then starts as a copy of it.
     pub(crate) fn in_f32<R>(
         &self,
         device: &Device,

@@ -1,11 +1,11 @@
-//! Shapes: the input of an adapter of SmolLM2-135M, timed; odd ones around the counters and the vectors, for the tests.
+//! Shapes: the input of an adapter of SmolLM2-135M, timed. For the tests, odd sizes near whole counters and whole vectors.
 
 use super::{Dropout, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::rng::Key;
 use crate::{Buffer, Device, Result};
 
-/// Descending, from above 32 bits to below: the high word of the counter is used, and rows need not be in order.
+/// Returns descending row numbers from above 2^32 to below. They use the upper half of the number, and are not in order.
 fn numbers(rows: usize) -> Vec<u64> {
     (0..rows as u64).map(|row| (1 << 32) + 1 - row).collect()
 }
@@ -72,7 +72,7 @@ impl Prepared for Run {
         Dropout { rows, cols, p, key: Key::new(1, 2, 3), numbers, x: x.into(), y: y.into() }.run(&self.device)
     }
 
-    /// One product per element, rounded once: no distance is allowed.
+    /// An element is one product, rounded once, so the result must be exact.
     fn check(&self) -> Vec<Comparison> {
         let Shape { cols, p, .. } = self.shape;
         let exact = reference::dropout(cols, p, Key::new(1, 2, 3), &self.numbers, &self.x);

@@ -39,7 +39,8 @@ impl<T: Stored> VectorTask for Rows<'_, T> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // the state of a counter is four u64: as many counters as the registers hold (32 of 8, 16 of 4 or 32 of 2 lanes of u64)
+        // The state of a counter is four u64. The states take half of the registers: 16 of 32 with 8 lanes of u64, 8 of 16 with 4
+        // lanes, or 16 of 32 with 2 lanes.
         if S::LANES == 16 { self.rows::<32, 128>() } else { self.rows::<8, 32>() }
     }
 }

@@ -2,7 +2,7 @@
 //! recomputation and in the backward pass, on every device, whatever the thread count. The caller numbers the rows, so the mask
 //! of a row does not depend on the rows beside it either.
 //!
-//! Element (r, c) is kept if word `c % 4` of `Philox(key, counter = (numbers[r], c / 4))` is at least `p * 2^32`; kept ones
+//! Element (r, c) is kept if word `c % 4` of `Philox(key, counter = (numbers[r], c / 4))` is at least `p * 2^32`. Kept elements
 //! are multiplied by `1 / (1 - p)`, the others become 0.
 
 pub(crate) mod case;
@@ -17,13 +17,13 @@ use crate::{Device, FloatSlice, FloatSliceMut, Result, Slice};
 pub struct Dropout<'a> {
     /// Rows of `x` and `y`.
     pub rows: usize,
-    /// At least 1.
+    /// Columns of `x` and `y`, at least 1.
     pub cols: usize,
     /// Probability to drop, in [0, 1).
     pub p: f32,
-    /// Seed, step and place.
+    /// Made from the run's seed, the step and the place of the mask.
     pub key: Key,
-    /// `[rows]`
+    /// `[rows]`: the number of each row
     pub numbers: Slice<'a, u64>,
     /// `[rows, cols]`
     pub x: FloatSlice<'a>,
@@ -33,7 +33,11 @@ pub struct Dropout<'a> {
 
 impl Dropout<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`]; [`crate::KernelError::Format`]; [`crate::KernelError::Size`] for no columns.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Format`] if `y` has
+    /// another format than `x`, [`crate::KernelError::Size`] if there are no columns.
+    ///
+    /// # Panics
+    /// If `p` is outside [0, 1).
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("dropout", "numbers", self.numbers.len(), self.rows)?;
         check_len("dropout", "x", self.x.len(), self.rows.saturating_mul(self.cols))?;

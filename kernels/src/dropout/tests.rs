@@ -1,4 +1,4 @@
-//! Against the reference, statistics of the mask, and that it is a function of its place alone.
+//! Dropout against the reference, the statistics of the mask, and what the mask depends on.
 
 use super::*;
 use crate::KernelError;
@@ -25,8 +25,8 @@ fn agrees_with_the_reference() {
     check_all(case::cases());
 }
 
-/// A kept share of a million draws has a standard deviation of `sqrt(p (1 - p) / n)`; five of them are passed once in two
-/// million seeds. The same for each column class, so that no word of a Philox block is favoured.
+/// The kept share of `n` draws has a standard deviation of `sqrt(p (1 - p) / n)`. Five of them are exceeded about once in two
+/// million seeds. Each of the four words of a Philox block is checked by itself, so that none is favoured.
 #[test]
 fn the_kept_share_is_one_minus_p() {
     let (rows, cols) = (1024, 1024);
@@ -52,7 +52,7 @@ fn p_zero_is_the_identity() {
     assert_eq!(apply(&device(1), 577, 0.0, Key::new(1, 1, 1), 0, &x), x);
 }
 
-/// The gradient of a kept element is the factor it was kept with: the call on ones gives the mask of the call on anything.
+/// The call on ones returns the factor of each element: 0, or the scale of a kept one. The forward call uses the same factors.
 #[test]
 fn forward_and_backward_have_the_same_mask() {
     let (key, device) = (Key::new(3, 1, 4), device(2));
@@ -90,7 +90,7 @@ fn other_seeds_steps_and_places_have_other_masks() {
     for i in 0..masks.len() {
         for j in 0..i {
             let same = masks[i].iter().zip(&masks[j]).filter(|(a, b)| a == b).count() as f64;
-            // of 1000 independent coins 500 agree, with a standard deviation of 15.8: within five of them
+            // independent masks agree in 500 of 1000 places, with a standard deviation of 15.8: allow five of them
             assert!((same - 500.0).abs() < 79.0, "masks {i} and {j} agree in {same} places");
         }
     }

@@ -1,4 +1,4 @@
-//! Shapes: a table beyond the caches in each format, timed; odd ones around the vectors, for the tests.
+//! Shapes: a table of 19 or 38 MB in each format, timed. For the tests, odd sizes near whole vectors.
 
 use super::{Forward, reference};
 use crate::case::operands::unset;
@@ -78,7 +78,7 @@ impl Run {
         })
     }
 
-    /// Computes the output from the table's rows that are in use: the whole table would be large in f64.
+    /// Computes the output from only those rows of the table that are looked up: the whole table would be large in f64.
     fn exact<R: Real>(&self) -> Vec<R> {
         let cols = self.shape.hidden_size;
         let table = self.table.download();

@@ -6,7 +6,7 @@ use crate::cpu::Cpu;
 use crate::cpu::threads::blocks::rows_per_block;
 use crate::cpu::vectors::{Loaded, Simd, VectorTask};
 
-/// The ids were checked to be below the vocabulary's size.
+/// `Forward::run` has checked that the ids are below the vocabulary's size.
 pub(super) fn forward(cpu: &Cpu, call: Forward<'_>) {
     let Forward { hidden_size: cols, ids, table, scale, y, .. } = call;
     let (ids, y) = (ids.cpu(), y.cpu());

@@ -7,13 +7,13 @@ mod reference;
 use crate::error::{check_len, check_size};
 use crate::{Device, IndexSlice, KernelError, Result, SliceMut, WeightSlice};
 
-/// See the module.
+/// `y[r] = scale * table[ids[r]]`
 pub struct Forward<'a> {
     /// Tokens to look up.
     pub rows: usize,
-    /// At least 1.
+    /// Columns of `table` and `y`, at least 1.
     pub hidden_size: usize,
-    /// Rows of `table`: every id is below it.
+    /// Rows of `table`. Every id is below this.
     pub vocab_size: usize,
     /// `[rows]`
     pub ids: IndexSlice<'a>,
@@ -27,8 +27,8 @@ pub struct Forward<'a> {
 
 impl Forward<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`]; [`crate::KernelError::TokenId`] for an id at or above `vocab_size`;
-    /// [`crate::KernelError::Size`] for no columns.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::TokenId`] for an id at
+    /// or above `vocab_size`, [`crate::KernelError::Size`] if there are no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "embed";
         check_len(KERNEL, "ids", self.ids.len(), self.rows)?;

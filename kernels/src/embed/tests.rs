@@ -1,4 +1,4 @@
-//! Against the reference, rows as they are in the table, refusals.
+//! Embedding against the reference and against the rows of the table, and refused calls.
 
 use super::*;
 use crate::case::{Inputs, check_all};
@@ -10,7 +10,7 @@ fn agrees_with_the_reference() {
     check_all(case::cases());
 }
 
-/// Widening is exact, so there is no tolerance; two threads cut the rows into blocks, one does not.
+/// Widening is exact, so there is no tolerance. The rows are three blocks, which up to three threads share.
 #[test]
 fn rows_are_those_of_the_table_whatever_the_thread_count() {
     let (rows, hidden_size, vocab_size) = (1000, 45, 37);

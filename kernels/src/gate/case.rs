@@ -1,4 +1,4 @@
-//! Shapes: the MLP of SmolLM2-135M, timed; lengths around the vectors, for the tests.
+//! Shapes: the MLP of SmolLM2-135M, timed. For the tests, lengths near whole vectors.
 
 use super::{Activation, Backward, Forward, reference};
 use crate::case::operands::{Kernel, Label, Operands, Views, unset};
@@ -41,7 +41,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Gates from -12 to 12, where both activations are saturated, and what they gate.
+/// Returns rows of gates from -12 to 12, where both activations are saturated, each followed by the values that it gates.
 fn gate_up(inputs: &mut Inputs, rows: usize, cols: usize) -> Vec<f32> {
     let mut values = Vec::new();
     for _ in 0..rows {
@@ -51,7 +51,7 @@ fn gate_up(inputs: &mut Inputs, rows: usize, cols: usize) -> Vec<f32> {
     values
 }
 
-/// The gates of all rows, and what they gate.
+/// Returns the gates of all rows, and the values that they gate.
 fn split<R: Real>(gate_up: &[R], cols: usize) -> [Vec<R>; 2] {
     let rows = || gate_up.chunks(2 * cols);
     [rows().flat_map(|row| row[..cols].to_vec()).collect(), rows().flat_map(|row| row[cols..].to_vec()).collect()]

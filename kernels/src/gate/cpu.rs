@@ -120,17 +120,17 @@ impl Pointwise<3, 2> for Silu {
 struct GeluTanh;
 
 impl GeluTanh {
-    /// `2 sqrt(2/pi) (x + 0.044715 x³)`, called z: `0.5 (1 + tanh(z/2))` is `sigmoid(z)`, which does not cancel. Cut at -80,
-    /// where the sigmoid is 2e-35: beyond, it would be a subnormal number, a hundred times slower to multiply.
+    /// Returns `z = 2 sqrt(2/pi) (x + 0.044715 x³)`. `0.5 (1 + tanh(z/2))` is `sigmoid(z)`, which does not cancel. `z` is cut
+    /// at -80, where the sigmoid is 2e-35: farther down it would become subnormal, which is a hundred times slower to multiply.
     ///
     /// # Safety
-    /// As [`Simd`].
+    /// The processor has the instruction set of `S`.
     #[inline(always)]
     unsafe fn z<S: Simd>(x: S::V) -> S::V {
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller guarantees the instruction set of `S`.
         unsafe {
             let cube = S::mul(S::mul(S::mul(S::splat(GELU_CUBIC), x), x), x);
-            // z stands second, so NaN stays
+            // z is the second operand of `max`, so NaN stays NaN
             S::max(S::splat(-80.0), S::mul(S::splat(2.0 * GELU_SCALE), S::add(x, cube)))
         }
     }

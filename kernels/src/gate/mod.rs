@@ -1,5 +1,5 @@
-//! Gated activation of the MLP: `y = act(gate) * up`, `act` SiLU (SwiGLU) or GELU in its tanh form (GeGLU, Gemma).
-//! Source: arXiv 2002.05202; GELU tanh: arXiv 1606.08415, sec. 2; the backward is derived in docs/derivations/gate.md.
+//! Gated activation of the MLP: `y = act(gate) * up`, where `act` is SiLU (SwiGLU) or GELU in its tanh form (GeGLU, Gemma).
+//! Source: arXiv 2002.05202; GELU tanh: arXiv 1606.08415, sec. 2. docs/derivations/gate.md derives the backward pass.
 
 pub(crate) mod case;
 mod cpu;
@@ -8,7 +8,7 @@ mod reference;
 use crate::error::{check_dtype, check_len, check_size};
 use crate::{Device, FloatSlice, FloatSliceMut, Result};
 
-/// The function on the gate.
+/// The function `act` that is applied to the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x * sigmoid(x)`
@@ -17,7 +17,7 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// See the module.
+/// `y = act(gate) * up`
 pub struct Forward<'a> {
     /// Rows of `gate_up` and `y`.
     pub rows: usize,
@@ -25,13 +25,13 @@ pub struct Forward<'a> {
     pub cols: usize,
     /// `act` of the formula.
     pub activation: Activation,
-    /// `[rows, 2 * cols]`: the gate, then what it gates
+    /// `[rows, 2 * cols]`: in each row the gate, then `up`
     pub gate_up: FloatSlice<'a>,
     /// `[rows, cols]`, like `gate_up`
     pub y: FloatSliceMut<'a>,
 }
 
-/// `d_gate = dy * up * act'(gate)`, `d_up = dy * act(gate)`, set, not added to.
+/// `d_gate = dy * up * act'(gate)` and `d_up = dy * act(gate)`. Both are overwritten, not added to.
 pub struct Backward<'a> {
     /// As in [`Forward`].
     pub rows: usize,
@@ -43,14 +43,14 @@ pub struct Backward<'a> {
     pub gate_up: FloatSlice<'a>,
     /// `[rows, cols]`
     pub dy: FloatSlice<'a>,
-    /// `[rows, 2 * cols]`
+    /// `[rows, 2 * cols]`: in each row `d_gate`, then `d_up`
     pub d_gate_up: FloatSliceMut<'a>,
 }
 
 impl Forward<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Format`] if one has
-    /// another format, [`crate::KernelError::Size`] for no columns.
+    /// another format than `gate_up`, [`crate::KernelError::Size`] if there are no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "gate.forward";
         let n = self.rows.saturating_mul(self.cols);

@@ -7,7 +7,7 @@ use crate::real::Real;
 const GELU_SCALE: f64 = 0.797_884_560_802_865_4;
 const GELU_CUBIC: f64 = 0.044_715;
 
-/// The activation.
+/// Returns the activation of `x`.
 pub(crate) fn act<R: Real>(activation: Activation, x: R) -> R {
     match activation {
         Activation::Silu => x / (R::ONE + (-x).exp()),
@@ -18,7 +18,7 @@ pub(crate) fn act<R: Real>(activation: Activation, x: R) -> R {
     }
 }
 
-/// Its derivative.
+/// Returns the derivative of the activation at `x`.
 pub(crate) fn act_derivative<R: Real>(activation: Activation, x: R) -> R {
     match activation {
         Activation::Silu => {
@@ -39,7 +39,7 @@ pub(crate) fn forward<R: Real>(activation: Activation, gate: &[R], up: &[R]) -> 
     gate.iter().zip(up).map(|(&gate, &up)| act(activation, gate) * up).collect()
 }
 
-/// `d_gate` and `d_up`.
+/// Returns `d_gate` and `d_up`.
 pub(crate) fn backward<R: Real>(activation: Activation, gate: &[R], up: &[R], dy: &[R]) -> (Vec<R>, Vec<R>) {
     let d_gate = (0..gate.len()).map(|i| dy[i] * up[i] * act_derivative(activation, gate[i])).collect();
     let d_up = (0..gate.len()).map(|i| dy[i] * act(activation, gate[i])).collect();

@@ -1,4 +1,4 @@
-//! Against the reference, the derivative by differences, extreme inputs, refusals.
+//! The gate against the reference, its derivative against finite differences, extreme inputs, refused calls.
 
 use super::case::{BackwardShape, ForwardShape};
 use super::*;
@@ -52,7 +52,7 @@ fn at(device: &Device, activation: Activation, gate: f32) -> [f32; 3] {
     [y.download()[0], dx[0], dx[1]]
 }
 
-/// The arithmetic is that of f32; results are rounded once.
+/// bf16 operands are computed in f32, and each result is rounded once.
 #[test]
 fn operands_of_bf16_give_the_result_of_f32_rounded() {
     let (rows, cols) = (5, 45);
@@ -86,7 +86,7 @@ fn large_gates_saturate_and_nan_propagates() {
         let device = Device::cpu_with(Some(1), isa).unwrap();
         for activation in BOTH {
             assert_eq!(at(&device, activation, 100.0), [100.0, 1.0, 100.0], "{activation:?} on {}", isa.name());
-            // the smallest sigmoid is 2e-35, times the gate and its slope of 4e3
+            // the sigmoid is at most 2e-35, times the gate of 100 and, in GELU, the slope of 2e3
             for value in at(&device, activation, -100.0) {
                 assert!(value.abs() < 1e-28, "{activation:?} on {}: {value}", isa.name());
             }

@@ -1,11 +1,11 @@
-//! Shapes: those of a small llama's layers and of its adapters, timed; odd ones around the edges of the tiles, for the tests.
+//! Shapes: the layers of a small Llama and their adapters, timed. For the tests, odd sizes around the edges of the tiles.
 
 use super::{Accumulate, Dw, Dx, Forward, reference};
 use crate::case::{Case, Comparison, Fixed, Inputs, Prepared, float, weights};
 use crate::device::{WeightBuffer, WeightDtype};
 use crate::{Columns, Device, FloatBuffer, FloatDtype, FloatSliceMut, Precision, Result, WeightSlice};
 
-/// Which of the three products.
+/// Which of the three products is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     Forward,
@@ -24,7 +24,7 @@ struct Shape {
     weights: WeightDtype,
     accumulate: Accumulate,
     precision: Precision,
-    /// Of the activations.
+    /// Format of the activations.
     floats: FloatDtype,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let in_bf16 = Shape { precision: Precision::Bf16, floats: FloatDtype::Bf16, ..plain };
     let mut cases = Vec::new();
 
-    // A linear layer of SmolLM2-135M (hidden 576, intermediate 1536, key-value heads 192, vocabulary 49152), both ways.
+    // Linear layers of SmolLM2-135M (hidden 576, intermediate 1536, key-value heads 192, vocabulary 49152), forward and dx.
     for layout in [Layout::Forward, Layout::Dx] {
         for m in [1, 8, 128, 512, 1024, 2048] {
             for [n, k] in [[576, 576], [192, 576], [1536, 576], [576, 1536]] {
@@ -55,7 +55,7 @@ pub(crate) fn cases() -> Vec<Case> {
             cases.push(Shape { layout, m, n: 49152, k: 576, ..plain }.case(true));
         }
     }
-    // An adapter of rank 16 around it: x·Aᵀ, u·Bᵀ, and their gradients.
+    // Adapters of rank 16 of these layers: x·Aᵀ, u·Bᵀ, and their gradients.
     let adapter = Shape { m: 2048, weights: WeightDtype::F32, ..plain };
     for layout in [Layout::Forward, Layout::Dx, Layout::Dw] {
         for [n, k] in [[16, 576], [16, 1536], [576, 16], [1536, 16]] {
@@ -65,7 +65,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }
     }
 
-    // Odd sizes. Every combination of format, precision and store at one of them, one combination at the others.
+    // Odd sizes: at the first, every combination of weight format, precision and accumulation; at the others, three.
     for layout in [Layout::Forward, Layout::Dx, Layout::Dw] {
         let odd = Shape { layout, alpha: 0.75, ..plain };
         for weights in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
@@ -97,7 +97,7 @@ pub(crate) fn cases() -> Vec<Case> {
             cases.push(Shape { accumulate: Accumulate::Add, alpha: 0.75, ..in_bf16 }.case(false));
         }
     }
-    // Few rows in bf16, whose weights are not packed: groups of 16 rows, whole and not, in every format.
+    // Few rows in bf16, for which weights are not packed: whole and partial groups of 16 rows, with weights in every format.
     for weights in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
         for m in [9, 20, 32] {
             cases.push(Shape { m, n: 65, k: 71, weights, ..in_bf16 }.case(false));
@@ -166,7 +166,7 @@ struct Run {
     by_definition: Fixed<ByReference>,
 }
 
-/// The sampled part of the output, and the largest `Σ |term|` of an element.
+/// The exact values of the sampled part of the output, and the largest `Σ |term|` of its elements.
 type ByReference = (Vec<f64>, f64);
 
 impl Run {
@@ -191,14 +191,14 @@ impl Run {
         };
         let right = weights(device, dtype, right)?;
         let before = float(device, output_dtype, before)?;
-        // an element that is not written shows
+        // NaN, so that an element that is not written fails the comparison
         let output = float(device, output_dtype, &vec![f32::NAN; output])?;
         Ok(Run { shape, device: device.clone(), left, right, before, output, by_definition })
     }
 }
 
 impl Run {
-    /// A sample of the output's rows and columns: all of them up to 80, else the first, the last and some between.
+    /// Returns a sample of the output's rows and columns: all of them up to 80, otherwise the first, the last and some between.
     fn sampled(&self, output: &[f32]) -> Vec<f32> {
         let [.., side] = self.shape.sides();
         part(output, side, &sample(side[0]), &sample(side[1]))
@@ -210,7 +210,7 @@ impl Run {
         let (left, right) = (self.left.download(), self.right.download());
         let (sampled_rows, sampled_cols) = (sample(rows), sample(cols));
         let [all_left, all_right] = [left_side, right_side].map(|[rows, cols]| [all(rows), all(cols)]);
-        // the sampled part of each operand, and the sizes of the product that is left
+        // the parts of the operands that the sampled outputs need, and the sizes of that smaller product
         let (left, right, [m, n, k]) = match layout {
             Layout::Forward => (
                 part(&left, left_side, &sampled_rows, &all_left[1]),
@@ -240,7 +240,7 @@ impl Run {
         let mut exact = before.clone();
         reference([m, n, k], alpha, &left, &right, &mut exact, accumulate, precision);
 
-        // The sum of the magnitudes of all terms, through the same loops.
+        // Sum the magnitudes of all terms with the same loops.
         let magnitude = |values: &[f32]| -> Vec<f32> { values.iter().map(|x| x.abs()).collect() };
         let mut terms: Vec<f64> = before.iter().map(|x| x.abs()).collect();
         reference([m, n, k], alpha.abs(), &magnitude(&left), &magnitude(&right), &mut terms, accumulate, precision);
@@ -289,7 +289,7 @@ impl Prepared for Run {
         };
         let mut bound = bound(depth, *terms);
         if self.output.dtype() == FloatDtype::Bf16 {
-            // half a unit in the last of bf16's eight bits, for a value that may itself be off by the bound so far
+            // rounding to the eight bits of bf16 errs by at most 1/256 of a value, which may itself be off by the bound so far
             let value = exact.iter().fold(0.0f64, |value, x| value.max(x.abs()));
             bound += (value + bound) / 256.0;
         }
@@ -297,10 +297,10 @@ impl Prepared for Run {
     }
 }
 
-/// What rounding may do to a sum of `depth` products: each of the `depth` additions, the scaling and the last addition errs by
-/// at most half a unit in the last place of a partial sum, which is at most `terms`, the sum of magnitudes; the errors are
-/// independent, so they add up like a random walk (Higham and Mary 2019, doi 10.1137/18M1226312, theorem 2.4), here with a
-/// factor of 5: a probability of 1e-5 for a step to break it.
+/// Bounds the rounding error of a sum of `depth` products. Each of the `depth` additions, the scaling and the last addition errs
+/// by at most half a unit in the last place of a partial sum, and a partial sum is at most `terms`, the sum of the magnitudes.
+/// The errors are independent, so they add up like a random walk (Higham and Mary 2019, doi 10.1137/18M1226312, theorem 2.4).
+/// With the factor of 5, a step breaks the bound with a probability of 1e-5.
 fn bound(depth: usize, terms: f64) -> f64 {
     let half_ulp = 0.5 * f64::from(f32::EPSILON);
     5.0 * ((depth + 2) as f64).sqrt() * half_ulp * terms

@@ -3,12 +3,12 @@
 //! | call | computes | used for |
 //! |---|---|---|
 //! | [`Forward`] | `y[m, n] (+)= alpha * x[m, k] · w[n, k]ᵀ` | a linear layer; `x·Aᵀ` and `u·Bᵀ` of an adapter |
-//! | [`Dx`] | `dx[m, k] (+)= alpha * dy[m, n] · w[n, k]` | its input's gradient |
+//! | [`Dx`] | `dx[m, k] (+)= alpha * dy[m, n] · w[n, k]` | the gradient of its input |
 //! | [`Dw`] | `dw[n, k] (+)= alpha * dy[m, n]ᵀ · x[m, k]` | the gradients of an adapter |
-//! | [`StackForward`], [`StackDx`] | the first two for several layers that read one input, with their adapters | all of the model |
+//! | [`StackForward`], [`StackDx`] | the first two for several layers that read one input, and their adapters | all layers |
 //!
-//! All row-major. Weights are read in the format of their file and widened, which is exact. The bits of a row of `y` and `dx`
-//! do not depend on `m` or on the other rows, nor on the number of threads.
+//! All matrices are row-major. Weights are read in the format of their file and widened, which is exact. The bits of a row of `y`
+//! and `dx` do not depend on `m`, on the other rows or on the number of threads.
 
 pub(crate) mod case;
 mod cpu;
@@ -48,7 +48,7 @@ pub struct Forward<'a> {
     pub y: FloatSliceMut<'a>,
     /// Whether `y` is added to.
     pub accumulate: Accumulate,
-    /// What `x` and `w` are rounded to.
+    /// In which format `x` and `w` are multiplied.
     pub precision: Precision,
 }
 
@@ -70,7 +70,7 @@ pub struct Dx<'a> {
     pub dx: FloatSliceMut<'a>,
     /// Whether `dx` is added to.
     pub accumulate: Accumulate,
-    /// What `dy` and `w` are rounded to.
+    /// In which format `dy` and `w` are multiplied.
     pub precision: Precision,
 }
 
@@ -92,14 +92,14 @@ pub struct Dw<'a> {
     pub dw: SliceMut<'a, f32>,
     /// Whether `dw` is added to.
     pub accumulate: Accumulate,
-    /// What `dy` and `x` are rounded to.
+    /// In which format `dy` and `x` are multiplied.
     pub precision: Precision,
 }
 
 impl Forward<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::OutOfMemory`] for
-    /// scratch.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::OutOfMemory`] if scratch
+    /// cannot be allocated.
     pub fn run(self, device: &Device) -> Result<()> {
         check_shape("gemm.forward", "x", self.x.len(), [self.m, self.k])?;
         check_shape("gemm.forward", "w", self.w.len(), [self.n, self.k])?;
@@ -114,7 +114,7 @@ impl Forward<'_> {
 
 impl Dx<'_> {
     /// # Errors
-    /// As [`Forward::run`]; [`crate::KernelError::Size`] for columns outside their rows.
+    /// As [`Forward::run`]; [`crate::KernelError::Size`] if the columns of `dy` end beyond its rows.
     pub fn run(self, device: &Device) -> Result<()> {
         self.dy.check("gemm.dx", "dy", self.m, self.n)?;
         check_shape("gemm.dx", "w", self.w.len(), [self.n, self.k])?;

@@ -1,7 +1,7 @@
 //! The three products as loops that look like their formulas. This file defines them.
 //!
 //! Weights come widened to f32, which is exact. With [`Precision::Bf16`] both operands are rounded to bf16 (nearest even)
-//! before they are multiplied; the sum is in `R`, in the order of the index.
+//! before they are multiplied. The sum is computed in `R`, in the order of the index.
 
 use super::Accumulate;
 use crate::Precision;
@@ -78,7 +78,7 @@ fn operand<R: Real>(x: f32, precision: Precision) -> R {
     }
 }
 
-/// Scales and adds once, at the store.
+/// Stores a finished sum: scales it, and adds it to `y` or replaces `y`.
 fn store<R: Real>(y: &mut R, alpha: f32, sum: R, accumulate: Accumulate) {
     let product = R::from_f32(alpha) * sum;
     *y = match accumulate {

@@ -1,5 +1,5 @@
-//! Layers that read the same input, side by side, with the updates of adapters: the input passes through memory once for all
-//! of them, and the outputs once for the layer and its update.
+//! Layers that read the same input, side by side, with the updates of adapters. One call for all of them makes it possible to read
+//! the input once, and to write the outputs once for a layer and its update.
 
 use super::cpu;
 use crate::error::{check_dtype, check_shape, check_size};
@@ -30,9 +30,9 @@ pub struct LowRank<'a> {
     pub a: Slice<'a, f32>,
     /// `[n, rank]`
     pub b: Slice<'a, f32>,
-    /// `[rows, k]`: what it reads instead of the stack's input in the forward direction, e.g. that input after dropout
+    /// `[rows, k]`: what the update reads instead of the stack's input in the forward direction, e.g. that input after dropout
     pub x: Option<FloatSlice<'a>>,
-    /// `[rows, rank]`, written: `x · aᵀ`, or its gradient
+    /// `[rows, rank]`, overwritten: with `x · aᵀ`, or in [`StackDx`] with its gradient
     pub u: SliceMut<'a, f32>,
 }
 
@@ -45,7 +45,7 @@ pub struct StackForward<'a, 'p> {
     pub k: usize,
     /// `[m, k]`
     pub x: FloatSlice<'a>,
-    /// Their outputs stand side by side in `y`, in this order.
+    /// The layers. Their outputs are side by side in `y`, in this order.
     pub pieces: &'p mut [Piece<'a>],
     /// `[m, Σ n]`, in f32 if there is a residual
     pub y: FloatSliceMut<'a>,
@@ -64,7 +64,7 @@ pub struct StackDx<'a, 'p> {
     pub k: usize,
     /// `[m, Σ n]`
     pub dy: FloatSlice<'a>,
-    /// Their columns stand side by side in `dy`, in this order.
+    /// The layers. Their columns are side by side in `dy`, in this order.
     pub pieces: &'p mut [Piece<'a>],
     /// `[m, k]`
     pub dx: FloatSliceMut<'a>,
@@ -75,8 +75,8 @@ pub struct StackDx<'a, 'p> {
 impl StackForward<'_, '_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::Size`] for updates
-    /// whose rows overlap or are not in order; [`crate::KernelError::Format`] for a sum with a residual that is not f32;
-    /// [`crate::KernelError::OutOfMemory`] for scratch.
+    /// whose rows overlap, are not in order or are not in the stack; [`crate::KernelError::Format`] if there is a residual and
+    /// `y` is not f32; [`crate::KernelError::OutOfMemory`] if scratch cannot be allocated.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "gemm.stack_forward";
         let n = check_pieces(KERNEL, self.pieces, [self.m, self.k])?;
@@ -114,8 +114,8 @@ impl StackDx<'_, '_> {
     }
 }
 
-/// Refuses operands of other lengths than the sizes imply, and updates whose rows overlap or are not in order. Returns the number
-/// of outputs of all pieces.
+/// Refuses operands that are not as long as the sizes imply, and updates whose rows overlap, are not in order or are not in the
+/// stack. Returns how many outputs all pieces have together.
 fn check_pieces(kernel: &'static str, pieces: &[Piece<'_>], [m, k]: [usize; 2]) -> Result<usize> {
     for Piece { n, w, bias, updates } in pieces {
         check_shape(kernel, "w", w.len(), [*n, k])?;

@@ -1,11 +1,11 @@
-//! Against the reference, and equalities on bits.
+//! Products against the reference, stacks against single products, equal bits, values that are not finite, refused calls.
 
 use super::*;
 use crate::case::{Inputs, check_all, float};
 use crate::cpu::Isa;
 use crate::{Buffer, Device, FloatBuffer, FloatDtype, KernelError};
 
-/// The largest ones would take minutes without vector instructions: the bench checks what it times.
+/// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks the cases that it times.
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = case::cases().into_iter().filter(|case| case.flops < 3e8).collect();
@@ -26,7 +26,7 @@ fn bits(buffer: &Buffer<f32>) -> Vec<u32> {
     buffer.download().into_iter().map(f32::to_bits).collect()
 }
 
-/// One product with everything but the operands fixed.
+/// Which of the three products is computed.
 #[derive(Clone, Copy)]
 enum Layout {
     Forward,
@@ -37,8 +37,8 @@ use Layout::{Dw as DW, Dx as DX, Forward as FORWARD};
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
-/// The bits of a product, added to ones. `left` and `right` as in the contract; the right one is stored as bf16 where it is a
-/// weight.
+/// Returns the bits of a product that is added to ones. `left` and `right` are the operands in the order of the formula. `right`
+/// is stored as bf16 if it is a weight.
 fn product(
     device: &Device,
     layout: Layout,
@@ -74,7 +74,7 @@ fn product(
 
 #[test]
 fn a_row_alone_has_the_bits_that_it_has_among_others() {
-    // the last is an adapter's: another order of loops
+    // the last is an adapter's, which is computed in another order of loops
     for [n, k] in [[70, 700], [576, 96], [300, 1100], [16, 576]] {
         for layout in [FORWARD, DX] {
             let (depth, cols) = if let FORWARD = layout { (k, n) } else { (n, k) };
@@ -88,7 +88,7 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
                     devices.each_ref().map(|device| product(device, layout, precision, [m, n, k], &left, &right));
                 assert!(others.iter().all(|other| *other == together), "threads, in {precision:?} on {}", isa.name());
                 let parts = [0..1, 11..12, 12..13, 40..41, 59..60, 60..61, 13..20, 3..19, 5..25, 29..61];
-                // whatever the number of threads, so each part is made on one of them
+                // the number of threads does not matter, so each part is computed with only one of them
                 for (rows, device) in parts.into_iter().zip(devices.iter().cycle()) {
                     let left = &left[rows.start * depth..rows.end * depth];
                     let some = product(device, layout, precision, [rows.len(), n, k], left, &right);
@@ -124,7 +124,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     }
 }
 
-/// A stack of three layers, two of them with an update of its own rank.
+/// A stack of three layers. Each has an update of its own rank, or none if the rank is 0.
 #[derive(Clone, Copy)]
 struct Stack {
     outputs: [usize; 3],
@@ -137,12 +137,12 @@ struct Stack {
 
 const RANKS: [usize; 3] = [4, 0, 40];
 
-/// The updates of a piece: one or none.
+/// Returns the updates of a piece: one if `there`, otherwise none.
 fn update<'a>(there: bool, of: impl FnOnce() -> LowRank<'a>) -> Vec<LowRank<'a>> {
     there.then(of).into_iter().collect()
 }
 
-/// What 300 rows of a stack read.
+/// The operands of a stack, for 300 rows.
 struct StackInputs {
     layout: Layout,
     stack: Stack,
@@ -151,7 +151,7 @@ struct StackInputs {
     biases: Vec<Vec<f32>>,
     left: Vec<f32>,
     added: Vec<f32>,
-    /// What the last update reads.
+    /// What the last update reads in the forward direction.
     own: Vec<f32>,
 }
 
@@ -176,7 +176,7 @@ impl StackInputs {
     }
 }
 
-/// The output of a stack and the `u` of its updates. The rows are rows `rows` of one matrix.
+/// Computes rows `rows` of a stack. Returns the output, and the `u` of each layer's update.
 fn stacked(device: &Device, inputs: &StackInputs, rows: std::ops::Range<usize>) -> Vec<Vec<f32>> {
     let StackInputs { layout, stack: Stack { outputs, ranks, k, precision, bias, residual }, .. } = *inputs;
     let n: usize = outputs.iter().sum();
@@ -240,15 +240,15 @@ fn stacks() -> Vec<Stack> {
     stacks
 }
 
-/// Every path against the portable one, which makes it product by product. The shapes take rows apart and columns, and ranks of
-/// more than one panel.
+/// Compares every path with the portable one, which computes a stack product by product. The shapes need tasks of rows, tasks of
+/// columns, and ranks of more than one panel.
 #[test]
 fn a_stack_is_its_layers_one_after_the_other() {
     let portable = Device::cpu_with(Some(1), Isa::Portable).unwrap();
     for (turn, stack) in stacks().into_iter().enumerate() {
         for inputs in [FORWARD, DX].map(|layout| StackInputs::new(layout, stack)) {
             for (i, m) in [1, 40, 300].into_iter().enumerate() {
-                // the next test compares numbers of threads; here they take turns
+                // the next test compares numbers of threads; here they take turns from case to case
                 let threads = Some(1 + (turn + i) % 3);
                 let want = stacked(&portable, &inputs, 0..m);
                 for isa in Isa::available() {
@@ -257,7 +257,7 @@ fn a_stack_is_its_layers_one_after_the_other() {
                     for (what, (got, want)) in got.iter().zip(&want).enumerate() {
                         let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
                         let error = got.iter().zip(want).fold(0.0f32, |largest, (a, b)| largest.max((a - b).abs()));
-                        // in bf16 what lies between is rounded, scaled before or after it, and so is the output
+                        // in bf16 the result of the first product is rounded, before or after scaling, and so is the output
                         let allowed = if stack.precision == Precision::F32 { 4e-6 } else { 1.0 / 128.0 };
                         let Stack { outputs, k, precision, bias, residual, .. } = stack;
                         let case = format!(
@@ -296,7 +296,7 @@ fn a_row_of_a_stack_has_the_same_bits_among_others_and_on_any_number_of_threads(
     }
 }
 
-/// One call with updates of different rows has the bits of a call for each part of the rows.
+/// One call with updates of different rows gives the same bits as one call for each part of the rows.
 #[test]
 fn updates_of_different_rows_are_calls_of_their_own() {
     const RANKS: [usize; 2] = [4, 7];
@@ -306,7 +306,7 @@ fn updates_of_different_rows_are_calls_of_their_own() {
         let mut upload = |len, scale| device.upload("values", &inputs.normal(len, scale)).unwrap();
         let (x, dy, w) = (upload(m * k, 1.0), upload(m * n, 1.0), upload(n * k, 0.1));
         let matrices = RANKS.map(|rank| [upload(rank * k, 0.2), upload(n * rank, 0.2)]);
-        // of rows `part`, with the updates of these numbers and rows
+        // computes rows `part`; each update is given by its number and the rows that it applies to
         let run = |layout, part: std::ops::Range<usize>, updates: &[(usize, std::ops::Range<usize>)]| -> Vec<u32> {
             let mut us = RANKS.map(|rank| device.zeros::<f32>("u", m * rank).unwrap());
             let [first, second] = us.each_mut().map(|u| Some(u.view_mut()));
@@ -346,7 +346,7 @@ fn updates_of_different_rows_are_calls_of_their_own() {
     }
 }
 
-/// An update whose second matrix is zero leaves the bits of the layer: a fresh adapter is the base.
+/// An update whose second matrix is zero leaves the bits of the layer as they are: a fresh adapter changes nothing.
 #[test]
 fn an_update_of_zeros_changes_no_bit() {
     for stack in stacks() {
@@ -383,7 +383,7 @@ fn stacked_with_zeros(device: &Device, stack: &Stack) -> Vec<u32> {
     y.download().into_iter().map(f32::to_bits).collect()
 }
 
-/// A zero times infinity is NaN: no term is skipped because the other factor is zero.
+/// Zero times infinity is NaN, so no term may be skipped because one factor is zero.
 #[test]
 fn nan_and_infinity_reach_the_rows_that_they_belong_to() {
     let [m, n, k] = [14, 40, 50];

@@ -1,4 +1,4 @@
-//! Fast version: blocks of rows over the threads; a row is read for its sum and, from cache, for its output.
+//! Fast version: blocks of rows over the threads. A row is read once for its sum, and again, from the cache, for its output.
 
 use super::{Backward, Forward, Groups};
 use crate::cpu::Cpu;
@@ -91,8 +91,8 @@ impl<X: Stored, Y: Stored> VectorTask for ForwardRows<'_, X, Y> {
         for (group, rstd) in rstd.iter_mut().enumerate() {
             let at = group / per_row * stride + first + group % per_row * cols;
             let (x, y) = (&x[at..at + cols], &mut y[at..at + cols]);
-            // SAFETY: `dispatch` gives the instruction set; the slices have one length, and each access is a whole vector or
-            // the rest.
+            // SAFETY: `dispatch` gives the instruction set; all slices have `cols` elements, and every access ends inside them:
+            // it is a whole vector, or what remains.
             unsafe {
                 let mean =
                     (WeightedDot::<_, _, SUM_OF_SQUARES> { offset: 0.0, weight, a: x, b: x }).run::<S>() / cols as f32;
@@ -132,8 +132,8 @@ impl<X: Stored, Y: Stored> VectorTask for BackwardRows<'_, X, Y> {
         for (group, &rstd) in rstd.iter().enumerate() {
             let at = group / per_row * stride + first + group % per_row * cols;
             let (x, dy, dx) = (&x[at..at + cols], &dy[at..at + cols], &mut dx[at..at + cols]);
-            // SAFETY: `dispatch` gives the instruction set; the slices have one length, and each access is a whole vector or
-            // the rest.
+            // SAFETY: `dispatch` gives the instruction set; all slices have `cols` elements, and every access ends inside them:
+            // it is a whole vector, or what remains.
             unsafe {
                 let dot = (WeightedDot::<_, _, WEIGHTED> { offset, weight, a: dy, b: x }).run::<S>();
                 let along_x = S::splat(rstd * rstd * (dot / cols as f32));
@@ -172,7 +172,7 @@ unsafe fn gradient<S: Simd>(
     [along_x, offset, rstd]: [S::V; 3],
     accumulate: Accumulate,
 ) -> S::V {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees the instruction set of `S`.
     unsafe {
         let weighted = S::mul(S::add(offset, weight), dy);
         let v = S::mul(rstd, S::sub(weighted, S::mul(x, along_x)));
@@ -188,7 +188,7 @@ const SUM_OF_SQUARES: bool = false;
 /// [`WeightedDot`] is `Σ (offset + weight)·a·b`.
 const WEIGHTED: bool = true;
 
-/// A sum over one row, in an order that its length alone decides: four running vectors, added in pairs.
+/// A sum over one row: four running vectors, which are added in pairs at the end. The order depends on the row's length alone.
 struct WeightedDot<'a, A, B, const USE_WEIGHT: bool> {
     offset: f32,
     weight: &'a [f32],

@@ -1,7 +1,7 @@
-//! `y[r, c] = x[r, c] * rstd[r] * (offset + weight[c])`, `rstd[r] = 1 / sqrt(mean_c(x[r, c]²) + eps)`.
+//! `y[r, c] = x[r, c] * rstd[r] * (offset + weight[c])` with `rstd[r] = 1 / sqrt(mean_c(x[r, c]²) + eps)`.
 //!
-//! For a norm per head, a row is one head of one token: `rows * heads` rows of `head_dim` columns.
-//! Source: arXiv 1910.07467, eq. 4; the backward is derived in docs/derivations/rms_norm.md.
+//! For a norm per head, a row is one head of one token: `tokens * heads` rows of `head_dim` columns.
+//! Source: arXiv 1910.07467, eq. 4. docs/derivations/rms_norm.md derives the backward pass.
 
 pub(crate) mod case;
 mod cpu;
@@ -11,10 +11,10 @@ use crate::error::{check_dtype, check_len, check_size};
 use crate::gemm::Accumulate;
 use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, Result, Slice, SliceMut};
 
-/// Where the rows of the norm lie in the rows of a tensor.
+/// Where the rows of the norm are in the rows of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Groups {
-    /// Column of the tensor that they begin at.
+    /// Column of the tensor where the first of them begins.
     pub first: usize,
     /// Rows of the norm in each row of the tensor, side by side.
     pub per_row: usize,
@@ -23,7 +23,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Whole rows.
+    /// Each row of a tensor of `cols` columns is one row of the norm.
     pub fn rows(cols: usize) -> Groups {
         Groups { first: 0, per_row: 1, stride: cols }
     }
@@ -42,13 +42,13 @@ impl Groups {
     }
 }
 
-/// See the module.
+/// `y = x * rstd * (offset + weight)`
 pub struct Forward<'a> {
     /// Rows of the norm.
     pub rows: usize,
     /// Columns of a row of the norm, at least 1.
     pub cols: usize,
-    /// Where they lie in `x` and `y`.
+    /// Where the rows of the norm are in `x` and `y`.
     pub groups: Groups,
     /// Added to the mean square.
     pub eps: f32,
@@ -58,7 +58,7 @@ pub struct Forward<'a> {
     pub x: FloatSlice<'a>,
     /// `[cols]`
     pub weight: Slice<'a, f32>,
-    /// Like `x`; may also be bf16 if `x` is f32. Columns outside the groups stay.
+    /// Like `x`, but may be bf16 if `x` is f32. Columns outside the groups keep their values.
     pub y: FloatSliceMut<'a>,
     /// `[rows]`, kept for the backward pass
     pub rstd: SliceMut<'a, f32>,
@@ -82,7 +82,7 @@ pub struct Backward<'a> {
     pub rstd: Slice<'a, f32>,
     /// Like `y` of [`Forward`].
     pub dy: FloatSlice<'a>,
-    /// Like `x`. Columns outside the groups stay.
+    /// Like `x`. Columns outside the groups keep their values.
     pub dx: FloatSliceMut<'a>,
     /// Whether `dx` is added to.
     pub accumulate: Accumulate,
@@ -90,8 +90,8 @@ pub struct Backward<'a> {
 
 impl Forward<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] for no columns
-    /// or groups outside their rows, [`crate::KernelError::Format`] for an output in f32 of an input in bf16.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] if there are no
+    /// columns or if the groups do not fit the rows, [`crate::KernelError::Format`] if `x` is bf16 and `y` is f32.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rms_norm.forward";
         self.groups.check(KERNEL, self.rows, self.cols)?;
@@ -123,7 +123,7 @@ impl Backward<'_> {
     }
 }
 
-/// An f32 input may give f32 or bf16; a bf16 input gives bf16.
+/// Refuses an f32 output of a bf16 input. An f32 input may have either output.
 fn check_narrower(kernel: &'static str, argument: &'static str, from: FloatDtype, to: FloatDtype) -> Result<()> {
     if from == FloatDtype::F32 { Ok(()) } else { check_dtype(kernel, argument, to, from) }
 }

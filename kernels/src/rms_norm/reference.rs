@@ -2,7 +2,7 @@
 
 use crate::real::Real;
 
-/// `y` and `rstd` of rows of `cols` columns.
+/// Returns `y` and `rstd` of rows of `cols` columns.
 pub(crate) fn forward<R: Real>(cols: usize, eps: R, offset: R, x: &[R], weight: &[R]) -> (Vec<R>, Vec<R>) {
     let (mut y, mut rstd) = (Vec::new(), Vec::new());
     for x in x.chunks(cols) {

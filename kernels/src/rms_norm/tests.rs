@@ -1,4 +1,4 @@
-//! Against the reference, the gradient by differences, equalities on bits, refusals.
+//! The norm against the reference, its gradient against finite differences, equal bits, refused calls.
 
 use super::case::{BackwardShape, ForwardShape};
 use super::*;
@@ -117,7 +117,8 @@ fn wrong_lengths_are_refused_by_name() {
     assert_eq!(refused(&none, &none, 0), KernelError::Size { kernel, argument: "cols", got: 0, want: "at least 1" });
 }
 
-/// Two heads of three columns in rows of eleven, from the second column on: as rows of their own, and the rest stays.
+/// Two heads of three columns, which begin at the second column of rows of eleven, give what separate rows give. The other
+/// columns keep their values.
 #[test]
 fn heads_are_rows_of_their_own() {
     let (rows, cols) = (4, 3);
@@ -152,7 +153,7 @@ fn heads_are_rows_of_their_own() {
     }
 }
 
-/// The arithmetic is that of f32; results are rounded once.
+/// bf16 operands are computed in f32, and each result is rounded once.
 #[test]
 fn operands_of_bf16_give_the_result_of_f32_rounded() {
     let (rows, cols) = (5, 45);
@@ -183,7 +184,7 @@ fn operands_of_bf16_give_the_result_of_f32_rounded() {
         let rounded = |values: &[f32]| -> Vec<f32> { values.iter().map(|x| bf16::from_f32(*x).to_f32()).collect() };
         let [y, dx] = run(&widened(&x), &widened(&dy));
         assert_eq!(run(&narrow(&x), &narrow(&dy)), [rounded(&y), rounded(&dx)], "{}", isa.name());
-        // the residual stream stays in f32
+        // `x` and `dx` in f32 and `y` and `dy` in bf16, as at the residual stream
         assert_eq!(run(&widened(&x), &narrow(&dy)), [rounded(&y), dx], "{}", isa.name());
     }
 }

@@ -1,4 +1,5 @@
-//! Fast version: one pass over each tensor. Nothing is fused, so every instruction set gives the bits of the reference in f32.
+//! Fast version: one pass over each tensor. No operations are fused, so every instruction set gives the bits of the reference in
+//! f32.
 
 use super::{Factors, Tensor, Update};
 use crate::cpu::Cpu;

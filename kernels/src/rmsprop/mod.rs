@@ -1,5 +1,5 @@
-//! One RMSProp update with coupled weight decay, neither centred nor with momentum; the order of operations is torch's.
-//! Source: Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012; `eps` stands outside the root, as in torch.
+//! One RMSProp update with coupled weight decay, neither centred nor with momentum. The order of operations is torch's.
+//! Source: Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012. `eps` is added outside the root, as in torch.
 //!
 //! ```text
 //! g = grad_scale * grad + weight_decay * p
@@ -34,7 +34,7 @@ pub struct Numbers {
     pub eps: f64,
     /// Multiplies the parameter that is added to its gradient.
     pub weight_decay: f64,
-    /// The clipping factor.
+    /// Multiplies every gradient: the clipping factor.
     pub grad_scale: f32,
 }
 
@@ -42,7 +42,7 @@ pub struct Numbers {
 pub struct Tensor<'a> {
     /// Updated in place.
     pub param: SliceMut<'a, f32>,
-    /// Before `grad_scale`.
+    /// The gradient before it is multiplied by `grad_scale`.
     pub grad: Slice<'a, f32>,
     /// Running mean of the squared gradient.
     pub square_avg: SliceMut<'a, f32>,
@@ -50,7 +50,7 @@ pub struct Tensor<'a> {
 
 impl Update<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`].
+    /// [`crate::KernelError::Shape`] if the slices of a tensor differ in length.
     pub fn run(self, device: &Device) -> Result<()> {
         for Tensor { param, grad, square_avg } in &self.tensors {
             check_len("rmsprop", "grad", grad.len(), param.len())?;
@@ -63,15 +63,15 @@ impl Update<'_> {
 /// Factors that are the same for every element, computed in f64 as in torch and rounded once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Factors<R> {
-    /// The clipping factor.
+    /// Multiplies every gradient: the clipping factor.
     pub grad_scale: R,
     /// Multiplies the parameter that is added to its gradient.
     pub weight_decay: R,
-    /// Decay of the mean.
+    /// Share of the running mean that a step keeps.
     pub alpha: R,
     /// `1 - alpha`
     pub square: R,
-    /// Added to the root of the mean.
+    /// Added to the root of the running mean.
     pub eps: R,
     /// `-lr`
     pub negative_step_size: R,

@@ -1,4 +1,4 @@
-//! Against the reference, against torch, equalities on bits, refusals.
+//! The update against the reference and against torch, equal bits, refused calls.
 
 use super::*;
 use crate::KernelError;
@@ -16,7 +16,7 @@ fn threads_do_not_change_bits() {
     check_thread_counts(case::Shape { len: 100_001, alpha: 0.99, weight_decay: 0.1 });
 }
 
-/// Nothing in the kernel is fused or reordered, so there is no tolerance.
+/// No operations of the kernel are fused or reordered, so there is no tolerance.
 #[test]
 fn has_the_bits_of_the_reference_in_f32() {
     let mut inputs = Inputs::of(&[999]);
@@ -57,9 +57,9 @@ fn has_the_bits_of_the_reference_in_f32() {
 /// END
 /// ```
 ///
-/// torch fuses products and sums where the compiler did: one rounding more or less in each of three steps, within 4 units in
-/// the last place of the mean and of the parameter. An update is at most ten times lr = 3e-3, whatever the parameter: the small
-/// parameter's digits are those of its updates.
+/// torch fuses the products and sums that its compiler fused. That is one rounding more or less in each of three steps, which is
+/// within 4 units in the last place of the mean and of the parameter. An update is at most ten times lr = 3e-3, however small
+/// the parameter, so the tolerance of a small parameter is that of 3e-2.
 #[test]
 fn three_steps_are_those_of_torch() {
     const GRADS: [[f32; 5]; 3] =

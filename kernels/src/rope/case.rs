@@ -1,4 +1,5 @@
-//! Shapes: the queries of SmolLM2-135M and a partial rotation, timed; odd ones around the vectors, for the tests.
+//! Shapes: the queries of SmolLM2-135M, heads of 128 columns and a partial rotation, timed. For the tests, odd sizes near whole
+//! vectors.
 
 use super::{Direction, Rotate, Tables, reference};
 use crate::case::operands::{Kernel, Label, Operands, Views, unset};
@@ -88,7 +89,7 @@ impl Kernel<0, 2, 1> for RotateShape {
     fn operands(&self) -> Operands<0, 2, 1> {
         let RotateShape { rows, heads, head_dim, rotary_dim, .. } = *self;
         let mut inputs = Inputs::of(&[rows, heads, head_dim, rotary_dim]);
-        // angles, so that a bench may rotate again and again
+        // cosines and sines of angles, so that `x` does not grow if a bench rotates it again and again
         let angles = inputs.normal(rows * rotary_dim / 2, 2.0);
         let cos = angles.iter().map(|angle| angle.cos()).collect();
         let sin = angles.iter().map(|angle| angle.sin()).collect();

@@ -1,5 +1,5 @@
-//! Fast version: blocks of rows over the threads. Nothing is fused, so every instruction set gives the bits of the reference
-//! in f32.
+//! Fast version: blocks of rows over the threads. No operations are fused, so every instruction set rotates with the bits of the
+//! reference in f32.
 
 use super::{Direction, Rotate, Tables};
 use crate::FloatSliceMut;
@@ -8,7 +8,7 @@ use crate::cpu::threads::blocks::rows_per_block;
 use crate::cpu::vectors::pointwise::{Map, Pointwise};
 use crate::cpu::vectors::{Simd, Stored, VectorTask};
 
-/// Elements that take as long as one cosine and one sine in f64.
+/// How many elements of a simple kernel take as long as one cosine and one sine in f64.
 const COST_OF_AN_ANGLE: usize = 32;
 
 pub(super) fn tables(cpu: &Cpu, call: Tables<'_>) {
@@ -92,7 +92,7 @@ impl<F: Pointwise<2, 2>, T: Stored> VectorTask for Rows<'_, F, T> {
     }
 }
 
-/// The transposed rotation if `true`.
+/// The rotation by the angle, or the transposed rotation if `YES`.
 struct Clockwise<const YES: bool>;
 
 impl<const YES: bool> Pointwise<2, 2> for Clockwise<YES> {

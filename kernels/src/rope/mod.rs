@@ -1,8 +1,8 @@
 //! Rotary position encoding in the half-split layout of Hugging Face checkpoints, in place.
 //!
-//! For `i < rotary_dim / 2`: `(x[i], x[i + rotary_dim/2])` is rotated by `positions[r] * inv_freq[i]`; columns from
-//! `rotary_dim` on stay. Cosines and sines are made once per pass by [`Tables`] and shared by all layers. Source: arXiv
-//! 2104.09864; the backward is derived in docs/derivations/rope.md.
+//! For `i < rotary_dim / 2`: `(x[i], x[i + rotary_dim/2])` of a head is rotated by `positions[r] * inv_freq[i]`. A head's columns
+//! from `rotary_dim` on keep their values. [`Tables`] computes the cosines and sines once per pass, and all layers share them.
+//! Source: arXiv 2104.09864. docs/derivations/rope.md derives the backward pass.
 
 pub(crate) mod case;
 mod cpu;
@@ -11,8 +11,8 @@ mod reference;
 use crate::error::{check_len, check_size};
 use crate::{Device, FloatSliceMut, IndexSlice, KernelError, Result, Slice, SliceMut};
 
-/// `cos[r, i] = scaling[variant[r]] * cos(positions[r] * inv_freq[variant[r], i])`, the same for `sin`. The product is rounded
-/// to f32 before the cosine, as the models were trained.
+/// `cos[r, i] = scaling[variants[r]] * cos(positions[r] * inv_freq[variants[r], i])`, and likewise `sin`. The angle, a product, is
+/// rounded to f32 before its cosine is computed, because the models were trained so.
 pub struct Tables<'a> {
     /// Rows of the pass.
     pub rows: usize,
@@ -35,9 +35,9 @@ pub struct Tables<'a> {
 /// Which way to rotate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// By the angle of the row.
+    /// Rotates by the angles of the row.
     Forward,
-    /// The transposed rotation: the gradient.
+    /// Applies the transposed rotation, for gradients.
     Backward,
 }
 
@@ -49,7 +49,7 @@ pub struct Rotate<'a> {
     pub heads: usize,
     /// Columns of a head.
     pub head_dim: usize,
-    /// Even, at most `head_dim`.
+    /// Columns of a head that are rotated. Even, at most `head_dim`.
     pub rotary_dim: usize,
     /// [`Direction::Backward`] if `x` is a gradient.
     pub direction: Direction,
@@ -57,7 +57,7 @@ pub struct Rotate<'a> {
     pub cos: Slice<'a, f32>,
     /// `[rows, rotary_dim / 2]`
     pub sin: Slice<'a, f32>,
-    /// Elements from row to row. The heads are the first columns; columns after them stay.
+    /// Elements from row to row. The heads are the first columns; the columns after them keep their values.
     pub stride: usize,
     /// `[rows, stride]`
     pub x: FloatSliceMut<'a>,

@@ -3,7 +3,7 @@
 use super::Direction;
 use crate::real::Real;
 
-/// `cos` and `sin` of every row. The angle is a product of f32 numbers in f32 by definition, the rest is in `R`.
+/// Returns `cos` and `sin` of every row. By definition the angle is a product in f32. Everything else is in `R`.
 pub(crate) fn tables<R: Real>(
     half: usize,
     positions: &[u32],

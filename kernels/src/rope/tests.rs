@@ -1,4 +1,4 @@
-//! Against the reference, the rotation as a matrix, equalities on bits, refusals.
+//! The rotation against the reference, its gradient, its dependence on distances, equal bits, refused calls.
 
 use super::case::{RotateShape, TablesShape};
 use super::*;
@@ -30,7 +30,7 @@ fn backward_is_the_derivative_of_forward() {
     gradient::assert_same(&dx, &gradient::by_differences(&x, loss));
 }
 
-/// A product of two rotated vectors depends on the distance of their positions alone: what the encoding is for.
+/// The dot product of two rotated vectors depends on the distance of their positions alone, which is the purpose of the encoding.
 #[test]
 fn scores_depend_on_the_distance() {
     let half = 4;
@@ -58,7 +58,7 @@ fn threads_do_not_change_bits() {
     }
 }
 
-/// Nothing in the kernel is fused or reordered, so there is no tolerance.
+/// No operations of the kernel are fused or reordered, so there is no tolerance.
 #[test]
 fn rotation_has_the_bits_of_the_reference_in_f32() {
     let (rows, sizes @ [heads, head_dim, rotary_dim]) = (5, [3, 40, 34]);
@@ -114,7 +114,7 @@ fn wrong_sizes_are_refused_by_name() {
     assert_eq!(error, KernelError::RowIndex { kernel: "rope.tables", place: 1, index: 2, rows: 2 });
 }
 
-/// Heads at the front of longer rows, in bf16: the f32 rotation rounded once, and the other columns stay.
+/// In bf16, heads at the front of longer rows become the f32 rotation rounded once. The other columns keep their values.
 #[test]
 fn operands_of_bf16_give_the_result_of_f32_rounded() {
     let (rows, heads, head_dim, rotary_dim, stride) = (3, 2, 40, 34, 100);

@@ -1,4 +1,4 @@
-//! Shapes: hidden states and keys of SmolLM2-135M, timed; odd ones around the vectors and the blocks, for the tests.
+//! Shapes: hidden states and keys of SmolLM2-135M, timed. For the tests, odd sizes near whole vectors and whole blocks.
 
 use super::{Gather, Scatter, ScatterAdd, reference};
 use crate::case::operands::{Kernel, Label, Operands, Views, unset};
@@ -6,7 +6,7 @@ use crate::case::{Case, Inputs, shapes};
 use crate::real::Real;
 use crate::{Columns, Device, Result};
 
-/// Which kernel: each of them goes by an index.
+/// Which kernel is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Indexed {
     Gather,

@@ -1,4 +1,4 @@
-//! Fast version: blocks of rows, or blocks of columns if the index decides which row is written.
+//! Fast version: blocks of rows over the threads, or blocks of columns if the index decides which row is written.
 
 use super::{Gather, Scatter, ScatterAdd};
 use crate::cpu::Cpu;
@@ -42,8 +42,8 @@ pub(super) fn scatter_add(cpu: &Cpu, call: ScatterAdd<'_>) {
     });
 }
 
-/// Calls `work(x[i, part], y[index[i], part])` for i in order, for disjoint parts of the columns on different threads: rows
-/// of `y` that are hit twice are hit in the order of the index, whatever the thread count.
+/// Calls `work(x[i, part], y[index[i], part])` for all i in order. The parts are disjoint ranges of columns, which different
+/// threads may take. So if the index has a row of `y` twice, its calls are in the order of the index, whatever the thread count.
 fn by_columns<T: Element>(
     cpu: &Cpu,
     cols: usize,
@@ -52,7 +52,8 @@ fn by_columns<T: Element>(
     y: &mut [T],
     work: impl Fn(&[T], &mut [T]) + Send + Sync,
 ) {
-    /// A cache line or two: no two threads write the same one of an aligned row.
+    /// Columns of a part come in multiples of this: one or two cache lines, so that no two threads write to the same line of
+    /// an aligned row.
     const LINE: usize = 32;
     let parts = if index.len() * cols <= BLOCK { 1 } else { cpu.threads() };
     let width = cols.div_ceil(parts).next_multiple_of(LINE);
@@ -66,7 +67,7 @@ fn by_columns<T: Element>(
     });
 }
 
-/// The rows that are read: columns `first..` of rows of `stride` elements.
+/// The rows that are read: the columns from `first` on of rows of `stride` elements.
 struct Rows<'a, T> {
     values: &'a [T],
     first: usize,

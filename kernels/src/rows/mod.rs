@@ -1,5 +1,5 @@
-//! Moving rows: gathered by index, scattered into a cache, added back. No arithmetic but the sums of [`ScatterAdd`], which are
-//! in the order of the index.
+//! Kernels that move rows: gather them by index, scatter them into a cache, add them back. The only arithmetic is the sums of
+//! [`ScatterAdd`], which are in the order of the index.
 
 pub(crate) mod case;
 mod cpu;
@@ -10,7 +10,7 @@ use crate::{Columns, Device, FloatSliceMut, IndexSlice, KernelError, Result, Sli
 
 /// `y[i] = x[index[i]]`
 pub struct Gather<'a> {
-    /// At least 1.
+    /// Columns of a row, at least 1.
     pub cols: usize,
     /// `[n]`; an index may occur more than once
     pub index: IndexSlice<'a>,
@@ -22,19 +22,19 @@ pub struct Gather<'a> {
 
 /// `y[index[i]] = x[i]`
 pub struct Scatter<'a> {
-    /// At least 1.
+    /// Columns of a row, at least 1.
     pub cols: usize,
     /// `[n]`, all different
     pub index: IndexSlice<'a>,
     /// `[n, cols]`
     pub x: Columns<'a>,
-    /// `[y_rows, cols]`, like `x`
+    /// `[y_rows, cols]`, in the format of `x`
     pub y: FloatSliceMut<'a>,
 }
 
 /// `y[index[i]] += x[i]`, for i in order; an index may occur more than once
 pub struct ScatterAdd<'a> {
-    /// At least 1.
+    /// Columns of a row, at least 1.
     pub cols: usize,
     /// `[n]`
     pub index: IndexSlice<'a>,
@@ -46,8 +46,8 @@ pub struct ScatterAdd<'a> {
 
 impl Gather<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`]; [`crate::KernelError::RowIndex`] for an index out of range; [`crate::KernelError::Size`]
-    /// for no columns.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::RowIndex`] for an index
+    /// out of range; [`crate::KernelError::Size`] if there are no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         check_indexed("rows.gather", self.cols, self.index, ("y", self.y.len()), ("x", self.x.len()))?;
         device.run("rows.gather", |cpu| cpu::gather(cpu, self))
@@ -56,7 +56,8 @@ impl Gather<'_> {
 
 impl Scatter<'_> {
     /// # Errors
-    /// As [`Gather::run`]; [`crate::KernelError::Format`] if `y` is not like `x`.
+    /// As [`Gather::run`]; [`crate::KernelError::Size`] also if the columns of `x` end beyond its rows;
+    /// [`crate::KernelError::Format`] if `y` has another format than `x`.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rows.scatter";
         self.x.check(KERNEL, "x", self.index.len(), self.cols)?;
@@ -76,7 +77,7 @@ impl ScatterAdd<'_> {
     }
 }
 
-/// Checks that `dense` holds one row per index, and that `indexed` holds whole rows and every index is one of them.
+/// Checks that `dense` holds one row per index, that `indexed` holds whole rows, and that every index is one of these rows.
 fn check_indexed(
     kernel: &'static str,
     cols: usize,

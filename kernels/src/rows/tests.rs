@@ -1,4 +1,4 @@
-//! Against the reference, equalities on bits, refusals.
+//! The kernels against the reference, equal bits, refused calls.
 
 use super::case::{Indexed, IndexedShape};
 use super::*;
@@ -14,7 +14,7 @@ fn agrees_with_the_reference() {
 #[test]
 fn threads_do_not_change_bits() {
     for kernel in [Indexed::Gather, Indexed::Scatter, Indexed::ScatterAdd] {
-        // 60 rows hit by 300 indices each: the order of the sums shows
+        // each of the 5 rows is added to about 60 times, so the bits depend on the order of the sums
         let indexed_rows = if kernel == Indexed::ScatterAdd { 5 } else { 400 };
         check_thread_counts(IndexedShape { kernel, n: 300, indexed_rows, cols: 129 });
     }

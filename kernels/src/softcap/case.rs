@@ -1,4 +1,4 @@
-//! Shapes: one row of Gemma 2's logits, timed; lengths around the vectors, for the tests.
+//! Shapes: one row of Gemma 2's logits, timed. For the tests, lengths near whole vectors.
 
 use super::{Softcap, reference};
 use crate::case::operands::{Kernel, Label, Operands, Views};

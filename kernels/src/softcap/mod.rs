@@ -1,4 +1,4 @@
-//! `x -> cap * tanh(x / cap)` in place, for Gemma 2 when the logits themselves are needed (generation).
+//! `x = cap * tanh(x / cap)` in place, for Gemma 2 if the logits themselves are needed (in generation).
 
 pub(crate) mod case;
 mod cpu;
@@ -7,7 +7,7 @@ mod reference;
 use crate::error::check_len;
 use crate::{Device, Result, SliceMut};
 
-/// See the module.
+/// `x = cap * tanh(x / cap)`, in place
 pub struct Softcap<'a> {
     /// Elements of `x`.
     pub len: usize,
@@ -19,7 +19,7 @@ pub struct Softcap<'a> {
 
 impl Softcap<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`].
+    /// [`crate::KernelError::Shape`] if `x` does not have `len` elements.
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("softcap", "x", self.x.len(), self.len)?;
         device.run("softcap", |cpu| cpu::softcap(cpu, self))

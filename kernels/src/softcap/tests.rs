@@ -1,4 +1,4 @@
-//! Against the reference, equalities on bits, refusals.
+//! The soft-cap against the reference, equal bits, refused calls.
 
 use super::*;
 use crate::KernelError;

@@ -3,7 +3,7 @@
 use crate::cpu::Cpu;
 use crate::cpu::vectors::{Simd, VectorTask};
 
-/// Elements of a block: 256 KiB, so that the sums that are kept are few.
+/// Elements of a block: 256 KiB, so that there are few sums of blocks to keep.
 const BLOCK: usize = 64 * 1024;
 /// Running sums within a block: four vectors of eight f64 hide the latency of an addition.
 const SUMS: usize = 32;

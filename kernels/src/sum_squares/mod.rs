@@ -6,14 +6,14 @@ mod reference;
 
 use crate::{Device, Result, Slice};
 
-/// See the module.
+/// Computes `Σ x²` of each of many tensors.
 pub struct SumSquares<'a> {
-    /// Each has a sum of its own.
+    /// The tensors. Each has a sum of its own.
     pub xs: &'a [Slice<'a, f32>],
 }
 
 impl SumSquares<'_> {
-    /// Returns the sum of each; its bits depend on the content alone. NaN or infinite if an element is.
+    /// Returns the sum of each tensor. Its bits depend on the tensor's content alone. A sum is NaN or infinite if an element is.
     ///
     /// # Errors
     /// None on the CPU.

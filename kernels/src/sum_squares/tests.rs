@@ -1,4 +1,4 @@
-//! Against the reference, equalities on bits, values that are not finite.
+//! The sums against the reference, equal bits, values that are not finite.
 
 use super::*;
 use crate::case::{Inputs, check_all};
@@ -14,7 +14,7 @@ fn agrees_with_the_reference() {
     check_all(case::cases());
 }
 
-/// Which element belongs to which sum is fixed, so instruction sets agree as well.
+/// It is fixed which element is added to which sum, so all instruction sets give the same bits too.
 #[test]
 fn threads_and_instruction_sets_do_not_change_bits() {
     let x = Inputs::of(&[300_001]).normal(300_001, 1.0);

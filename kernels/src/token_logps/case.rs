@@ -1,5 +1,5 @@
-//! Shapes: the head of SmolLM2-135M over the answers of a batch, timed; odd sizes around the edges of the vocabulary's tiles,
-//! every format, soft-caps and ignored rows, for the tests.
+//! Shapes: the head of SmolLM2-135M over the answers of a batch, timed. For the tests, odd sizes around the edges of the
+//! vocabulary's tiles, every format, soft-caps and ignored rows.
 
 use super::{BACKWARD_PRODUCTS, Backward, Extras, FORWARD_PRODUCTS, Forward, Head, operations, reference};
 use crate::case::{Case, Comparison, Direction, Fixed, Inputs, Prepared, float, half_ulp_of_bf16, weights};
@@ -18,9 +18,9 @@ struct Shape {
     precision: Precision,
     cap: Option<f32>,
     temperature: f32,
-    /// Every n-th row is [`IGNORE`].
+    /// The target of every n-th row is [`IGNORE`].
     ignore_every: Option<usize>,
-    /// Whether the forward pass gives its side outputs too.
+    /// Whether the forward pass computes its [`Extras`] too.
     extras: bool,
     /// Format of the hidden states.
     floats: FloatDtype,
@@ -99,7 +99,7 @@ impl Shape {
                 "rows {rows} hidden {hidden_size} vocab {vocab_size} {dtype}{floats}{product}{cap}{temperature}"
             ),
             flops: operations(products, rows, [vocab_size, hidden_size]),
-            // the weights once, the hidden states and their gradient
+            // the weights once, the hidden states, and in the backward pass their gradient
             bytes: (element * vocab_size * hidden_size + self.floats.bytes() * tensors * rows * hidden_size) as f64,
             precision: Some(self.precision),
             timed,
@@ -108,7 +108,7 @@ impl Shape {
     }
 }
 
-/// What a head is made of.
+/// The operands of a head, on the device.
 struct OnDevice {
     hidden_states: FloatBuffer,
     lm_head: WeightBuffer,
@@ -134,24 +134,24 @@ impl OnDevice {
 
 struct Run {
     shape: Shape,
-    /// Rows that are compared: the reference takes minutes for all rows of a large shape.
+    /// Rows that are compared with the reference, which would take minutes for all rows of a large shape.
     compared: Vec<usize>,
     device: Device,
     hidden: Vec<f32>,
-    /// As the kernel reads them: rounded to their format.
+    /// The weights as the kernel reads them: rounded to their format.
     weights: Vec<f32>,
     target_ids: Vec<u32>,
     on_device: OnDevice,
     d_logps: Buffer<f32>,
     /// Log-probs, log-sum-exps, entropies, whether the targets are the largest, log-sum-exps of twice the logits. Filled with
-    /// NaN first: an element that is not written shows.
+    /// NaN first, so that an element that is not written fails the comparison.
     outputs: [Buffer<f32>; 5],
-    /// Filled with NaN too.
+    /// Filled with NaN first too.
     d_hidden: FloatBuffer,
     by_definition: Fixed<(ByReference<f64>, ByReference<f32>)>,
 }
 
-/// The forward's outputs, and `d_hidden`.
+/// The outputs of the forward pass, and `d_hidden`.
 type ByReference<R> = (reference::Outputs<R>, Vec<R>);
 
 impl Run {
@@ -164,7 +164,7 @@ impl Run {
         let Shape { rows, hidden_size, vocab_size, .. } = shape;
         let mut inputs = Inputs::of(&[rows, hidden_size, vocab_size]);
         let hidden_states = float(device, shape.floats, &inputs.normal(rows * hidden_size, 1.0))?;
-        // logits of a spread of 3: some tokens are likely, most are not
+        // logits with a standard deviation of 3: some tokens are likely, most are not
         let scale = 3.0 / (hidden_size as f32).sqrt();
         let lm_head = weights(device, shape.weights, &inputs.normal(vocab_size * hidden_size, scale))?;
         let ignored = |row: usize| shape.ignore_every.is_some_and(|n| row % n == n - 1);
@@ -197,12 +197,12 @@ impl Run {
         Forward { head: self.on_device.head(&self.shape), logps, lse, extras }.run(&self.device)
     }
 
-    /// The compared rows of a tensor.
+    /// Returns the compared rows of a tensor with rows of `width` values.
     fn part<T: Copy>(&self, values: &[T], width: usize) -> Vec<T> {
         self.compared.iter().flat_map(|&row| values[row * width..(row + 1) * width].to_vec()).collect()
     }
 
-    /// What the product multiplies. With bf16, both operands are rounded.
+    /// Returns the values as the product multiplies them: rounded to bf16 if the precision asks for it.
     fn multiplied<R: Real>(&self, values: &[f32]) -> Vec<R> {
         match self.shape.precision {
             Precision::F32 => widen(values),
@@ -254,8 +254,8 @@ impl Prepared for Run {
                     comparison
                 };
                 // The vector exp errs by a relative EPSILON, which moves the log of a sum by as much. The vector tanh errs by 5
-                // EPSILON of its own value, at most 1, which moves a logit by 5 EPSILON of `cap`. The naive version uses exact
-                // ones.
+                // EPSILON of its own value, which is at most 1. That moves a logit by 5 EPSILON of `cap`, divided by the
+                // temperature. The naive version uses the functions of the standard library instead.
                 let temperature = f64::from(self.shape.temperature);
                 let logit = f64::from(f32::EPSILON) * 5.0 * f64::from(self.shape.cap.unwrap_or(0.0)) / temperature;
                 let lse = f64::from(f32::EPSILON) + logit;
@@ -269,7 +269,7 @@ impl Prepared for Run {
                     comparisons.extend([
                         compare("entropy", &got[2], &exact.entropy, &naive.entropy, entropy),
                         compare("lse_of_twice", &got[4], &exact.lse_of_twice, &naive.lse_of_twice, 2.0 * lse),
-                        // yes or no; the random logits hold no two that differ by rounding alone
+                        // 1 or 0, compared exactly: no two of the random logits differ by rounding alone
                         Comparison::with_bound("target_is_argmax", &got[3], &exact.target_is_argmax, 0.0),
                     ]);
                 }
@@ -282,8 +282,8 @@ impl Prepared for Run {
                     comparison.bound += half_ulp_of_bf16(exact_d);
                 }
                 if self.shape.precision == Precision::Bf16 {
-                    // The product rounds each logit's gradient by 2^-9 of itself, and those of a row add up to at most
-                    // 2 |d_logp| without their signs: Σ p, and 1 at the target.
+                    // The product rounds each logit's gradient by at most 2^-9 of its value. The magnitudes of a row's gradients
+                    // add up to at most 2 |d_logp|: Σ p is 1, and the target adds 1.
                     let largest = |values: &[f32]| values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
                     let d_logp = largest(&self.d_logps.download());
                     comparison.bound += 2f64.powi(-8) * f64::from(d_logp) * f64::from(largest(&self.weights));

@@ -1,8 +1,8 @@
 //! Log-probability of each target token, without holding the logits of all rows.
 //!
-//! `logp[r] = z[r, target[r]] - log Σ_v exp z[r, v]`, `z = softcap(hidden_states · lm_headᵀ) / temperature`. Walks the
-//! vocabulary in blocks and keeps a running maximum and sum per row (online softmax, arXiv 1805.02867, alg. 3). The backward
-//! pass recomputes the blocks from the saved log-sum-exp: docs/derivations/token_logps.md.
+//! `logp[r] = z[r, target[r]] - log Σ_v exp z[r, v]`, `z = softcap(hidden_states · lm_headᵀ) / temperature`. Walks the vocabulary
+//! in blocks and keeps a running maximum and sum per row (online softmax, arXiv 1805.02867, alg. 3). The backward pass computes
+//! the blocks again and takes their probabilities from the saved log-sum-exp: see docs/derivations/token_logps.md.
 
 pub(crate) mod case;
 mod cpu;
@@ -16,12 +16,12 @@ use crate::{
     Device, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Precision, Result, Slice, SliceMut, WeightSlice,
 };
 
-/// Products of the hidden states with the vocabulary: the logits.
+/// Matrix products of the forward pass: the logits.
 const FORWARD_PRODUCTS: usize = 1;
-/// The logits again, and their gradient with the vocabulary.
+/// Matrix products of the backward pass: the logits again, and their gradients times `lm_head`.
 const BACKWARD_PRODUCTS: usize = 2;
 
-/// Multiplications and additions of `products` products.
+/// Returns the multiplications and additions of `products` products of `[rows, hidden_size]` with the vocabulary.
 fn operations(products: usize, rows: usize, [vocab_size, hidden_size]: [usize; 2]) -> f64 {
     2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64
 }
@@ -51,13 +51,13 @@ pub struct Head<'a> {
 
 /// Log-probs of the targets.
 pub struct Forward<'a> {
-    /// What is scored, and against which token.
+    /// The hidden states, `lm_head` and the targets.
     pub head: Head<'a>,
     /// `[rows]`, nats
     pub logps: SliceMut<'a, f32>,
     /// `[rows]`: log-sum-exp of a row's logits, kept for the backward pass
     pub lse: SliceMut<'a, f32>,
-    /// Further numbers of each row, on request.
+    /// The side outputs. `None` if they are not needed.
     pub extras: Option<Extras<'a>>,
 }
 
@@ -71,13 +71,14 @@ pub struct Extras<'a> {
     pub lse_of_twice: SliceMut<'a, f32>,
 }
 
-/// `d_hidden[r] = d_logps[r] * (lm_head[target[r]] - Σ_v p[r, v] * lm_head[v])`, through the soft-cap and the temperature
+/// Gradients of the hidden states: `d_hidden[r] = d_logps[r] * (lm_head[target[r]] - Σ_v p[r, v] * lm_head[v])`. The soft-cap and
+/// the temperature multiply each `lm_head[v]` by the slope of its logit.
 pub struct Backward<'a> {
     /// As in [`Forward`].
     pub head: Head<'a>,
     /// As [`Forward`] wrote it.
     pub lse: Slice<'a, f32>,
-    /// `[rows]`
+    /// `[rows]`: gradients of the log-probs
     pub d_logps: Slice<'a, f32>,
     /// `[rows, hidden_size]`, like `hidden_states`; set, not added to
     pub d_hidden: FloatSliceMut<'a>,
@@ -85,8 +86,9 @@ pub struct Backward<'a> {
 
 impl Forward<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::TokenId`] for a
-    /// target at or above `vocab_size` that is not [`crate::IGNORE`].
+    /// [`crate::KernelError::Size`] if `hidden_size` or `vocab_size` is 0; [`crate::KernelError::Shape`] if a slice is not as
+    /// long as the sizes imply; [`crate::KernelError::TokenId`] for a target at or above `vocab_size` that is not
+    /// [`crate::IGNORE`].
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "token_logps.forward";
         let rows = self.head.check(KERNEL)?;
@@ -110,7 +112,7 @@ impl Forward<'_> {
 
 impl Backward<'_> {
     /// # Errors
-    /// As [`Forward::run`]; [`crate::KernelError::Format`] if `d_hidden` is not like the hidden states.
+    /// As [`Forward::run`]; [`crate::KernelError::Format`] if `d_hidden` is not in the format of the hidden states.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "token_logps.backward";
         let rows = self.head.check(KERNEL)?;
@@ -130,7 +132,8 @@ impl Backward<'_> {
 }
 
 impl Head<'_> {
-    /// Refuses operands that are not as long as the sizes imply and targets outside the vocabulary. Returns the rows.
+    /// Refuses sizes of 0, operands that are not as long as the sizes imply, and targets outside the vocabulary. Returns the
+    /// number of rows.
     fn check(&self, kernel: &'static str) -> Result<usize> {
         let &Head { rows, hidden_size, vocab_size, hidden_states, lm_head, targets, .. } = self;
         check_size(kernel, "hidden_size", hidden_size, hidden_size > 0, "at least 1")?;
@@ -144,7 +147,7 @@ impl Head<'_> {
         }
     }
 
-    /// Operations of `products` products.
+    /// Returns the multiplications and additions of `products` matrix products.
     fn operations(&self, products: usize) -> f64 {
         operations(products, self.rows, [self.vocab_size, self.hidden_size])
     }

@@ -1,4 +1,4 @@
-//! Log-probabilities of target tokens, plainly: all logits of one row at a time.
+//! Log-probabilities of target tokens, computed as they are defined: all logits of one row at a time.
 //!
 //! ```text
 //! forward   u[v] = hidden·lm_head[v]       z[v] = u[v] / temperature, or cap * tanh(u[v] / cap) / temperature
@@ -12,7 +12,7 @@
 use crate::IGNORE;
 use crate::real::Real;
 
-/// Turns products into logits, as in [`super::Forward`].
+/// Turns products into logits, with the soft-cap and the temperature of [`super::Head`].
 #[derive(Clone, Copy)]
 pub(crate) struct Logit {
     pub cap: Option<f32>,
@@ -28,7 +28,7 @@ pub(crate) struct Outputs<R> {
     pub lse_of_twice: Vec<R>,
 }
 
-/// `hidden_states` `[targets.len(), hidden_size]`, `lm_head` `[vocab_size, hidden_size]`.
+/// Scores the targets. `hidden_states` is `[targets.len(), hidden_size]`, and `lm_head` is `[vocab_size, hidden_size]`.
 pub(crate) fn forward<R: Real>(
     hidden_size: usize,
     hidden_states: &[R],
@@ -67,7 +67,7 @@ pub(crate) fn forward<R: Real>(
     out
 }
 
-/// `d_hidden` `[rows, hidden_size]`, given the log-sum-exps of [`forward`].
+/// Returns `d_hidden`, `[rows, hidden_size]`. `lse` is that of [`forward`].
 pub(crate) fn backward<R: Real>(
     hidden_size: usize,
     hidden_states: &[R],
@@ -100,7 +100,7 @@ pub(crate) fn backward<R: Real>(
     d_hidden
 }
 
-/// `z` of one row, all tokens.
+/// Returns the logits `z` of one row, for all tokens.
 fn logits<R: Real>(hidden: &[R], lm_head: &[R], logit: Logit) -> Vec<R> {
     lm_head
         .chunks_exact(hidden.len())

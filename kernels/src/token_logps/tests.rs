@@ -1,4 +1,5 @@
-//! The fast version against the reference, the reference against finite differences, and the equalities to the bit.
+//! Compares the fast version with the reference and the reference with finite differences, and checks which results are equal to
+//! the bit.
 
 use super::case::cases;
 use super::{Backward, Extras, Forward, Head, reference};
@@ -8,7 +9,8 @@ use crate::real::widen;
 use crate::{Device, IGNORE, KernelError, Precision, Result};
 use half::bf16;
 
-/// The largest ones would take minutes without vector instructions: the bench checks what it times.
+/// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks those, since it times
+/// them.
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = cases().into_iter().filter(|case| case.flops < 1e9).collect();
@@ -17,10 +19,10 @@ fn agrees_with_the_reference() {
 
 const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
 const HIDDEN: usize = 24;
-/// Some tiles, and not a whole number of vectors.
+/// Several blocks of the vocabulary, and not a whole number of vectors.
 const VOCAB: usize = 4 * 512 + 77;
 
-/// The bits of everything that a forward and a backward call give back: per row `[logps, lse, extras, d_hidden]`.
+/// Runs both passes and returns the bits of their outputs: for each row `[logps, lse, extras, d_hidden]`.
 fn score(
     precision: Precision,
     device: &Device,
@@ -97,7 +99,7 @@ fn a_row_has_the_same_bits_alone_in_a_batch_and_on_any_number_of_threads() {
     }
 }
 
-/// Losses that read the side outputs find the log-probs that the others have.
+/// A loss that reads the side outputs gets the same log-probs and gradients as one that does not.
 #[test]
 fn side_outputs_change_no_bit_of_the_others() {
     let rows = 40;
@@ -116,7 +118,7 @@ fn side_outputs_change_no_bit_of_the_others() {
     }
 }
 
-/// Zero to the bit, whatever the row holds.
+/// All outputs of an ignored row are 0 to the bit, even if its hidden states and its `d_logp` are NaN.
 #[test]
 fn an_ignored_row_is_zero() {
     for (isa, precision) in Isa::available().into_iter().flat_map(|isa| BOTH.map(|precision| (isa, precision))) {
@@ -132,7 +134,7 @@ fn an_ignored_row_is_zero() {
     }
 }
 
-/// Logits of ±10⁴ without a soft-cap: the distribution is one-hot, exactly, and nothing overflows.
+/// With logits of ±10⁴ and no soft-cap, one token has all the probability, and nothing overflows.
 #[test]
 fn extreme_logits_stay_finite() {
     for (isa, precision) in Isa::available().into_iter().flat_map(|isa| BOTH.map(|precision| (isa, precision))) {
@@ -169,7 +171,7 @@ fn extreme_logits_stay_finite() {
         .unwrap();
         assert_eq!(logps.download(), [0.0, -2e4]);
         assert_eq!(lse.download(), [1e4, 1e4]);
-        // 1499 tokens of 1.2e-38 each, 2e4 below the largest
+        // 1499 tokens, each 2e4 below the largest and with a probability of at most 1.2e-38
         assert!(entropy.download().iter().all(|entropy| (0.0..1e-30).contains(entropy)));
         assert_eq!(target_is_argmax.download(), [1.0, 0.0]);
         assert_eq!(lse_of_twice.download(), [2e4, 2e4]);
@@ -178,13 +180,13 @@ fn extreme_logits_stay_finite() {
             .run(&device)
             .unwrap();
         let gradients = d_hidden.download();
-        // e^-20000 is 0 in truth and at most 1.2e-38 here, for each of 1500 weights of -100
+        // 1499 tokens have the weight -100 and the probability e^-20000, which f32 cannot hold: here it is at most 1.2e-38
         assert!(gradients[0].abs() < 1e-30, "the target has all the probability: {}", gradients[0]);
         assert_eq!(gradients[1], -200.0, "towards token 3 (-100), away from token 1200 (+100)");
     }
 }
 
-/// The gradient of `Σ d_logp logp`.
+/// Compares the gradient of `Σ d_logp logp`.
 #[test]
 fn the_references_gradients_are_those_of_differences() {
     let (rows, hidden_size, vocab_size) = (4, 5, 11);

@@ -9,9 +9,9 @@ thread_local! {
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs library code that may panic on a hostile file, without the message on stderr. The error is the panic's message.
+/// Runs library code that may panic on a hostile file. A panic becomes an error with the panic's message, which is not printed.
 ///
-/// Nothing that `run` changes may be used after a panic.
+/// After a panic, do not use anything that `run` may have changed.
 pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

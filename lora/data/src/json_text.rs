@@ -1,4 +1,5 @@
-//! JSON as text: values for formats that must know the type in advance, and the keys of objects.
+//! JSON as strings: a value is serialised as its JSON text, for formats that must know the type in advance; and the keys of
+//! objects.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;

@@ -1,8 +1,8 @@
 //! Preference data: from files to token ids, a window of rows at a time.
 //!
-//! A row passes through the rooms from top to bottom; a room uses those before it, and `set` uses `batch` too.
+//! A row passes through these modules from top to bottom. A module uses those above it; `set` also uses `batch`.
 //!
-//! | room | from | to |
+//! | module | from | to |
 //! |---|---|---|
 //! | `source` | names, patterns and ids of data sets | paths; offsets of rows (8 bytes a row); the bytes of any row, as JSON. Compressed files, JSON arrays, CSV and Parquet are spooled as lines |
 //! | `record` | the bytes of a row | [`Record`]: prompt, answers, target, numbers |
@@ -12,7 +12,8 @@
 //!
 //! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). Each difference is counted or
 //! reported:
-//! - The prompt of two texts ends with a turn marker ([`TurnMarker`], kept in [`Decided`]). TRL takes all that they share.
+//! - In a pair of texts without a prompt column, the prompt ends with a turn marker ([`TurnMarker`], kept in [`Decided`]). TRL's
+//! prompt is all that the two texts share.
 //! - Turns of the prompt that the answers repeat are cut.
 //! - If one answer is a prefix of the other, all of it is the prompt. TRL moves the last shared character into the answers.
 //! - A prompt without a token or an answer without a token is never scored.

@@ -5,7 +5,7 @@
 pub enum Stage {
     /// Comparing the files with those that cached tokens were made from. Measured in the bytes read from them.
     Comparing,
-    /// Finding the rows of the files; those that are not plain JSONL are written to a temporary file as lines on the way.
+    /// Finding the rows of the files. The rows of a file that is not plain JSONL are also written to a temporary file, as lines.
     /// Measured in bytes of the files.
     Reading,
     /// Tokenising the rows. Measured in records.
@@ -30,10 +30,10 @@ pub trait DataObserver {
     /// Receives progress. It is called often: do not print a line for each call.
     fn progress(&mut self, _progress: DataProgress) {}
 
-    /// Receives what every user should know. Called once for each such message.
+    /// Receives a message that every user should see.
     fn note(&mut self, _text: String) {}
 
-    /// Receives what only some users want to know, for example that a cache was used.
+    /// Receives a message that only some users want, for example that a cache was used.
     fn detail(&mut self, _text: String) {}
 }
 

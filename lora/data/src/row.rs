@@ -36,15 +36,15 @@ impl EncodedRow {
 pub struct Answer {
     /// All completion ids, at least one, including those that `max_length` cuts (KTO's mismatched answers start from them).
     pub ids: Vec<u32>,
-    /// How many of them, from the start, fit behind the prompt: at least one. The first and the last of these are scored.
+    /// How many ids, from the start, fit behind the prompt: at least one. The first and the last id that fit are scored.
     pub kept: usize,
-    /// Ranges of ids that are read but not scored: ascending, not empty, not touching. Only sequences of several turns have
-    /// any.
+    /// Ranges of ids that the model reads but that are not scored: ascending, not empty, not touching. Only sequences of several
+    /// turns have any.
     pub unscored: Vec<Range<usize>>,
 }
 
 impl Answer {
-    /// Returns the ids that are read.
+    /// Returns the ids that the model reads: those that fit behind the prompt.
     pub fn kept_ids(&self) -> &[u32] {
         &self.ids[..self.kept]
     }
@@ -79,13 +79,13 @@ pub enum Target {
     Sequence,
 }
 
-/// Numbers that a pair may have besides its preference. A null counts as no column.
+/// Numbers that a pair may have besides its preference. A null in the data counts as no column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowNumbers {
-    /// Factor for the pair's loss: finite, not negative. [`RowNumbers::weight_or_one`] is 1 for a row without one.
+    /// Factor for the pair's loss: finite, not negative. [`RowNumbers::weight_or_one`] is 1 for a row without a weight.
     pub weight: Option<f64>,
     /// How much better the chosen answer is, in the unit of the loss that reads it: finite. [`RowNumbers::margin_or_zero`] is 0
-    /// for a row without one.
+    /// for a row without a margin.
     pub margin: Option<f64>,
     /// Probabilities in [0, 1] that the chosen answer wins and that the rejected one wins. Both are given, or neither. A loss
     /// that reads them needs them in every row.
@@ -106,7 +106,7 @@ impl RowNumbers {
     }
 }
 
-/// What kind of row it is.
+/// Kinds of rows that losses read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RowKind {
     /// A prompt with a chosen and a rejected answer.

@@ -1,4 +1,4 @@
-//! Finds the name that somebody may have meant.
+//! Finds the known name that a misspelt one may stand for.
 
 /// Returns the name that `text` misspells or begins. A third of its letters may be wrong; in a short name, one may. The
 /// beginning of a name must have at least three letters.

@@ -1,4 +1,5 @@
-//! `adapter_config.json`. Reading accounts for every key; writing gives the keys that PEFT 0.21 writes.
+//! Reads and writes `adapter_config.json`. Reading refuses an unknown key unless its value is empty. Writing produces the keys
+//! that PEFT 0.21 writes.
 
 use super::error::{AdapterError, ConfigFault};
 use super::folder::{self, CONFIG};
@@ -12,7 +13,7 @@ use std::path::Path;
 
 /// Largest accepted rank. No layer of a published model is as wide.
 const MAX_RANK: usize = 1 << 16;
-/// Accepted alphas. Larger ones are typing errors, and within this range every scaling is a normal f32.
+/// Accepted alphas. Others are typing errors. Within this range, every scaling is a normal f32.
 const ALPHA: std::ops::RangeInclusive<f64> = 1e-9..=1e9;
 /// The version of PEFT whose format is written.
 const PEFT_VERSION: &str = "0.21.2";
@@ -45,7 +46,7 @@ pub(super) const SCORE: &str = "score";
 /// Everything about an adapter except its values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraConfig {
-    /// `task_type` of the file. With [`Task::SequenceClassification`], its `modules_to_save` is the score head.
+    /// `task_type` of the file. With [`Task::SequenceClassification`], the file's `modules_to_save` is the score head.
     pub task: Task,
     /// `r` of the file: rows of A, columns of B.
     pub rank: usize,
@@ -59,11 +60,11 @@ pub struct LoraConfig {
     pub exclude_modules: Option<ModuleNames>,
     /// Whether the scaling is `alpha / sqrt(rank)` instead of `alpha / rank`. Source: arXiv 2312.03732.
     pub use_rslora: bool,
-    /// Ranks of modules that differ from `rank`. The first matching pattern decides.
+    /// Patterns for names of modules, each with a rank that replaces `rank`. The first matching pattern decides.
     pub rank_pattern: Vec<(String, usize)>,
-    /// Alphas of modules that differ from `alpha`. The first matching pattern decides.
+    /// Patterns for names of modules, each with an alpha that replaces `alpha`. The first matching pattern decides.
     pub alpha_pattern: Vec<(String, f64)>,
-    /// Numbers of the adapted layers. `None` and an empty list mean all. Allowed only beside a list as `target_modules`.
+    /// Numbers of the adapted layers. `None` and an empty list mean all. Allowed only if `target_modules` is a list.
     pub layers_to_transform: Option<Vec<usize>>,
     /// Patterns for the part of a module's name before the layer's number.
     pub layers_pattern: Option<Vec<String>>,
@@ -116,7 +117,8 @@ const IGNORED_KEYS: [&str; 17] = [
     "swift_type",
 ];
 
-/// Keys of methods that this program lacks. They are accepted if they hold nothing.
+/// Keys of methods that this program lacks, with what messages call the method. A key is accepted if its value is null, false or
+/// empty.
 const NOT_BUILT: [(&str, &str); 19] = [
     ("alora_invocation_tokens", "aLoRA (an adapter that is active after certain tokens)"),
     ("arrow_config", "Arrow (routing between adapters)"),
@@ -139,8 +141,8 @@ const NOT_BUILT: [(&str, &str); 19] = [
     ("velora_config", "VeLoRA"),
 ];
 
-/// Ways to initialise an adapter that leave the base unchanged. The others subtract the adapter's initial update from the
-/// base's weights, so the adapter would not fit the original base.
+/// Ways to initialise an adapter that leave the base unchanged. Other initialisations subtract the adapter's initial update from
+/// the base's weights, so the adapter would not fit the original base.
 const INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 
 impl LoraConfig {
@@ -156,7 +158,7 @@ impl LoraConfig {
         LoraConfig::from_json(&object).map_err(|fault| AdapterError::Config { path: path.to_owned(), fault })
     }
 
-    /// Reads the same from JSON in memory. Missing keys have PEFT's defaults; those of `r` and `lora_alpha` are 8.
+    /// Reads the configuration from parsed JSON. A missing key gets PEFT's default, which is 8 for `r` and `lora_alpha`.
     ///
     /// # Errors
     /// [`ConfigFault`], except the variants about a model.
@@ -193,7 +195,7 @@ impl LoraConfig {
             target_modules: match object.names("target_modules")? {
                 Some(ModuleNames::Regex(word)) if word.eq_ignore_ascii_case(ALL_LINEAR) => Targets::AllLinear,
                 Some(names) => Targets::Named(names),
-                // PEFT's default for every family here except Phi-3, which has neither of them and no default
+                // PEFT's default for every family here except Phi-3, which has neither module and no default
                 None => Targets::Named(ModuleNames::List(vec!["q_proj".to_owned(), "v_proj".to_owned()])),
             },
             exclude_modules: object.names("exclude_modules")?.filter(|names| match names {
@@ -254,14 +256,14 @@ impl LoraConfig {
 
     /// Returns the factor of an update of this rank and alpha: `alpha / rank`, with rsLoRA `alpha / sqrt(rank)`.
     pub fn scaling(&self, rank: usize, alpha: f64) -> f32 {
-        // divided in f64 as in PEFT, and rounded once: 1/3 is not exact, and it multiplies every update
+        // divided in f64 as in PEFT, and rounded to f32 once, since this factor multiplies every update
         let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
         (alpha / divisor) as f32
     }
 
     /// Returns the file's content: the keys that PEFT 0.21 writes, sorted.
     pub fn to_json(&self) -> Map<String, Value> {
-        // in their own order, since the first matching pattern decides
+        // the patterns keep their order, since the first one that matches decides
         let ranks = self.rank_pattern.iter().map(|(pattern, rank)| (pattern.clone(), Value::from(*rank))).collect();
         let alphas = self.alpha_pattern.iter().map(|(pattern, alpha)| (pattern.clone(), number(*alpha))).collect();
         let target_modules = match &self.target_modules {
@@ -327,7 +329,7 @@ impl LoraConfig {
     }
 }
 
-/// Writes a whole number as an integer, since some readers accept no other `lora_alpha`.
+/// Returns a whole number as a JSON integer, since some readers accept only an integer as `lora_alpha`.
 fn number(value: f64) -> Value {
     // a whole f64 up to 1e9 is exact as an i64
     if value.fract() == 0.0 { Value::from(value as i64) } else { Value::from(value) }
@@ -349,7 +351,7 @@ const WHOLE: &str = "a whole number";
 const NUMBER: &str = "a number";
 const NAMES: &str = "a string or a list of strings";
 
-/// Typed access to a file from outside. Null counts as missing.
+/// Typed access to the keys of a file. Null counts as missing.
 struct Object<'a> {
     map: &'a Map<String, Value>,
     /// The keys that were asked for.
@@ -399,7 +401,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Reads a list. A single number counts as a list of one.
+    /// Reads `layers_to_transform`, a list of numbers. A single number counts as a list of one.
     fn layers(&self) -> Result<Option<Vec<usize>>, ConfigFault> {
         self.typed("layers_to_transform", "a layer's number or a list of them", |value| match value {
             Value::Array(layers) => layers.iter().map(whole_number).collect(),
@@ -421,7 +423,7 @@ impl<'a> Object<'a> {
         entries.collect()
     }
 
-    /// Refuses a key with another value than `only`.
+    /// Refuses a key whose value is not `only`. Accepts a missing key.
     fn only(&self, key: &'static str, only: &str, feature: &'static str) -> Result<(), ConfigFault> {
         match self.value(key).filter(|value| value.as_str() != Some(only)) {
             None => Ok(()),
@@ -479,7 +481,7 @@ fn in_key(key: &str, pattern: &str) -> String {
     format!("{key}.{}", pattern.chars().take(80).collect::<String>())
 }
 
-/// Returns a value as in the file. A long one is cut.
+/// Returns a value as JSON for messages, cut after 80 characters.
 fn shown(value: &Value) -> String {
     const SHOWN: usize = 80;
     let text = value.to_string();

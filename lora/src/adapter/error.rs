@@ -1,4 +1,4 @@
-//! Faults of an adapter.
+//! Errors of reading and writing adapters.
 
 use super::config::Task;
 use super::folder::Instead;
@@ -90,7 +90,7 @@ pub enum AdapterError {
         modules: Vec<String>,
         count: usize,
     },
-    /// The configuration has modules that the file leaves out.
+    /// The configuration targets modules for which the file has no tensors.
     #[error(
         "{path}: {} that adapter_config.json targets {} no tensors: {}; the file is incomplete, or of another run",
         counted(*.count, "module", "modules"), if *.count == 1 { "has" } else { "have" }, first(.modules, *.count)
@@ -107,7 +107,7 @@ pub enum AdapterError {
          the two files are from different runs"
     )]
     Rank { path: PathBuf, tensor: String, found: Vec<usize>, found_rank: usize, expected: usize },
-    /// A tensor has another width than the model.
+    /// A tensor does not have the width of the model's layer.
     #[error(
         "{path}: tensor `{tensor}` is {found:?}, this model needs {expected:?}; is this the adapter of another model?"
     )]
@@ -121,7 +121,7 @@ pub enum AdapterError {
          again with \"score\" in `modules_to_save`"
     )]
     NoScoreHead { path: PathBuf, tensor: String },
-    /// A head has another width than the model, or more than one output.
+    /// A score head does not have the model's width, or has more than one output.
     #[error(
         "{path}: tensor `{tensor}` is {found:?}, the score head of a reward model on this model is [1, {hidden_size}]; is this the \
          adapter of another model, or a classifier of several labels?"
@@ -171,9 +171,9 @@ pub enum ConfigFault {
     #[error("`target_modules` {targets} matches no linear layer of this model{hint}; they are {modules}")]
     NothingMatches {
         targets: String,
-        /// The other keys that take part in the choice.
+        /// A part of the message. It is empty unless other keys also restrict the choice of modules.
         hint: &'static str,
-        /// Names, with `N` for the layer's number.
+        /// The names of the model's linear layers, with `N` in place of the layer's number.
         modules: String,
     },
     #[error("`target_modules` matches `{module}`: adapters on embeddings are not supported; leave it out")]
@@ -190,7 +190,7 @@ fn counted(n: usize, one: &str, several: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { several })
 }
 
-/// Joins the shown names. `...` follows if the whole list of `count` names is longer.
+/// Joins names with commas. Appends `...` if `count`, the number of all names, is larger than the number of these.
 fn first(names: &[String], count: usize) -> String {
     let more = if names.len() < count { ", ..." } else { "" };
     format!("{}{more}", names.join(", "))

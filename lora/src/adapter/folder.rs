@@ -27,9 +27,9 @@ pub enum Instead {
     Mlx,
     /// Folders that hold an adapter.
     Folders {
-        /// How many.
+        /// The number of folders.
         count: usize,
-        /// The last by name; of a run's checkpoints, the newest.
+        /// The last one by name, with numbers in names compared by value: of a run's checkpoints, the newest.
         last: PathBuf,
     },
     /// A model.
@@ -59,7 +59,7 @@ impl Instead {
         }
     }
 
-    /// Returns the end of a message: what to do.
+    /// Returns the end of the error message, which says what to do.
     pub(super) fn hint(&self) -> String {
         match self {
             Instead::Nothing => "; give the folder that PEFT or `train` wrote".to_owned(),

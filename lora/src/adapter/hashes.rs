@@ -1,4 +1,4 @@
-//! Hashes that identify a base or an adapter. They are saved with an adapter or a run, and compared when it is used.
+//! Hashes that identify a base or an adapter. They are saved with an adapter or a run, and compared when that is used again.
 
 use align_engine::adapters::AdapterSet;
 use align_engine::model::{Layout, ModelConfig};
@@ -16,8 +16,8 @@ const BLOCK: usize = 2048;
 /// to bf16. Fine-tuning changes nearly every number, so this tells models apart and reads only a thousandth of a large model's
 /// weights. It does not prove that all numbers are the same.
 ///
-/// The hash does not depend on the folder, on how tensors are spread over files, on the prefix of their names, or on the
-/// number format. A missing tensor is hashed as missing; loading refuses it.
+/// The hash does not depend on the folder, on how tensors are spread over files, on the prefix of their names, or on the number
+/// format. A missing tensor is skipped; loading refuses such a model.
 pub fn base_hash(config: &ModelConfig, files: &WeightFiles) -> Hash {
     let layout = Layout::of(config, files);
     let stored: HashMap<&str, (&TensorInfo, &SafetensorsFile)> =
@@ -41,7 +41,8 @@ pub fn base_hash(config: &ModelConfig, files: &WeightFiles) -> Hash {
     hasher.finalize()
 }
 
-/// Rounds the numbers to bf16. Numbers in a format that weights never have stay as they are.
+/// Rounds f32 and f16 numbers to bf16. Returns the bytes of any other format unchanged: bf16, and formats that weights never
+/// have.
 fn rounded(dtype: Dtype, numbers: &[u8]) -> Vec<u8> {
     let bf16s = |value: f32| bf16::from_f32(value).to_le_bytes();
     match dtype {
@@ -53,7 +54,8 @@ fn rounded(dtype: Dtype, numbers: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Hashes an adapter: the shapes and values of its matrices, and the layer and scaling of each update. Names do not matter.
+/// Hashes an adapter: the shapes and values of its matrices and its score head, and the layer and scaling of each update. Names
+/// do not count.
 pub fn adapter_hash(adapter: &AdapterSet) -> Hash {
     let mut hasher = Hasher::new();
     let mut add = |param: &Param| {

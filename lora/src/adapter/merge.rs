@@ -1,7 +1,8 @@
 //! Merging an adapter into its base: a model directory like the base's, with `W + scaling * B·A` in place of `W`.
 //!
 //! Tensors are read from the mapped file, computed in pieces of some rows and written one by one, so the memory does not grow
-//! with the model. Everything is written into a folder beside the output, which gets the output's name once it is complete.
+//! with the model. Everything is written into a temporary folder beside the output. Once complete, the folder gets the output's
+//! name.
 
 mod copies;
 mod index;
@@ -39,7 +40,7 @@ const PIECE: usize = if cfg!(test) { 1 << 11 } else { 1 << 22 };
 /// Elements that one thread adds and rounds at a time.
 const TASK: usize = if cfg!(test) { 1 << 8 } else { 1 << 15 };
 
-/// A merge to be done.
+/// The inputs and the output of a merge.
 #[derive(Debug, Clone, Copy)]
 pub struct Merge<'a> {
     /// The base's directory.
@@ -50,7 +51,7 @@ pub struct Merge<'a> {
     pub output: &'a Path,
     /// What happens to `output` if it is not empty.
     pub existing: Existing,
-    /// Chat templates for the new directory, if not the base's.
+    /// Chat templates for the new directory. `None` keeps the base's.
     pub chat_template: Option<&'a TemplateSources>,
 }
 
@@ -59,7 +60,7 @@ pub struct Merge<'a> {
 pub enum Existing {
     /// It stays, and the merge is refused.
     Keep,
-    /// When the new one is complete, the old one is removed.
+    /// It is removed when the new directory is complete.
     Replace,
 }
 
@@ -68,7 +69,7 @@ pub enum Existing {
 pub struct MergeReport {
     /// Matrices that an update was added to.
     pub merged: usize,
-    /// How many of them belong to parts that this program does not run, such as a vision tower.
+    /// How many of the merged matrices belong to parts that this program does not run, such as a vision tower.
     pub not_run: usize,
     /// Elements of the merged matrices.
     pub elements: u64,
@@ -78,7 +79,8 @@ pub struct MergeReport {
     pub max_delta: f32,
     /// Bytes of all written tensors, including those without an update.
     pub bytes: u64,
-    /// Other files that were copied. `config.json` and the index of shards may be rewritten to fit the weights.
+    /// Number of other files that were copied. It includes `config.json` and the index of shards, which may be rewritten to fit
+    /// the weights.
     pub copied: usize,
     /// Paths within the base's directory that were not copied: other forms of the weights, which lack the update; files of an
     /// adapter and of a training run; folders of version control and download tools; links to folders, and broken links.
@@ -87,7 +89,7 @@ pub struct MergeReport {
     pub config_keys: Vec<String>,
     /// [`base_hash`] of the base.
     pub base: String,
-    /// [`base_hash`] of the base that the adapter was trained on, if its file says so.
+    /// [`base_hash`] of the base that the adapter was trained on, if the adapter's file says so.
     pub trained_on: Option<String>,
     /// `base_model_name_or_path` of the adapter.
     pub base_name: Option<String>,
@@ -95,7 +97,7 @@ pub struct MergeReport {
     pub notes: Vec<ModelNote>,
 }
 
-/// A merge was refused or failed. The output directory is unchanged.
+/// Why a merge was refused or failed. [`Merge::run`] says what then happens to the output directory.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum MergeError {
@@ -126,11 +128,11 @@ pub enum MergeError {
     )]
     NotRun {
         path: PathBuf,
-        /// Its B.
+        /// The name of the update's B.
         tensor: String,
-        /// Of B and of A.
+        /// The shapes of B and of A.
         shapes: [Vec<usize>; 2],
-        /// The base's tensor to which the update belongs.
+        /// The name and shape of the base's tensor to which the update belongs. `None` if the base lacks it.
         found: Option<Box<(String, Vec<usize>)>>,
     },
     #[error("{output}: not written: cannot {action} {path}: {source}; what was there before stays")]
@@ -147,10 +149,13 @@ fn not_run_hint(found: Option<&(String, Vec<usize>)>) -> String {
 }
 
 impl Merge<'_> {
-    /// Merges. `progress` receives the bytes of tensors written so far, and of all.
+    /// Merges the adapter into the base. `progress` receives the bytes of tensors that are written so far, and the bytes of all
+    /// tensors.
     ///
     /// # Errors
-    /// [`MergeError`]. Whatever the error, the output directory is unchanged.
+    /// [`MergeError`]. The output directory is unchanged, with two exceptions. If the old directory was set aside and cannot be
+    /// renamed back, the error names where it is now. If only the last step fails, which syncs the parent folder, the new
+    /// directory is in place.
     pub fn run(self, device: &Device, progress: &mut dyn FnMut(u64, u64)) -> Result<MergeReport, MergeError> {
         self.check_output()?;
         let base = Base::open(self.model)?;
@@ -162,7 +167,7 @@ impl Merge<'_> {
         for update in updates {
             let linear = &base.linears[update.choice.linear];
             let tensor = &base.tensors[update.choice.linear];
-            // these checks run before anything is written
+            // called for its checks, which must run before anything is written
             base.files.frozen(device, tensor, [linear.out_features, linear.in_features])?;
             let Update { choice: Choice { rank, scaling, .. }, lora_a, lora_b } = update;
             deltas.insert(tensor.as_str(), Delta::new(device, rank, scaling, [&lora_a, &lora_b])?);
@@ -198,7 +203,7 @@ impl Merge<'_> {
         Ok(report)
     }
 
-    /// Computes the update of a part that this program does not run. Returns it with the tensor of `files` to which it belongs.
+    /// Returns the update of a part that this program does not run, with the name of the tensor in `files` to which it belongs.
     /// The files may use older names of modules.
     fn delta_of_not_run<'a>(
         &self,
@@ -259,7 +264,7 @@ impl Merge<'_> {
         }
     }
 
-    /// Copies everything in `folder`, a path within the base's directory, except the weights.
+    /// Copies everything in `folder`, a path within the base's directory, except the weights and what `copies` leaves out.
     fn copy_others(
         &self,
         files: &WeightFiles,
@@ -367,7 +372,7 @@ impl Merge<'_> {
 
     /// Gives the finished folder the output's name. An old output is set aside first and removed afterwards.
     fn put_in_place(&self, staged: TempDir, parent: &Path) -> Result<(), MergeError> {
-        // if the output is a link to a folder, this is about the folder itself
+        // if the output is a link to a folder, the folder is replaced and the link stays
         let output = resolve(self.output);
         let old = match output.exists() {
             true => {
@@ -420,7 +425,7 @@ struct Base {
     config: ModelConfig,
     files: WeightFiles,
     linears: Vec<LinearInfo>,
-    /// Names of the tensors of `linears`.
+    /// The name of the weight tensor of each of `linears`.
     tensors: Vec<String>,
 }
 
@@ -441,7 +446,7 @@ impl Base {
 /// The update of one matrix.
 struct Delta {
     rank: usize,
-    /// For a convolution: all inputs of one output place.
+    /// Elements in a row of the matrix. For a convolution, all weights of one output channel.
     in_features: usize,
     scaling: f32,
     /// `[rank, in_features]`
@@ -477,7 +482,7 @@ impl Delta {
     }
 }
 
-/// What the addition found.
+/// What [`add`] found.
 #[derive(Default)]
 struct Sums {
     /// The first element whose sum is NaN or infinite.
@@ -516,7 +521,7 @@ fn add(device: &Device, dtype: WeightDtype, weights: &[u8], delta: &[f32], merge
     })
 }
 
-/// Stores `value` in the format and returns what was stored.
+/// Stores `value` in the format `dtype` and returns the stored value.
 fn narrow(dtype: WeightDtype, value: f32, bytes: &mut [u8]) -> f32 {
     match dtype {
         WeightDtype::F32 => bytes.copy_from_slice(&value.to_le_bytes()),
@@ -526,7 +531,7 @@ fn narrow(dtype: WeightDtype, value: f32, bytes: &mut [u8]) -> f32 {
     widen(dtype, bytes)
 }
 
-/// Follows the links of a path as far as it exists.
+/// Resolves the links in a path. The part of the path that does not exist stays as it is.
 fn resolve(path: &Path) -> PathBuf {
     if let Ok(resolved) = std::fs::canonicalize(path) {
         return resolved;

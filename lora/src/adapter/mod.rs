@@ -126,8 +126,8 @@ impl Adapter {
         Ok(Adapter { device: device.clone(), config, set: Arc::new(set), keys, not_run: Vec::new(), base: None })
     }
 
-    /// Writes `adapter_model.safetensors` and `adapter_config.json` into `dir`, which is made if it is missing. Each whole file
-    /// appears, or an earlier one stays.
+    /// Writes `adapter_model.safetensors` and `adapter_config.json` into `dir`, which is made if it is missing. Each file is
+    /// written whole, or an earlier one stays.
     ///
     /// # Errors
     /// [`AdapterError::Io`], [`AdapterError::Write`]; [`AdapterError::NonFinite`] for values that [`Adapter::load`] would
@@ -179,7 +179,7 @@ impl Adapter {
         &self.config
     }
 
-    /// Returns its values as the forward pass takes them.
+    /// Returns its values in the form that the forward pass reads.
     pub fn set(&self) -> &Arc<AdapterSet> {
         &self.set
     }
@@ -206,8 +206,8 @@ impl Adapter {
     }
 }
 
-/// The step in the keys of the initial values. No optimiser step has this number, so no dropout mask repeats their random
-/// words.
+/// The step number in the random keys of the initial values. No optimiser step has this number, so no dropout mask uses the same
+/// random words.
 const INITIALISATION: u64 = u64::MAX;
 
 #[cfg(test)]

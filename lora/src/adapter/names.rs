@@ -1,9 +1,9 @@
-//! How PEFT names the tensors of an adapter, and the fault of a name that PEFT does not read.
+//! How PEFT names the tensors of an adapter, and what is wrong with a name that PEFT does not read.
 //!
 //! The usual name is `base_model.model.` + module + `.lora_A.weight`. Files that were written from the state of a running model
-//! have the adapter's name before `weight`; PEFT also reads names with `default` there. Some programs leave traces of
-//! wrappers in the names (`torch.compile`, FSDP, gradient checkpointing). PEFT ignores names that it does not know, so the
-//! base would answer without the adapter.
+//! have the adapter's name before `weight`; PEFT also reads names with `default` there. Some programs leave traces of wrappers in
+//! the names (`torch.compile`, FSDP, gradient checkpointing). PEFT ignores names that it does not know, so the base would answer
+//! without the adapter. This program refuses them.
 //!
 //! The modules of a model that also sees images were called `language_model.model.layers.N` until transformers 4.52, and
 //! `model.language_model.layers.N` since (huggingface/transformers#38927).
@@ -19,12 +19,12 @@ const PREFIX: &str = "base_model.model.";
 const DEFAULT: &str = "default";
 /// Prefix of the layers' names in a model that also reads images.
 const WRAPPED: &str = "model.language_model.";
-/// The same in older files.
+/// This prefix in older files.
 const WRAPPED_BEFORE: &str = "language_model.model.";
-/// Parts of such a model that text does not pass through. Older files have them without `model.`.
+/// Beginnings of the names of parts that only images pass through. Older files have these names without `model.` before them.
 const NOT_RUN: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
 
-/// A matrix of an update.
+/// One of the two matrices of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Half {
     A,
@@ -80,7 +80,7 @@ pub(super) fn parts(tensor: &str) -> Option<Parts<'_>> {
     })
 }
 
-/// The counterpart of a file's module in a model.
+/// What a module that a file names is in the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     /// This linear layer, as an index into [`Modules::linears`].
@@ -91,7 +91,7 @@ pub(super) enum Place {
     Nowhere,
 }
 
-/// Finds modules of files in a model.
+/// Finds the modules that a file names in a model.
 pub(super) struct Places<'a> {
     by_name: HashMap<&'a str, usize>,
     prefix: &'a str,
@@ -209,8 +209,7 @@ impl fmt::Display for Misnamed {
     }
 }
 
-/// Returns a name for a module, or for a tensor without `.weight`. It is the same for older and newer files of a model that
-/// also reads images.
+/// Returns a name for a module or a tensor. It is the same for older and newer files of a model that also reads images.
 pub(super) fn shared_name(module: &str) -> String {
     let inner = module.strip_prefix("model.").unwrap_or(module);
     inner.replacen("vision_tower.vision_model.", "vision_tower.", 1)

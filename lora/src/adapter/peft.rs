@@ -1,7 +1,8 @@
 //! Reads and writes `adapter_model.safetensors`, with PEFT's names and shapes of tensors.
 //!
-//! `base_model.model.` + module + `.lora_A.weight` `[rank, in_features]` and `.lora_B.weight` `[out_features, rank]`; for a
-//! reward model also `base_model.model.score.weight` `[1, hidden_size]`. `names.rs` knows the other names that are read.
+//! An update is two tensors: `base_model.model.` + module + `.lora_A.weight` of shape `[rank, in_features]`, and `.lora_B.weight`
+//! of shape `[out_features, rank]`. A reward model also has `base_model.model.score.weight` of shape `[1, hidden_size]`.
+//! `names.rs` knows the other names that are read.
 
 use super::config::{LoraConfig, Task};
 use super::error::AdapterError;
@@ -14,29 +15,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-/// How many names an error shows.
+/// Most names that an error shows.
 const SHOWN: usize = 5;
 /// The key of [`base_hash`](super::base_hash) in the header of the file. PEFT does not read it.
 const BASE: &str = "base_weights";
 
-/// An adapter's two files.
+/// What an adapter's two files hold.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub config: LoraConfig,
     pub updates: Vec<Update>,
-    /// `[1, hidden_size]`, of a reward model.
+    /// `[1, hidden_size]`. Only a reward model has one.
     pub score_head: Option<Vec<f32>>,
     pub not_run: Vec<NotRun>,
     /// [`base_hash`](super::base_hash) of the base that it was trained on, if the file says so.
     pub base: Option<String>,
 }
 
-/// What the file must be for.
+/// What the adapter must fit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     /// `None` for any task.
     pub task: Option<Task>,
-    /// Of the model.
+    /// The model's hidden size.
     pub hidden_size: usize,
 }
 
@@ -82,7 +83,7 @@ pub(super) fn read(dir: &Path, linears: &[LinearInfo], prefix: &str, wanted: Wan
     let found = Found::sort(&file, &modules, config.task)?;
     found.check_modules(&choices, &modules)?;
     found.check_spellings()?;
-    // patterns match the file's names, or the model's current ones
+    // the configuration's patterns may match the names in the file, or the current names of the same modules
     let names: Vec<&str> = found.not_run.keys().copied().collect();
     let now: Vec<String> = names.iter().map(|name| format!("model.{}", shared_name(name))).collect();
     let mut chosen = config.choose_any(&names).map_err(in_config)?;
@@ -106,7 +107,7 @@ struct Found<'a> {
     file: &'a SafetensorsFile,
     halves: BTreeMap<(usize, Half), &'a TensorInfo>,
     score: Option<&'a TensorInfo>,
-    /// By module: A and B.
+    /// A and B of each module.
     not_run: BTreeMap<&'a str, [Option<&'a TensorInfo>; 2]>,
 }
 
@@ -232,7 +233,7 @@ impl<'a> Found<'a> {
         updates.collect()
     }
 
-    /// Refuses a file with other modules than the configuration's.
+    /// Refuses a file whose linear layers are not exactly those that the configuration chooses.
     fn check_modules(&self, choices: &[Choice], modules: &Modules<'_>) -> Result<(), AdapterError> {
         let chosen: BTreeSet<usize> = choices.iter().map(|choice| choice.linear).collect();
         let held: BTreeSet<usize> = self.halves.keys().map(|&(linear, _)| linear).collect();
@@ -293,7 +294,7 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Returns the method to which a tensor belongs, if it is not part of a LoRA update of a linear layer.
+/// Returns the unsupported method to which a tensor belongs. `None` if no such method is recognised.
 fn foreign(tensor: &str, module: Option<&str>) -> Option<&'static str> {
     const EMBEDDING: &str = "an adapter on an embedding (`embed_tokens`, `lm_head`)";
     let is_embedding = |module: &str| {
@@ -342,8 +343,8 @@ impl fmt::Debug for Tensor {
     }
 }
 
-/// Writes the file of the values: f32, sorted by name as in PEFT, with the hash of the base in its header. The whole file
-/// appears, or an earlier one stays.
+/// Writes the tensors as f32, sorted by name as in PEFT, with the hash of the base in the file's header. The file is written
+/// whole, or an earlier one stays.
 ///
 /// # Errors
 /// [`AdapterError::NonFinite`], [`AdapterError::Write`].

@@ -7,8 +7,8 @@
 //! odd patterns: `[`, `&&`, `--` and `~~` inside a character class mean set operations and need a backslash, and so does a
 //! brace that begins no repetition. A pattern that backtracks more than a million steps is refused.
 //!
-//! One difference from PEFT is intended: if a pattern also matches modules that are no linear layers (norms, whole blocks),
-//! PEFT stops with an error, and this program takes the linear layers.
+//! One difference from PEFT is intended. If a pattern also matches modules that are not linear layers (norms, whole blocks), PEFT
+//! stops with an error, but this program uses the linear layers and ignores the other modules.
 
 use super::config::LoraConfig;
 use super::error::ConfigFault;
@@ -79,7 +79,7 @@ impl fmt::Display for Targets {
     }
 }
 
-/// The word for [`Targets::AllLinear`]. Upper and lower case are read alike.
+/// The word for [`Targets::AllLinear`]. It may be in upper or lower case.
 pub(super) const ALL_LINEAR: &str = "all-linear";
 const TARGET_MODULES: &str = "target_modules";
 
@@ -93,7 +93,7 @@ pub struct Modules<'a> {
 }
 
 impl<'a> Modules<'a> {
-    /// Makes them for a model with these linear layers; `prefix` is its configuration's `module_prefix`.
+    /// Lists the modules of a model with these linear layers; `prefix` is `module_prefix` of the model's configuration.
     pub fn new(linears: &'a [LinearInfo], prefix: &'a str) -> Modules<'a> {
         Modules { linears: linears.iter().map(|linear| linear.name.as_str()).collect(), prefix }
     }
@@ -127,7 +127,8 @@ impl LoraConfig {
         Ok(facts.map(|(linear, (rank, alpha))| Choice { linear, rank, scaling: self.scaling(rank, alpha) }).collect())
     }
 
-    /// Returns what this configuration gives each of these modules, in any part of a model. `None` for those it leaves out.
+    /// Returns the rank and scaling that this configuration gives each of these modules, which may be in any part of a model.
+    /// `None` for a module that it leaves out.
     ///
     /// # Errors
     /// [`ConfigFault::Pattern`], [`ConfigFault::Embedding`].
@@ -177,7 +178,8 @@ impl LoraConfig {
         Ok(chosen)
     }
 
-    /// Finds the layer's number in each name: after `layers_pattern`, or the first number after two parts of the name.
+    /// Finds the layer's number in each name: the part after `layers_pattern`. Without patterns, it is the first number from the
+    /// third part on.
     fn layer_numbers(&self, names: &[&str]) -> Result<Vec<Option<usize>>, ConfigFault> {
         let patterns = self.layers_pattern.as_deref().unwrap_or(&[]);
         if patterns.is_empty() {
@@ -303,9 +305,9 @@ fn summary(names: &[&str]) -> String {
     seen.join(", ")
 }
 
-/// Returns the list that PEFT and others read as [`Targets::AllLinear`] on a model with these modules. It has the last parts of
-/// names. If the model has more than its decoder, it has whole names, since other parts of the model may have modules with the
-/// same last part.
+/// Returns the list that PEFT and others read as [`Targets::AllLinear`] on a model with these modules. The list holds the last
+/// part of each name. If the model has more than its decoder, the list holds whole names, since other parts of the model may have
+/// modules with the same last part.
 pub(super) fn spelled_out(modules: &Modules<'_>) -> Vec<String> {
     let last = |name: &&str| name.rsplit('.').next().unwrap_or(name).to_owned();
     let mut names: Vec<String> = match modules.prefix {

@@ -22,8 +22,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS
 };
 
-/// `loss = -ln sigmoid(beta * (h - (1 + alpha) h_reference)) - lambda * policy(chosen) / tokens`, `h` the margins of the summed
-/// log-probs.
+/// `loss = -ln sigmoid(beta * (h - (1 + alpha) h_reference) - margin) - lambda * policy(chosen) / tokens`. `h` and `h_reference`
+/// are the margins of the summed log-probs of the policy and of the reference.
 ///
 /// Source: arXiv 2409.08845, eq. 6, 10 and 11.
 fn aipo(knobs: &Knobs) -> Loss {

@@ -34,13 +34,15 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIR_BATCHES
 };
 
-/// `loss = -ln sigmoid(beta * (h - (g + alpha z)))`, `h` the margin of the policy's log-probs per token, `z = (gap - mean) /
-/// std` without gradient, `gap` the margin of the log-ratios per token; mean and std are moving averages over the batches.
+/// `loss = -ln sigmoid(beta * (h - (gamma_beta_ratio + alpha z)))`, `h` the margin of the policy's log-probs per token.
+/// `z = (gap - mean) / std` has no gradient; `gap` is the margin of the log-ratios per token, and mean and std are moving averages
+/// over the batches.
 ///
-/// Source: arXiv 2410.10148, eq. 12, scaled as in the authors' code, which multiplies the target margin by `beta`; the paper
-/// subtracts `gamma + alpha M` outside. In the code, the averages start at 0 without correction (`z` is ten times too large at the
-/// first step), evaluations move them too, and a batch of one pair makes them NaN. Here they are corrected by default, only
-/// training moves them, and a single pair changes nothing (`z = 0` until there is a deviation).
+/// Source: arXiv 2410.10148, eq. 12, scaled as in the authors' code, which multiplies the target margin by `beta`. The paper
+/// subtracts `gamma + alpha M` after the multiplication. In the authors' code, the averages start at 0 without correction (`z` is
+/// ten times too large at the first step), evaluations change them too, and a batch of one pair makes them NaN. Here they are
+/// corrected by default, evaluations do not change them once training has set them, and a batch of one pair leaves them unchanged
+/// (`z = 0` until there is a deviation).
 struct AlphaDpo {
     beta: f64,
     gamma_beta_ratio: f64,

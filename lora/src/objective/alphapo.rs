@@ -25,8 +25,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS_ALONE
 };
 
-/// `loss = -ln sigmoid(beta * (rho(chosen) - rho(rejected)) - gamma)`, `rho = (1 - e^(-alpha m)) / alpha`, `m` the log-prob per
-/// token.
+/// `loss = -ln sigmoid(beta * (rho(chosen) - rho(rejected)) - gamma - margin)`, `rho = (1 - e^(-alpha m)) / alpha`, `m` the
+/// log-prob per token.
 ///
 /// Source: arXiv 2501.03884.
 struct AlphaPo {

@@ -1,4 +1,4 @@
-//! Alignment via optimal transport: compares the sorted margins of a batch, as distributions.
+//! Alignment via optimal transport: compares two sorted lists of margins or log-ratios of a batch, as distributions.
 
 use super::history::History;
 use super::knobs;
@@ -29,8 +29,8 @@ pub(super) const UNPAIRED: LossSpec = LossSpec {
     ..LossSpec::PAIR_BATCHES
 };
 
-/// `loss_j = -(1 - e) ln sigmoid(beta d_j) - e ln sigmoid(-beta d_j)`, `d` the difference of two sorted lists over the
-/// optimiser batch; the gradient goes back through the permutation. One pair alone is DPO.
+/// `loss_j = -(1 - e) ln sigmoid(beta d_j) - e ln sigmoid(-beta d_j)`, `d` the difference of two sorted lists over the optimiser
+/// batch, `e` the label smoothing. The gradient goes back through the permutation. A batch of one pair gives the loss of DPO.
 ///
 /// Source: arXiv 2406.05882. TRL sorts within a micro-batch.
 struct Aot {

@@ -1,4 +1,4 @@
-//! Anchored preference optimisation. Accelerated preference optimisation (arXiv 2410.06293) is something else: a procedure over
+//! Anchored preference optimisation. Accelerated preference optimisation (arXiv 2410.06293) is another method: a procedure over
 //! iterations of a loss.
 
 use super::knobs::{self, Knobs};

@@ -21,7 +21,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::UNPAIRED
 };
 
-/// `loss = desirable_weight * sigmoid(-r)` or `undesirable_weight * sigmoid(r)`, `r = beta * log_ratio`.
+/// `loss = desirable_weight * sigmoid(-r)` of a desirable answer, and `undesirable_weight * sigmoid(r)` of an undesirable one,
+/// `r = beta * log_ratio`.
 ///
 /// Source: TRL's form of arXiv 2408.06266, eq. 7.
 struct ApoZeroUnpaired {

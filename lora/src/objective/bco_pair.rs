@@ -24,7 +24,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIR_BATCHES
 };
 
-/// BCO's shift.
+/// The knob that sets BCO's shift.
 pub(super) const DELTA: Knob = Knob::choice(
     "bco_delta",
     "bco-delta",
@@ -33,9 +33,10 @@ pub(super) const DELTA: Knob = Knob::choice(
     &["zero", "running"],
 );
 
-/// The shift `d` is the mean of `r` over every answer so far, this batch included, without gradient.
+/// The loss with a running shift `d`: the mean of `r = beta * log_ratio` over every answer so far, this batch included. It has no
+/// gradient.
 ///
-/// Source: arXiv 2404.04656. TRL up to 0.28 and LLaMA-Factory take the mean of the batches' means instead.
+/// Source: arXiv 2404.04656. TRL up to 0.28 and LLaMA-Factory use the mean of the batches' means instead.
 struct Shifted {
     beta: f64,
 }

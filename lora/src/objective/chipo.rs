@@ -28,12 +28,13 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS
 };
 
-/// `loss = -ln sigmoid(x)`, `x = clip(beta * (phi(a) - phi(b)), -2 r_max, 2 r_max)`, `phi(r) = e^clip(alpha r, -88, 20) + gamma
-/// r`, `a` and `b` the log-ratios of chosen and rejected. No gradient where a clip acts.
+/// `loss = -ln sigmoid(x - margin)`, `x = clip(beta * (phi(a) - phi(b)), -2 r_max, 2 r_max)`,
+/// `phi(r) = e^clip(alpha r, -88, 20) + gamma r`, `a` and `b` the log-ratios of chosen and rejected. A clipped value has no
+/// gradient.
 ///
-/// Source: arXiv 2407.13399, algorithm 1. Clips and defaults are taken from other implementations and not checked against the
-/// paper. For whole sequences the exponential is astronomically small or clipped, and the outer clip also removes the gradient
-/// of badly ordered pairs.
+/// Source: arXiv 2407.13399, algorithm 1. Clips and defaults are those of other implementations, and were not checked against the
+/// paper. For whole sequences the exponential is astronomically small or clipped, and the outer clip also removes the gradient of
+/// badly ordered pairs.
 struct ChiPo {
     beta: f64,
     alpha: f64,

@@ -1,4 +1,4 @@
-//! From `--loss` and the knobs to an [`Objective`]. A choice that does not fit is refused here; nothing is ignored.
+//! Makes an [`Objective`] from `--loss` and the knobs. Refuses a choice that does not fit, rather than ignore a part of it.
 
 use super::divergence::Divergence;
 use super::error::ObjectiveError;
@@ -11,7 +11,7 @@ use std::fmt;
 
 /// A loss, or a weighted mix of losses of single pairs, with its knobs set.
 pub struct Objective {
-    /// At least one; more only if all are uncoupled losses of pairs, or likelihood.
+    /// At least one part. A mix has several, all of which are uncoupled losses of pairs or the likelihood.
     pub(super) parts: Vec<Part>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Part {
     pub(super) ld: Option<LengthDesensitisation>,
     /// Whether the policy's own probabilities weigh the pairs.
     pub(super) weighting: bool,
-    /// Weight of the likelihood of the reference data.
+    /// The weight of the likelihood of the reference data.
     eta: f64,
 }
 
@@ -59,7 +59,7 @@ impl Part {
         Ok(Part { weight, spec, preset, loss: (spec.build)(&knobs), divergence, sft, ld, weighting, eta, knobs })
     }
 
-    /// Returns the scale of its rewards.
+    /// Returns the scale of its rewards: `beta`, or 1 for a loss without that knob.
     pub(super) fn beta(&self) -> f64 {
         if self.knobs.has("beta") { self.knobs.number("beta") } else { 1.0 }
     }
@@ -116,7 +116,7 @@ impl Objective {
         self.parts.iter().any(|part| part.weighting)
     }
 
-    /// Whether the weights of rows reach its gradient.
+    /// Whether the weights of rows change its gradient.
     pub fn takes_weights(&self) -> bool {
         self.parts.iter().any(|part| matches!(part.loss, Loss::Pair(_)))
     }
@@ -137,7 +137,7 @@ impl Objective {
         self.eta() > 0.0
     }
 
-    /// Weight of the likelihood of the reference data.
+    /// The weight of the likelihood of the reference data.
     pub(super) fn eta(&self) -> f64 {
         self.parts.iter().map(|part| part.weight * part.eta).sum()
     }
@@ -243,14 +243,14 @@ pub fn find(name: &str) -> Result<(&'static LossSpec, Option<&'static Preset>), 
     }
 }
 
-/// Returns the names that have their own meaning: losses, losses with some knobs decided, and mixes.
+/// Returns the names of all losses, presets and mixes, without their aliases.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let of_loss =
         |spec: &'static LossSpec| [spec.name].into_iter().chain(spec.presets.iter().map(|preset| preset.name));
     LOSSES.iter().flat_map(of_loss).chain(MIXES.iter().map(|mix| mix.name))
 }
 
-/// Returns the name that `text` misspells.
+/// Returns the known name that `text` seems to misspell. `None` if no name is similar.
 fn similar(text: &str) -> Option<&'static str> {
     align_data::nearest(
         &text.to_lowercase().replace('-', "_"),
@@ -284,14 +284,14 @@ fn distinct_knobs(losses: impl Iterator<Item = &'static LossSpec>) -> Vec<&'stat
     knobs
 }
 
-/// A loss as `--loss` names it.
+/// A loss as `--loss` names it, with its weight in a mix.
 struct Named {
     weight: f64,
     spec: &'static LossSpec,
     preset: Option<&'static Preset>,
 }
 
-/// Writes a single loss by its name, and a mix as `dpo:0.8,ipo:0.2`.
+/// Returns only the name for a single loss of weight 1. Otherwise returns names with weights, like `dpo:0.8,ipo:0.2`.
 fn joined<'a>(parts: impl Iterator<Item = (&'a str, f64)>) -> String {
     match &parts.collect::<Vec<_>>()[..] {
         [(name, 1.0)] => (*name).to_owned(),
@@ -359,7 +359,8 @@ fn mix_kind(text: &str, loss: &LossSpec) -> ObjectiveError {
     ObjectiveError::MixKind { text: text.to_owned(), loss: loss.name, mixable }
 }
 
-/// Whether the loss with its defaults can be part of a mix: it must be a loss of single pairs and their log-probs.
+/// Whether the loss with its defaults can be part of a mix: it must be a loss of single pairs that reads log-probs, or the
+/// likelihood.
 fn mixes(spec: &LossSpec) -> bool {
     let defaults = Knobs { values: spec.all_knobs().map(|knob| (knob.key, knob.default())).collect() };
     spec.scores == Scores::LogProbs && matches!((spec.build)(&defaults), Loss::Pair(_) | Loss::Sft(_))
@@ -471,7 +472,7 @@ fn is_called(text: &str, name: &str, aliases: &[&str]) -> bool {
     same_name(name, text) || aliases.iter().any(|alias| same_name(alias, text))
 }
 
-/// Normalises case, and `-` to `_`.
+/// Whether two names are equal. Ignores case and does not distinguish `-` from `_`.
 fn same_name(a: &str, b: &str) -> bool {
     let normal = |c: u8| if c == b'-' { b'_' } else { c.to_ascii_lowercase() };
     a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| normal(a) == normal(b))

@@ -26,8 +26,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS_ALONE
 };
 
-/// `loss = -(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`, `x = beta * h`, `h` the margin of the policy's summed log-probs; and
-/// `cpo_alpha` times the negative log-likelihood of the chosen answers, per token of the batch.
+/// `loss = -(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`, `x = beta * h - margin`, `h` the margin of the policy's summed log-probs,
+/// `e` the label smoothing. The objective adds `cpo_alpha` times the negative log-likelihood of the chosen answers, per token of
+/// the batch.
 ///
 /// Source: arXiv 2401.08417, eq. 3. The authors' present code is the later ARPO variant.
 struct Cpo {

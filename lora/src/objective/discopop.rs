@@ -1,4 +1,4 @@
-//! The loss that a language model found.
+//! DiscoPOP: a loss that was found by a search with a language model.
 
 use super::knobs::{self, Knob, Knobs, Range};
 use super::loss::Loss;
@@ -26,9 +26,10 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::MARGINS
 };
 
-/// `loss = -(1 - s) ln sigmoid(m) + s e^-m`, `s = sigmoid(m / tau)`, `m = beta * log_ratio_margin`.
+/// `loss = -(1 - s) ln sigmoid(m) + s e^-m`, `s = sigmoid(m / tau)`, `m = beta * log_ratio_margin - margin`.
 ///
-/// Source: arXiv 2406.08414, eq. 5. `e^-m` overflows before `s` underflows it, so their product is one exponential.
+/// Source: arXiv 2406.08414, eq. 5. For very negative `m`, `e^-m` overflows although `s e^-m` is small. So the product is
+/// computed as one exponential.
 fn discopop(knobs: &Knobs) -> Loss {
     let [beta, tau] = knobs.numbers(["beta", "discopop_tau"]);
     Loss::of_pair(move |pair| {

@@ -3,9 +3,10 @@
 use super::knobs::Knobs;
 use align_engine::autograd::scalar::Scalar;
 
-/// How a log-ratio `r` is scored. Source: arXiv 2309.16240. For the alpha divergence, TRL up to 0.28 has `(1 - e^(-c r)) / c` with
-/// `c = 1 - q`, and from 0.29 on the form here; they are equal at `q = 0.5`. TRL clamps the exponent of the alpha divergence but
-/// not that of the forward KL, which then overflows at a log-ratio of -89 in f32. Here both are clamped.
+/// How a log-ratio `r` is scored. Source: arXiv 2309.16240. For the alpha divergence, TRL up to 0.28 has `(1 - e^(-c r)) / c`,
+/// and from 0.29 on the form here. With `c = 1 - q` the two differ only by a constant, which cancels in a margin. TRL clamps the
+/// exponent of the alpha divergence but not that of the forward KL, which then overflows at a log-ratio of -89 in f32. Here both
+/// exponents are clamped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Divergence {
     /// `r`: the KL divergence of the policy from the reference, as in DPO.

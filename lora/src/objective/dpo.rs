@@ -61,11 +61,11 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::MARGINS
 };
 
-/// `loss = -(1 - e) ln sigmoid(m) - e ln sigmoid(-m)`, `m = beta * log_ratio_margin`, `e = label_smoothing`.
+/// `loss = -(1 - e) ln sigmoid(m) - e ln sigmoid(-m)`, `m = beta * log_ratio_margin - margin`, `e = label_smoothing`.
 ///
 /// Source: arXiv 2305.18290, eq. 7; the smoothed form is eq. 3 of the authors' note on conservative DPO, lowest at
 /// `sigmoid(m) = 1 - e`. TRL from 0.29 on ignores label smoothing for this loss; the authors' code, HALOs, OpenRLHF and
-/// LLaMA-Factory apply it, and so does this.
+/// LLaMA-Factory apply it, and so does this program.
 fn dpo(knobs: &Knobs) -> Loss {
     let [beta, label_smoothing] = knobs.numbers(["beta", "label_smoothing"]);
     Loss::of_pair(move |pair| smoothed_log_loss(pair.reward_margin(beta), label_smoothing))

@@ -18,9 +18,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS
 };
 
-/// `loss = -ln sigmoid(beta * (log_ratio_margin - lambda * max(0, reference(chosen) - policy(chosen))))`.
+/// `loss = -ln sigmoid(beta * (log_ratio_margin - lambda * max(0, reference(chosen) - policy(chosen))) - margin)`.
 ///
-/// Source: arXiv 2402.13228, whose equation was not at hand. One implementation has the penalty outside the sigmoid.
+/// Source: arXiv 2402.13228; not checked against its equation. One implementation has the penalty outside the sigmoid.
 fn dpop(knobs: &Knobs) -> Loss {
     let [beta, lambda] = knobs.numbers(["beta", "lambda"]);
     Loss::of_pair(move |pair| {

@@ -1,4 +1,4 @@
-//! What can be wrong with the choice of an objective, and with the numbers that it is given.
+//! Errors of choosing an objective, and of computing a loss.
 
 use super::knobs::{KnobValue, Range};
 
@@ -54,7 +54,7 @@ pub enum ObjectiveError {
         /// What is accepted.
         range: Range,
     },
-    /// A number for a switch, or a switch for a number.
+    /// A value of the wrong type, such as a number for a switch.
     #[error("--{flag}: `{value}` is not {wanted}")]
     KnobType {
         /// The flag.
@@ -79,9 +79,9 @@ pub enum ObjectiveError {
     KnobConflict {
         /// The loss.
         loss: &'static str,
-        /// One flag.
+        /// The flag that replaces the other one.
         flag: &'static str,
-        /// The other.
+        /// The flag that is replaced.
         replaced: &'static str,
     },
     /// A knob that changes nothing with the other knobs as given.
@@ -93,7 +93,7 @@ pub enum ObjectiveError {
         loss: &'static str,
         /// The flag that gives it an effect.
         needed: &'static str,
-        /// What that flag must say.
+        /// The value that this flag must have, in words.
         what: &'static str,
     },
     /// One knob given twice.
@@ -116,7 +116,7 @@ pub enum ObjectiveError {
         /// What was given.
         value: KnobValue,
     },
-    /// The name of the loss promises a knob that was not given.
+    /// The name of the loss needs a knob that was not given, or that was given its default.
     #[error("`{preset}` is {loss} with a --{flag} other than {default}: give it one")]
     PresetNeeds {
         /// The name as given.
@@ -125,7 +125,7 @@ pub enum ObjectiveError {
         loss: &'static str,
         /// The missing flag.
         flag: &'static str,
-        /// The default. With it the name would be wrong.
+        /// The default, with which the name would be wrong.
         default: String,
     },
     /// A mix that is not `NAME:WEIGHT,NAME:WEIGHT`.
@@ -164,14 +164,14 @@ fn list_or(items: &[String], none: &str) -> String {
     if items.is_empty() { none.to_owned() } else { items.join(", ") }
 }
 
-/// Numbers that give no loss.
+/// Why a loss cannot be computed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeadError {
     /// A log-probability, loss or derivative that is NaN or infinite.
     #[error("{what} is {value}")]
     NonFinite {
-        /// Index into the rows given to the call: the caller knows the example.
+        /// Index into the rows given to the call.
         row: usize,
         /// Which number.
         what: &'static str,
@@ -195,7 +195,7 @@ pub enum HeadError {
         loss: &'static str,
         /// Rows in the batch.
         rows: usize,
-        /// The fewest that work.
+        /// The smallest number of rows that the loss accepts.
         needed: usize,
     },
 }

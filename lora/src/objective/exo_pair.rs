@@ -53,11 +53,11 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::MARGINS
 };
 
-/// `loss = KL([q, 1 - q] || [1 - e, e])`, `q = sigmoid(m)`, `m = beta * log_ratio_margin`, `e = label_smoothing`.
+/// `loss = KL([q, 1 - q] || [1 - e, e])`, `q = sigmoid(m)`, `m = beta * log_ratio_margin - margin`, `e = label_smoothing`.
 ///
-/// Source: arXiv 2402.00856, eq. 16 (`beta` is its beta_pi). The authors' code has the target log-probs `[0, -10]`, which do
-/// not sum to one: lowest at `m = 10`, slightly below 0. TRL wants `e > 0` and recommends 1e-3, lowest at `m = 6.9`: the
-/// default here; `log_eps` gives the authors' form.
+/// Source: arXiv 2402.00856, eq. 16 (`beta` is its beta_pi). The authors' code has the target log-probs `[0, -10]`, whose
+/// probabilities do not sum to one. That loss is lowest at `m = 10`, where it is slightly below 0. TRL requires `e > 0` and
+/// recommends 1e-3, with which the loss is lowest at `m = 6.9`. This is the default here; `log_eps` gives the authors' form.
 ///
 /// The gradient is `beta q (1 - q) (m - ln((1 - e) / e))`: it vanishes at both ends, so a pair that starts far on the wrong
 /// side is not learned.

@@ -1,4 +1,4 @@
-//! From the per-sequence numbers of a batch to the loss, its derivatives and the rewards.
+//! Computes the loss, its derivatives and the rewards from the per-sequence numbers of a batch.
 
 use super::choice::{LengthDesensitisation, Objective, Part};
 use super::error::HeadError;
@@ -34,7 +34,7 @@ pub struct RowLogps {
     pub mismatched: Option<Mismatched>,
 }
 
-/// Sums over the tokens of each answer beyond the shorter one's length, nats; parts of the sums of [`RowLogps`].
+/// Sums over the tokens of each answer of a pair beyond the shorter one's length, in nats. The sums of [`RowLogps`] include them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tails {
     /// Under the policy.
@@ -55,7 +55,7 @@ pub struct BatchTotals {
 }
 
 impl BatchTotals {
-    /// Computes the totals of `rows`, whose log-probabilities are not read.
+    /// Computes the totals of `rows`. Does not read their log-probabilities.
     pub fn of_rows(rows: &[RowLogps]) -> Self {
         let mut totals = BatchTotals::default();
         for RowLogps { target, lens, .. } in rows {
@@ -84,17 +84,18 @@ pub struct Mismatched {
 /// What the head returns for a set of rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
-    /// The rows' part of the mean over the optimiser batch; the parts of its micro-batches add up to the objective.
+    /// The share of these rows in the mean over the optimiser batch. The shares of its micro-batches add up to the objective.
     pub loss: f64,
     /// The loss of each item before the mean: one for each row, or for `kto_pair` two (all chosen, then all rejected). Terms
     /// beside the mean and rows of the reference data are not included.
     pub per_item_loss: Vec<f64>,
-    /// Derivative of the batch's objective by each `policy` of each row, with the factor `1 / batch_rows` included.
+    /// Derivative of the batch's objective with respect to each `policy` number of each row. It includes the factor
+    /// `1 / batch_rows`.
     pub d_policy: Vec<Vec<f64>>,
     /// What to add to `d_policy` for the tokens beyond the shorter answer's length. Empty unless the objective has
     /// [`Objective::tails`].
     pub d_tails: Vec<[f64; 2]>,
-    /// Which numbers the rows have.
+    /// Which numbers of the answers the rows hold.
     pub scores: Scores,
     /// `beta * (policy - reference)` of each answer of each row. Without a reference, the number by which the loss ranks
     /// answers, or nothing. For a reward model, its scores.
@@ -159,7 +160,7 @@ impl Objective {
         }
     }
 
-    /// Computes the part of `rows` in the objective of the optimiser batch, whose totals are `batch`.
+    /// Computes the share of `rows` in the objective of the optimiser batch, whose totals are `batch`.
     ///
     /// `statistics` are those of the whole optimiser batch. If the loss compares rows with each other, `rows` must be that
     /// whole batch; otherwise it may be any part.
@@ -223,7 +224,7 @@ impl Objective {
         };
         let rewards = leaves.iter().map(|row| row.iter().filter_map(reward).collect()).collect();
         let (mut saturated, mut clipped) = (0, None);
-        // in a mix, a pair also has the gradients of the other losses
+        // not for a mix, in which a pair also has the gradients of the other losses
         if let [part @ Part { loss: Loss::Pair(loss), .. }] = &self.parts[..] {
             for pair in self.pairs(part, rows, &leaves, &main) {
                 let margin = || (part.beta() * pair.log_ratio_margin().value()).abs();
@@ -295,7 +296,7 @@ impl Objective {
             Loss::Sft(reduction) if self.data() == RowKind::Sequence => {
                 let item = |&row: &usize| {
                     let term = SftTerm { weight: part.weight, reduction: *reduction };
-                    // scaled to an item of the mean over rows
+                    // scaled so that the mean over the rows is the likelihood term
                     batch.rows as f64 * likelihood(&leaves[row][0].whole(), term, batch)
                 };
                 main.iter().map(item).collect()
@@ -375,7 +376,7 @@ impl Objective {
         self.parts.iter().flat_map(of_part).filter(|term| term.weight > 0.0)
     }
 
-    /// Returns the pairs `main` as one loss of the objective sees them.
+    /// Returns the pairs of the rows `main`. `part` decides how their tails count and how their log-ratios are scored.
     fn pairs<'t>(&self, part: &Part, rows: &[RowLogps], leaves: &[Vec<Leaves<'t>>], main: &[usize]) -> Vec<Pair<'t>> {
         let pair = |&row: &usize| {
             let numbers = &rows[row].numbers;
@@ -391,7 +392,7 @@ impl Objective {
         main.iter().map(pair).collect()
     }
 
-    /// Returns the answers of every row, with the policy's numbers as leaves of `tape`.
+    /// Checks the rows, and returns the answers of every row with the policy's numbers as leaves of `tape`.
     fn on_tape<'t>(&self, tape: &'t ScalarTape, rows: &[RowLogps]) -> Result<Vec<Vec<Leaves<'t>>>, HeadError> {
         let mut all = Vec::with_capacity(rows.len());
         for (row, numbers) in rows.iter().enumerate() {
@@ -460,7 +461,7 @@ impl<'t> Leaves<'t> {
         Answer { policy: self.policy, reference: self.reference, len: self.len }
     }
 
-    /// Returns the answer as a loss with or without [`LengthDesensitisation`] sees it.
+    /// Returns the answer with its tail weighted as `ld` says. `None` counts all tokens alike.
     fn answer(&self, ld: Option<LengthDesensitisation>) -> Answer<'t> {
         let (Some(ld), Some((policy, reference))) = (ld, self.tail) else { return self.whole() };
         let left_out = 1.0 - ld.alpha;
@@ -470,18 +471,18 @@ impl<'t> Leaves<'t> {
 }
 
 impl Part {
-    /// Returns the factor of its loss of a pair.
+    /// Returns the factor by which it multiplies the loss of a pair.
     fn weight_of(&self, row: &RowLogps) -> f64 {
         if self.weighting { row.weight * row.policy_weight } else { row.weight }
     }
 }
 
-/// Rows that are items of the objective.
+/// Returns the indices of the rows that are items of the objective.
 fn main_rows(rows: &[RowLogps]) -> Vec<usize> {
     (0..rows.len()).filter(|&row| rows[row].target.is_some()).collect()
 }
 
-/// An answer's part of a likelihood term over the batch.
+/// Returns an answer's share of a likelihood term over the batch.
 fn likelihood<'t>(answer: &Answer<'t>, term: SftTerm, batch: BatchTotals) -> Scalar<'t> {
     let divisor = match term.reduction {
         Reduction::TokenMean => batch.sft_tokens as f64,

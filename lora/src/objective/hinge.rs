@@ -18,7 +18,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::MARGINS
 };
 
-/// `loss = max(0, 1 - beta * log_ratio_margin)`.
+/// `loss = max(0, 1 - (beta * log_ratio_margin - margin))`.
 ///
 /// Source: arXiv 2309.06657, "hinge-norm" (`beta` its gamma). Often called SLiC, but SLiC-HF has no reference in its margin.
 fn hinge(knobs: &Knobs) -> Loss {

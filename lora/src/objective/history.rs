@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct History {
     /// `beta * log-ratio` over every answer seen: BCO's shift.
     pub(super) rewards: RunningMean,
-    /// Gaps of alpha-DPO.
+    /// Mean and deviation of alpha-DPO's gaps, the margins of the log-ratios per token.
     pub(super) gaps: RunningSpread,
     /// Whether gathered statistics stay unchanged, see [`History::for_evaluation`].
     #[serde(skip)]
@@ -15,7 +15,8 @@ pub struct History {
 }
 
 impl History {
-    /// Returns the history for an evaluation. Statistics that training has gathered stay; empty ones take the evaluated rows.
+    /// Returns the history for an evaluation. Statistics that training has gathered stay unchanged; empty ones are gathered from
+    /// the evaluated rows.
     pub fn for_evaluation(self) -> Self {
         History { fixed: true, ..self }
     }

@@ -24,11 +24,11 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS
 };
 
-/// `loss = (h - 1 / (2 beta))^2`, `h` the log-ratio margin.
+/// `loss = (h - 1 / (2 beta))^2`, `h` the margin of the log-ratios, per token unless `length_norm` is off.
 ///
-/// Source: arXiv 2310.12036, eq. 17, whose tau is `beta`. Log-probs are means per token, as in TRL (which cites the authors),
-/// HALOs and LLaMA-Factory. With sums, as in the DPO authors' code and OpenRLHF, `1 / (2 beta)` would mean a different distance
-/// for every answer length.
+/// Source: arXiv 2310.12036, eq. 17, whose tau is `beta`. By default, log-probs are means per token, as in TRL (which cites the
+/// authors), HALOs and LLaMA-Factory. With sums, as in the DPO authors' code and OpenRLHF, `1 / (2 beta)` would mean a different
+/// distance for every answer length.
 fn ipo(knobs: &Knobs) -> Loss {
     let target = 1.0 / (2.0 * knobs.number("beta"));
     match knobs.switch("length_norm") {

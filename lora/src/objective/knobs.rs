@@ -29,7 +29,7 @@ pub struct Needs {
     pub key: &'static str,
     /// Whether this value of the other knob gives this one an effect.
     pub holds: fn(KnobValue) -> bool,
-    /// The same in words.
+    /// The values of the other knob that do so, in words.
     pub what: &'static str,
 }
 
@@ -114,7 +114,7 @@ impl Knob {
         Knob::new(key, flag, help, KnobKind::Choice { default, choices })
     }
 
-    /// Returns its value if not given.
+    /// Returns its default value. `None` for a number that is off unless given.
     pub fn default(&self) -> Option<KnobValue> {
         match self.kind {
             KnobKind::Number { default, .. } => default.map(KnobValue::Number),
@@ -201,12 +201,12 @@ impl Knobs {
     /// Returns the value of a number with a default.
     ///
     /// # Panics
-    /// If the loss's `SPEC` declares no such number, which is a mistake in the loss file.
+    /// If the loss's `SPEC` declares no such number, which is a mistake in the loss file, or if the number is off.
     pub(crate) fn number(&self, key: &str) -> f64 {
         self.number_if_given(key).unwrap_or_else(|| panic!("the number `{key}` has no value"))
     }
 
-    /// Returns the values of several such numbers.
+    /// Returns the values of several numbers with defaults, in the order of `keys`.
     ///
     /// # Panics
     /// As [`Knobs::number`].
@@ -214,10 +214,10 @@ impl Knobs {
         keys.map(|key| self.number(key))
     }
 
-    /// Returns the value of a number without a default, or of one that another knob replaces.
+    /// Returns the value of a number. `None` if it has no default and is not given, or if another knob replaces it.
     ///
     /// # Panics
-    /// As [`Knobs::number`].
+    /// If the loss's `SPEC` declares no such number, which is a mistake in the loss file.
     pub(crate) fn number_if_given(&self, key: &str) -> Option<f64> {
         match self.value(key)? {
             KnobValue::Number(number) => Some(number),
@@ -228,7 +228,7 @@ impl Knobs {
     /// Returns the value of a switch.
     ///
     /// # Panics
-    /// As [`Knobs::number`].
+    /// If the loss's `SPEC` declares no such switch, which is a mistake in the loss file.
     pub(crate) fn switch(&self, key: &str) -> bool {
         match self.value(key) {
             Some(KnobValue::Switch(on)) => on,
@@ -239,7 +239,7 @@ impl Knobs {
     /// Returns the word of a choice.
     ///
     /// # Panics
-    /// As [`Knobs::number`].
+    /// If the loss's `SPEC` declares no such choice, which is a mistake in the loss file.
     pub(crate) fn choice(&self, key: &str) -> &'static str {
         match self.value(key) {
             Some(KnobValue::Choice(word)) => word,
@@ -255,7 +255,7 @@ impl Knobs {
     /// Returns the value of any knob. `None` if it is off.
     ///
     /// # Panics
-    /// As [`Knobs::number`].
+    /// If the loss's `SPEC` declares no such knob, which is a mistake in the loss file.
     pub(crate) fn value(&self, key: &str) -> Option<KnobValue> {
         let found = self.values.iter().find(|(name, _)| *name == key);
         found.unwrap_or_else(|| panic!("the loss declares no knob `{key}`")).1
@@ -271,7 +271,7 @@ pub(super) const fn beta(default: f64) -> Knob {
     Knob { kind: KnobKind::Number { default: Some(default), range: Range::POSITIVE }, ..BETA }
 }
 
-/// The same for a loss that scales the policy's own margin.
+/// [`BETA`] with another default, for a loss in which it scales the margin of the policy's log-probs.
 pub(super) const fn beta_of_policy(default: f64) -> Knob {
     Knob { help: "Scale of the margin of the policy's log-probs", ..beta(default) }
 }

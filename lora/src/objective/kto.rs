@@ -22,12 +22,14 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::UNPAIRED
 };
 
-/// `loss = desirable_weight * sigmoid(beta * (kl - r))` or `undesirable_weight * sigmoid(beta * (r - kl))`, `r` the log-ratio
-/// of the answer and `kl = max(0, mean log-ratio of the batch's mismatched answers)`, without gradient.
+/// `loss = desirable_weight * sigmoid(beta * (kl - r))` of a desirable answer, and
+/// `undesirable_weight * sigmoid(beta * (r - kl))` of an undesirable one, `r` the log-ratio of the answer.
+/// `kl = max(0, mean log-ratio of the batch's mismatched answers)` has no gradient.
 ///
 /// Source: arXiv 2402.01306, eq. 7. A mismatched answer is the previous row's answer after this row's prompt, as in TRL. For rows
-/// made from pairs, it is that of the nearest earlier row with another prompt. HALOs leaves answers with a zero log-ratio out of
-/// the mean; here, as in TRL, all count. Both take `kl` per micro-batch; here it is taken over the optimiser batch.
+/// made from pairs, it is the answer of the nearest earlier row with another prompt. HALOs leaves answers with a zero log-ratio
+/// out of the mean; here, as in TRL, all count. HALOs and TRL compute `kl` per micro-batch; here it is computed over the
+/// optimiser batch.
 struct Kto {
     beta: f64,
     desirable_weight: f64,

@@ -44,9 +44,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// `desirable_weight * sigmoid(beta * (z_chosen - chosen log-ratio))`, `z_chosen = max(0, mean of the rejected log-ratios)`;
 /// `undesirable_weight * sigmoid(beta * (rejected log-ratio - z_rejected))`, `z_rejected = max(0, mean of the chosen ones)`.
 ///
-/// Source: `kto_pair` in TRL 0.8 and 0.9 and in the SPPO authors' code. There the gradient flows through the means; in the KTO
-/// paper and in HALOs it does not, and that is the default here. One published variant puts the weights inside the sigmoid, in
-/// place of beta.
+/// Source: `kto_pair` in TRL 0.8 and 0.9 and in the SPPO authors' code. There the gradient flows through the means. In the KTO
+/// paper and in HALOs it does not, and neither does it here by default. One published variant puts the weights inside the
+/// sigmoid, in place of `beta`.
 struct KtoPair {
     beta: f64,
     desirable_weight: f64,

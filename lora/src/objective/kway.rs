@@ -85,7 +85,8 @@ fn log_softmax<'t>(s: &[Scalar<'t>]) -> Vec<Scalar<'t>> {
     s.iter().map(|&s| s - lse).collect()
 }
 
-/// `loss = Σ q (ln q - ln t)`, the reverse KL. Its gradient vanishes once `q` is one-hot. A single answer has no loss.
+/// `loss = Σ q (ln q - ln t)`, the reverse KL, `q = softmax(beta * log_ratio)`, `t = softmax(reward / beta_r)`. Its gradient
+/// vanishes once `q` is one-hot. The loss of a single answer is 0.
 ///
 /// Source: arXiv 2402.00856 (`beta` is its beta_pi).
 struct ExoRw(Scales);
@@ -99,7 +100,7 @@ impl KWayLoss for ExoRw {
     }
 }
 
-/// `loss = -Σ t ln q`: the forward KL, up to the entropy of `t`.
+/// `loss = -Σ t ln q`: the forward KL, up to the entropy of `t`; `q = softmax(beta * log_ratio)`, `t = softmax(reward / beta_r)`.
 ///
 /// Source: arXiv 2402.00856; InfoNCA of arXiv 2402.05369 is the same.
 struct DpoRw(Scales);
@@ -113,7 +114,7 @@ impl KWayLoss for DpoRw {
     }
 }
 
-/// `loss = Σ softplus(s) / K + Σ t softplus(-s)`, `s = beta * log_ratio`.
+/// `loss = Σ softplus(s) / K + Σ t softplus(-s)` over `K` answers, `s = beta * log_ratio`, `t = softmax(reward / beta_r)`.
 ///
 /// Source: arXiv 2402.05369; at its `beta_r` of 1e-4 the target is one-hot for any real difference of rewards.
 struct Nca(Scales);

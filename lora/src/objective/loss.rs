@@ -1,4 +1,4 @@
-//! The vocabulary of a loss file: the numbers of a row on the tape, and the traits of a formula.
+//! What a loss file builds on: the types for the numbers of a row on the tape, and the traits that a loss implements.
 
 use super::divergence::Divergence;
 use super::history::History;
@@ -51,7 +51,7 @@ pub(crate) struct Pair<'t> {
 }
 
 impl<'t> Pair<'t> {
-    /// Log-ratio of the chosen answer less that of the rejected one, nats: times `beta` it is the reward margin. With an
+    /// Log-ratio of the chosen answer minus that of the rejected one, nats: times `beta` it is the reward margin. With an
     /// f-divergence other than the reverse KL, scores replace the log-ratios.
     pub(crate) fn log_ratio_margin(&self) -> Scalar<'t> {
         let [chosen, rejected] = [self.chosen, self.rejected].map(|answer| self.divergence.score(answer.log_ratio()));
@@ -73,7 +73,7 @@ impl<'t> Pair<'t> {
         self.chosen.mean_log_ratio() - self.rejected.mean_log_ratio()
     }
 
-    /// The policy's log-probability per token of the chosen answer less that of the rejected one.
+    /// The policy's log-probability per token of the chosen answer minus that of the rejected one.
     pub(crate) fn mean_logp_margin(&self) -> Scalar<'t> {
         self.chosen.mean_logp() - self.rejected.mean_logp()
     }

@@ -25,7 +25,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 };
 
 /// `loss = -sigmoid(h)`, `h` the margin of the policy's summed log-probs; the objective adds `eta` times the negative
-/// log-likelihood per token of the reference data. Evaluations, which have no texts, leave that term out.
+/// log-likelihood per token of the reference data. Evaluations have no reference data, so they leave that term out.
 ///
 /// Source: arXiv 2312.16430, reconstructed from its abstract.
 struct MaxPo;

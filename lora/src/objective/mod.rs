@@ -1,9 +1,9 @@
 //! Preference objectives: one file per loss or family of losses, and the one list of them.
 //!
-//! Every loss is a function of a few numbers per data row: the summed log-probabilities of its answers under the policy and
-//! the reference, or for a reward model the score of each answer. So a loss file is the formula of its paper on f64
-//! [`Scalar`](align_engine::autograd::scalar::Scalar)s, and [`Objective::head`] computes the derivatives by those numbers. The
-//! trainer differentiates the network, a few rows at a time.
+//! Every loss is a function of a few numbers per data row: the summed log-probabilities of its answers under the policy and the
+//! reference, or for a reward model the score of each answer. So a loss file is the formula of its paper on f64
+//! [`Scalar`](align_engine::autograd::scalar::Scalar)s, and [`Objective::head`] computes the derivatives with respect to those
+//! numbers. The trainer differentiates the network, a few rows at a time.
 //!
 //! To add a loss, write `objective/<name>.rs` like its neighbours (the formula, a `SPEC` with its names and knobs), and name it
 //! in [`LOSSES`]. Help, `docs/objectives.md`, the `losses` command and the tests read that list.
@@ -133,7 +133,7 @@ pub const MIXES: &[MixPreset] = &[MixPreset {
     summary: "Mixed preference optimisation; max_po is another method",
 }];
 
-/// A name that the literature uses for several methods. It is refused with an explanation, unless a loss claims it.
+/// A name that the literature uses for several methods. It is refused with an explanation, unless a loss has this name.
 pub(crate) struct Ambiguous {
     /// As typed after `--loss`.
     pub name: &'static str,
@@ -141,7 +141,7 @@ pub(crate) struct Ambiguous {
     pub candidates: &'static [(&'static str, &'static str)],
 }
 
-/// See [`Ambiguous`]. Used only for names that no entry of [`LOSSES`] has.
+/// Every ambiguous name. It is looked up only for names that no entry of [`LOSSES`] has.
 pub(crate) const AMBIGUOUS: &[Ambiguous] = &[
     Ambiguous {
         name: "apo",

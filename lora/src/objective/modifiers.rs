@@ -10,7 +10,7 @@ pub struct Modifier {
     pub formula: &'static str,
     /// Where it comes from.
     pub source: &'static str,
-    /// Its knobs. Without them it changes nothing.
+    /// Its knobs. With their defaults it changes nothing.
     pub knobs: &'static [Knob],
 }
 

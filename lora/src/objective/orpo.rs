@@ -24,11 +24,11 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS_ALONE
 };
 
-/// `loss = -lambda ln sigmoid(log_odds(chosen) - log_odds(rejected))`, `log_odds = m - ln(1 - e^m)`, `m` the log-prob per token, at
-/// most -1e-7; and the negative log-likelihood of the chosen answers.
+/// `loss = -lambda ln sigmoid(log_odds(chosen) - log_odds(rejected))`, `log_odds = m - ln(1 - e^m)`, `m` the log-prob per token,
+/// at most -1e-7. The objective adds the negative log-likelihood of the chosen answers.
 ///
 /// Source: arXiv 2403.07691, eq. 4 and 7. TRL takes the likelihood over prompt and answer. LLaMA-Factory takes it over the
-/// answer, and so does this.
+/// answer, and so does this program.
 struct Orpo {
     lambda: f64,
     reduction: Reduction,

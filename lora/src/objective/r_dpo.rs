@@ -16,7 +16,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::MARGINS
 };
 
-/// `loss = -ln sigmoid(beta * log_ratio_margin + alpha * (tokens of chosen - tokens of rejected))`.
+/// `loss = -ln sigmoid(beta * log_ratio_margin + alpha * (tokens of chosen - tokens of rejected) - margin)`.
 ///
 /// Source: arXiv 2403.19159. The sign follows from a reward that loses `alpha` per token. The alpha-DPO authors have the
 /// opposite sign.

@@ -30,7 +30,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS
 };
 
-/// `loss = -ln sigmoid(r_chosen - r_rejected - margin) + center_coef (r_chosen + r_rejected)²`
+/// `loss = -ln sigmoid(r_chosen - r_rejected - margin) + center_coef (r_chosen + r_rejected)²`. The logged loss of a pair leaves
+/// out the second term.
 ///
 /// Source: arXiv 2203.02155, eq. 1 for two answers; margin: arXiv 2307.09288, eq. 2; centring: arXiv 2312.09244, as TRL has it.
 struct RmBt {

@@ -26,10 +26,11 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::MARGINS
 };
 
-/// `loss = (-(1 - e) ln sigmoid(m) + e ln sigmoid(-m)) / (1 - 2 e)`, `m = beta * log_ratio_margin`.
+/// `loss = (-(1 - e) ln sigmoid(m) + e ln sigmoid(-m)) / (1 - 2 e)`, `m = beta * log_ratio_margin - margin`,
+/// `e = label_smoothing`.
 ///
-/// Source: arXiv 2403.00409. It falls without bound as the margin grows, and its gradient does not vanish but approaches `-beta
-/// e / (1 - 2 e)`.
+/// Source: arXiv 2403.00409. It falls without bound as the log-ratio margin grows. Its derivative with respect to that margin
+/// does not vanish but approaches `-beta e / (1 - 2 e)`.
 fn robust(knobs: &Knobs) -> Loss {
     let [beta, flipped] = knobs.numbers(["beta", "label_smoothing"]);
     Loss::of_pair(move |pair| {

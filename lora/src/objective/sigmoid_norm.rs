@@ -17,7 +17,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS
 };
 
-/// `loss = -ln sigmoid(beta * h)`, `h` the margin of the log-ratios per token.
+/// `loss = -ln sigmoid(beta * h - margin)`, `h` the margin of the log-ratios per token.
 ///
 /// Source: arXiv 2411.15124, sec. 4.3, and SimPO's ablation. The margin is DPO's divided by the length, so `beta` is 1 to 10.
 fn sigmoid_norm(knobs: &Knobs) -> Loss {

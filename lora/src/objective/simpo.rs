@@ -34,14 +34,14 @@ pub(super) const SIMPO_GAMMA: Knob = Knob::instead_of(
     Range::NOT_NEGATIVE,
 );
 
-/// The target margin of a loss with both knobs.
+/// Returns the target margin: `simpo_gamma` if it is given, else `gamma_beta_ratio * beta`.
 pub(super) fn gamma(knobs: &Knobs) -> f64 {
     let of_ratio = || knobs.number("gamma_beta_ratio") * knobs.number("beta");
     knobs.number_if_given("simpo_gamma").unwrap_or_else(of_ratio)
 }
 
-/// `loss = -(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`, `x = beta * h - gamma`, `h` the margin of the policy's log-probs per
-/// token.
+/// `loss = -(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`, `x = beta * h - gamma - margin`, `h` the margin of the policy's log-probs
+/// per token, `e` the label smoothing.
 ///
 /// Source: arXiv 2405.14734. The authors add no likelihood term. TRL adds one (`cpo_alpha` 1) by default, and its `simpo_gamma`
 /// of 0.5 is meant for its `beta` of 0.1.

@@ -27,7 +27,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS_ALONE
 };
 
-/// `loss = max(0, delta - h)`, `h` the margin of the policy's summed log-probs; and `lambda` times the negative log-likelihood.
+/// `loss = max(0, delta - h)`, `h` the margin of the policy's summed log-probs. The objective adds `lambda` times the negative
+/// log-likelihood of the chosen answers.
 ///
 /// Source: arXiv 2305.10425, with the chosen answers instead of samples of the fine-tuned model, as is common practice. The
 /// paper's sum over an answer is `--sft-reduction seq_sum`.

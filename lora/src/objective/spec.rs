@@ -51,7 +51,7 @@ pub struct LossSpec {
     pub name: &'static str,
     /// Other names of exactly this loss.
     pub aliases: &'static [&'static str],
-    /// Names for this loss with some of its knobs decided.
+    /// Names for this loss with some of its knobs set.
     pub presets: &'static [Preset],
     /// The kind of rows that it reads.
     pub data: RowKind,

@@ -1,8 +1,8 @@
-//! Rows that teach a loss nothing.
+//! Rows from which a run learns nothing.
 
 use serde::{Deserialize, Serialize};
 
-/// If more than this share of pairs has no gradient, a run will hardly learn from its data.
+/// A larger share of pairs without gradient is reported.
 const MANY: f64 = 0.03;
 
 /// How many of the rows that a run has seen taught it nothing.
@@ -19,7 +19,7 @@ pub struct UnlearnedCounts {
 }
 
 impl UnlearnedCounts {
-    /// Whether `pairs` is so large a share of the rows that the run will hardly learn from its data.
+    /// Whether `pairs` is so large a share of the rows that it is reported.
     pub(super) fn is_many(&self, pairs: u64) -> bool {
         pairs as f64 > MANY * self.rows as f64
     }
@@ -31,7 +31,7 @@ impl UnlearnedCounts {
 pub enum Unlearned {
     /// `pairs` have a reward margin beyond `margin` either way, where the loss has no gradient.
     Saturated { pairs: u64, margin: f64 },
-    /// `pairs` are beyond the bound of the loss.
+    /// `pairs` are beyond a bound in the formula of the loss, which removes their gradient.
     Clipped { pairs: u64 },
     /// `rows` have one answer or equal rewards, and the loss makes no pair of them.
     Undecided { rows: u64 },

@@ -4,14 +4,14 @@ use align_engine::autograd::ParamGrads;
 use align_engine::param::Param;
 use align_kernels::{Buffer, Device, Result, adamw};
 
-/// Hyper-parameters and state.
+/// The hyper-parameters and the state of the optimiser.
 #[derive(Debug)]
 pub struct AdamW {
     numbers: AdamNumbers,
     weight_decay: f64,
     /// Updates made so far.
     step: u64,
-    /// Running means of each parameter, in the order of the adapter.
+    /// Running means of each parameter, in the order of the parameters given to [`AdamW::new`].
     moments: Vec<Moments>,
 }
 
@@ -20,9 +20,9 @@ pub struct AdamW {
 pub struct AdamNumbers {
     /// Decay of the mean of the gradient.
     pub beta1: f64,
-    /// Decay of the mean of its square.
+    /// Decay of the mean of the gradient's square.
     pub beta2: f64,
-    /// Added to the root of that mean.
+    /// Added to the square root of the mean of the gradient's square.
     pub eps: f64,
 }
 
@@ -40,7 +40,7 @@ struct Moments {
 }
 
 impl AdamW {
-    /// Makes a fresh state for `params`.
+    /// Makes an optimiser for `params` with zero running means.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

@@ -1,4 +1,4 @@
-//! Clipping by the global norm.
+//! Clips gradients by their global norm.
 
 use align_engine::autograd::ParamGrads;
 use align_kernels::sum_squares::SumSquares;
@@ -14,7 +14,7 @@ pub fn global_norm(device: &Device, grads: &ParamGrads) -> Result<f64> {
     Ok(squares.into_iter().fold(0.0f64, |sum, square| sum + square).sqrt())
 }
 
-/// Returns `min(1, max_norm / (norm + 1e-6))`, as torch's `clip_grad_norm_`.
+/// Returns the factor for the gradients: `min(1, max_norm / (norm + 1e-6))`, as torch's `clip_grad_norm_` does.
 pub fn clip_factor(norm: f64, max_norm: f64) -> f32 {
     (max_norm / (norm + 1e-6)).min(1.0) as f32
 }

@@ -14,7 +14,7 @@ use align_engine::autograd::ParamGrads;
 use align_engine::param::Param;
 use align_kernels::{Device, Result};
 
-/// The optimisers. An enum, because a checkpoint must name the one that it holds.
+/// The optimiser of a run, with its state.
 #[derive(Debug)]
 pub enum Optimizer {
     /// Two running means for each parameter.
@@ -23,14 +23,14 @@ pub enum Optimizer {
     RmsProp(RmsProp),
 }
 
-/// Which optimiser, with its numbers.
+/// Which optimiser a run uses, with its hyper-parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum OptimizerKind {
     /// With decoupled weight decay.
     AdamW(AdamNumbers),
     /// With coupled weight decay.
     RmsProp {
-        /// Decay of the mean of the squared gradient.
+        /// Decay of the running mean of the squared gradient.
         alpha: f64,
     },
 }

@@ -10,14 +10,14 @@ pub struct RmsProp {
     alpha: f64,
     eps: f64,
     weight_decay: f64,
-    /// Running mean of the squared gradient of each parameter, in the order of the adapter.
+    /// Running mean of the squared gradient of each parameter, in the order of the adapter's parameters.
     square_avgs: Vec<Buffer<f32>>,
 }
 
 impl RmsProp {
-    /// torch's decay of the mean.
+    /// torch's default decay of the running mean of the squared gradient.
     pub const ALPHA: f64 = 0.99;
-    /// torch's epsilon, added to the root of the mean.
+    /// torch's default epsilon, added to the square root of that mean.
     const EPS: f64 = 1e-8;
 
     /// Makes a fresh state for `params`, with eps 1e-8.

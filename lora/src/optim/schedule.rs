@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The shape after the warm-up.
+/// How the learning rate changes after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
-    /// Straight to 0 at the end of the run.
+    /// Falls in a straight line to 0 at the end of the run.
     Linear,
-    /// Half a cosine to 0 at the end of the run. Source: arXiv 1608.03983, eq. 5, without restarts.
+    /// Falls along half a cosine to 0 at the end of the run. Source: arXiv 1608.03983, eq. 5, without restarts.
     Cosine,
     /// The same rate at every step, without a warm-up.
     Constant,
@@ -19,7 +19,7 @@ pub enum ScheduleKind {
 /// How many steps of linear growth a run starts with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Warmup {
-    /// This many.
+    /// This many steps.
     Steps(u64),
     /// This share of the steps of the run, rounded up.
     Ratio(f64),
@@ -38,11 +38,11 @@ impl Warmup {
 /// The learning rate of every step, equal to that of transformers' `get_scheduler`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
-    /// How the rate falls after the warm-up.
+    /// How the rate changes after the warm-up.
     pub kind: ScheduleKind,
     /// The largest rate.
     pub learning_rate: f64,
-    /// Steps of linear growth from 0 at the start.
+    /// Steps at the start of the run in which the rate grows linearly from 0.
     pub warmup_steps: u64,
     /// Steps of the run.
     pub total_steps: u64,
@@ -77,7 +77,8 @@ mod tests {
         (0..10).map(|step| schedule.at(step)).collect()
     }
 
-    /// `get_linear_schedule_with_warmup(optimizer, 2, 10)` and its siblings of transformers 5.23, base rate 8.
+    /// The expected rates come from transformers 5.23: `get_linear_schedule_with_warmup(optimizer, 2, 10)` and the functions of
+    /// the other schedules, with base rate 8.
     #[test]
     fn the_rates_are_those_of_transformers() {
         assert_eq!(rates(ScheduleKind::Linear), [0.0, 4.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]);
@@ -88,7 +89,7 @@ mod tests {
         assert!((cosine[6] - 4.0).abs() < 1e-12 && cosine[9] > 0.0);
     }
 
-    /// `math.ceil(num_training_steps * warmup_ratio)`
+    /// transformers computes `math.ceil(num_training_steps * warmup_ratio)`.
     #[test]
     fn a_ratio_is_rounded_up() {
         let cases = [(0.0, 100, 0), (0.1, 100, 10), (0.1, 101, 11), (0.03, 20, 1), (1.0, 7, 7), (0.1, 1, 1)];

@@ -1,8 +1,8 @@
 //! What a run will hold in memory, and how many layers keep what their backward pass needs.
 //!
-//! The passes run on a device that counts ([`Counted`]), so everything that is computed counts: adapters, gradients, optimiser,
-//! activations, scratch. The base weights do not: they are pages of their files, which the system takes back when it needs the
-//! memory.
+//! The passes run on a device that only counts ([`Counted`]), so all memory that a run allocates is counted: adapters, gradients,
+//! optimiser, activations, scratch. The base weights are not: they are mapped pages of their files, which the system takes back
+//! when it needs the memory. Only copies of weights are added.
 
 use super::counted::{Counted, Gradients, PassCost};
 use super::forest::Forest;
@@ -13,10 +13,10 @@ use align_kernels::{Device, Result, cpu};
 /// Share of the free memory at the start that a run may fill by default. The rest is for the pages of the mapped weights and
 /// for everything else on the machine.
 pub const SHARE: f64 = Headroom::HOST.share;
-/// Cached log-probs of the reference may take 1/16 of the limit when they are kept in memory.
+/// Cached log-probs of the reference may take 1/16 of the limit if they are kept in memory.
 const CACHE_SHARE: u64 = 16;
 
-/// Returns the bytes that cached log-probs may take if no limit is given.
+/// Returns the bytes that cached log-probs may take in memory if the run has no memory limit.
 pub(super) fn default_cache_limit() -> u64 {
     (cpu::free_bytes() as f64 * SHARE) as u64 / CACHE_SHARE
 }
@@ -27,47 +27,49 @@ pub(super) struct Budget {
     counted: Counted,
     headroom: Headroom,
     limit: u64,
-    /// Bytes that may be filled. Before the plan: the limit less what is not counted. After it: the plan's peak, so that
-    /// smaller passes hold no more than the largest.
+    /// Bytes that the run may fill. Before [`Budget::plan`]: the limit less what stays free for uncounted memory. Afterwards: the
+    /// plan's peak, so that smaller passes hold no more than the largest.
     room: u64,
-    /// Bytes of the copies of weights that cannot be used in their file.
+    /// Bytes of copies of weights, made because the device cannot use these weights in their file.
     copies: u64,
-    /// Bytes of the reference's cached log-probs.
+    /// Bytes reserved in memory for the reference's cached log-probs.
     cache: u64,
-    /// What the threads keep for packing, according to the plan.
+    /// Buffers for packing that the threads keep from call to call, according to the plan.
     packed: Packed,
 }
 
 /// What a run will hold at its largest forward pass.
 #[derive(Debug)]
 pub struct Plan {
-    /// Bytes that it may hold.
+    /// Bytes that the run may hold.
     pub limit: u64,
-    /// The most bytes that it will hold: the sum of the parts.
+    /// The most bytes that the run will hold: the sum of `parts`.
     pub peak: u64,
-    /// Whether the run may hold that much. If not, the plan recomputes all layers.
+    /// Whether `limit` allows that peak. If not, the plan recomputes all layers.
     pub fits: bool,
-    /// What the bytes are for: names and amounts.
+    /// What the bytes of `peak` are for: a name and a number of bytes for each part.
     pub parts: Vec<(&'static str, u64)>,
     /// Layers of the model.
     pub layers: usize,
-    /// How many of them keep their activations in the largest pass; the others are recomputed.
+    /// How many layers keep their activations in the largest pass with a backward pass. The other layers are recomputed.
     pub layers_kept: usize,
-    /// Tokens of the pass that holds the most bytes, those of the reference included. It may have no backward pass.
+    /// Tokens of the pass that holds the most bytes. Each counts once for every model that reads it. This pass may have no
+    /// backward pass.
     pub(super) most_tokens: usize,
-    /// The limit that the run needs, with all layers recomputed.
+    /// The smallest limit under which the run fits, with all layers recomputed.
     pub limit_needed: u64,
     /// The rows of the largest pass with a backward pass.
     pub(super) pass: Forest,
-    /// The same pass with the reference's rows, even if an earlier pass of its step has computed them.
+    /// `pass` with the reference's rows, even if an earlier pass of the step has computed the reference's log-probs.
     pub(super) with_reference: Forest,
     /// Mean number of tokens in the trees of a step.
     pub(super) mean_tokens: f64,
-    /// See [`StepsKnown`](super::steps::StepsKnown).
+    /// Share of the tokens that are in steps whose gradient passes come after other passes. See
+    /// [`StepsKnown`](super::steps::StepsKnown).
     pub(super) scored_first: f64,
     /// Steps of the run.
     pub(super) steps: u64,
-    /// Steps of its first epoch.
+    /// Steps of the first epoch.
     pub(super) first_epoch: u64,
 }
 
@@ -84,8 +86,8 @@ impl Plan {
 }
 
 impl Budget {
-    /// Makes a budget for the passes that `counted` counts. The limit is `limit` bytes, or by default a share of what is free
-    /// on `device`. The device holds `copies` bytes of weights that cannot be used in their file.
+    /// Makes a budget for the passes that `counted` counts. The limit is `limit` bytes, or by default a share of what is free on
+    /// `device`. `copies` is the size in bytes of the weights that were copied because the device cannot use them in their file.
     pub(super) fn new(device: &Device, counted: Counted, copies: u64, limit: Option<u64>) -> Budget {
         let headroom = device.headroom();
         let limit = limit.unwrap_or_else(|| (device.free_bytes() as f64 * headroom.share) as u64);
@@ -97,9 +99,9 @@ impl Budget {
         &self.counted
     }
 
-    /// Returns how many layers to keep in a forward pass over the rows of `forest`. The others are recomputed: that costs one
-    /// more forward pass of those layers and changes no bit of the result. `None` if the pass holds more than planned even if
-    /// it keeps no layer.
+    /// Returns how many layers keep their activations in a forward pass over the rows of `forest`. The other layers are
+    /// recomputed: that costs one more forward pass of those layers and changes no bit of the result. `None` if the pass holds
+    /// more than planned even with all layers recomputed.
     ///
     /// # Errors
     /// As [`Counted::pass`].
@@ -127,8 +129,8 @@ impl Budget {
         self.counted.held() + self.copies + self.cache
     }
 
-    /// Returns the most layers that can be kept, and what the pass costs with them. `None` if the pass holds too much even if
-    /// it keeps no layer.
+    /// Returns the largest number of layers that can keep their activations, and what the pass then costs. `None` if the pass
+    /// holds too much even with all layers recomputed.
     fn fitting(&self, forest: &Forest, gradients: Gradients) -> Result<Option<(usize, PassCost)>> {
         let Some(room) = self.room.checked_sub(self.held()) else { return Ok(None) };
         let fits = |kept: usize| -> Result<Option<(usize, PassCost)>> {
@@ -152,8 +154,8 @@ impl Budget {
         Ok(found)
     }
 
-    /// Plans what a run with these passes will hold. [`Plan::pass`] is the one with the most rows among those with a backward
-    /// pass. A pass of the first epoch is preferred to one of a later epoch.
+    /// Plans what a run will hold if `largest` has its largest passes. [`Plan::pass`] is the one with the most rows among those
+    /// with a backward pass. A pass of the first epoch is preferred to one of a later epoch.
     ///
     /// # Errors
     /// As [`Counted::pass`].
@@ -186,7 +188,7 @@ impl Budget {
         let (LargestWithGradient { pass, with_reference, gradients, .. }, (layers_kept, cost)) =
             first.expect("a run of at least one step has a pass");
         self.room = self.held() + packed + most;
-        // the first pass of a step makes gradients while the kept layers are freed
+        // the first pass of a step allocates the gradients while the kept layers are freed, so they get no part of their own
         let (of_adapter, of_gradients) = match gradients {
             Gradients::Fresh => ("adapter, optimiser", 0),
             Gradients::There => ("adapter, gradients, optimiser", self.counted.gradient_bytes().min(most - cost.kept)),
@@ -222,13 +224,13 @@ impl Budget {
 /// The largest forward passes of some steps.
 #[derive(Debug, Default)]
 pub(super) struct Largest {
-    /// The largest of each kind. 0 and 2 are first passes of their steps, 1 and 3 are others. 2 and 3 are in later epochs,
-    /// where the reference is known.
+    /// The largest passes with a backward pass, one of each kind. 0 and 2: the first such pass of a step. 1 and 3: a later pass
+    /// of a step. 2 and 3: passes of later epochs without rows of the reference. All other passes are 0 or 1.
     with_gradient: [Option<LargestWithGradient>; 4],
     without_gradient: Option<Forest>,
-    /// What the threads keep for packing after all of them.
+    /// Buffers for packing that the threads keep once all these passes have run.
     packed: Packed,
-    /// Bytes of these five passes. The last is the one without a gradient.
+    /// Bytes that each pass needs with all layers recomputed: the four of `with_gradient`, then `without_gradient`.
     bytes: [u64; 5],
 }
 
@@ -236,16 +238,17 @@ pub(super) struct Largest {
 #[derive(Debug)]
 struct LargestWithGradient {
     pass: Forest,
-    /// The same pass with the reference's rows, even if an earlier pass of its step has computed them.
+    /// `pass` with the reference's rows, even if an earlier pass of the step has computed the reference's log-probs.
     with_reference: Forest,
-    /// Whether other passes of its step have left gradients.
+    /// Whether an earlier pass of its step has made gradients.
     gradients: Gradients,
-    /// Whether it is in a later epoch than the first and the reference of its answers is known.
+    /// Whether the pass is in a later epoch than the first and has no rows of the reference, because their log-probs are known.
     later: bool,
 }
 
 impl Largest {
-    /// Adds the passes of a step in epoch `epoch`. `gradients` is what its first pass with a backward pass finds.
+    /// Adds the passes of a step in epoch `epoch`. `gradients` says whether the adapters already have gradients before the step's
+    /// first pass with a backward pass.
     pub(super) fn add(&mut self, passes: Passes, gradients: Gradients, epoch: u64, counted: &Counted) -> Result<()> {
         let mut gradients = gradients;
         let mut least = |forest: &Forest, gradients| -> Result<u64> {

@@ -1,4 +1,4 @@
-//! Columns that an objective requires, and rows that lack one.
+//! Checks that every row has the columns that the objective reads.
 
 use super::error::TrainError;
 use crate::objective::{Column, Objective};
@@ -35,7 +35,7 @@ fn rows_with(column: Column, counts: &NumberCounts) -> usize {
     }
 }
 
-/// Returns `FILE:LINE: ROW`, or the row alone if the file can no longer be read.
+/// Returns `FILE:LINE: ROW`, or only the description of the row if the file can no longer be read.
 fn place(data: &Dataset, row: &EncodedRow) -> String {
     let described = super::step::describe(row);
     match data.place(row.row) {

@@ -3,7 +3,7 @@
 use align_data::{EncodedRow, Target};
 use align_kernels::rng::Key;
 
-/// Keeps only the row's scored answers that [`chosen`] returns.
+/// Keeps only the scored answers that [`chosen`] picks, with their rewards.
 pub(super) fn choose(row: &mut EncodedRow, most: usize, seed: u64, epoch: u64) {
     let Target::Rewards(rewards) = &mut row.target else { return };
     if let Some(places) = chosen(row.row, row.answers.len(), most, seed, epoch) {
@@ -12,8 +12,8 @@ pub(super) fn choose(row: &mut EncodedRow, most: usize, seed: u64, epoch: u64) {
     }
 }
 
-/// Returns which `most` of a row's `n` scored answers an epoch takes, in their order. Every choice is equally likely. It
-/// depends only on the seed, the epoch and the row's number. `None` if the epoch takes all of them.
+/// Picks `most` of a row's `n` scored answers for an epoch, and returns their indices in ascending order. Every choice is equally
+/// likely. The choice depends only on the arguments. `None` if `n` is at most `most`, so that all answers are used.
 pub(super) fn chosen(row: usize, n: usize, most: usize, seed: u64, epoch: u64) -> Option<Vec<usize>> {
     if n <= most {
         return None;
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(left(0, 3, 3, 1, 0), [0, 1, 2], "no more than are wanted");
     }
 
-    /// Each of the 10 pairs of 5 answers comes 400 times of 4000, give or take 6 standard deviations of 19.
+    /// Each of the 10 pairs of 5 answers should be chosen in 400 of 4000 epochs. The bounds are 6 standard deviations of 19 away.
     #[test]
     fn every_choice_is_as_likely() {
         let mut counts = std::collections::BTreeMap::new();

@@ -1,4 +1,5 @@
-//! Runs the passes of a run on a device that only counts, to learn in advance what they hold and compute.
+//! Runs the passes of a run on a device that only counts, to learn in advance how much memory they hold and how many operations
+//! they need.
 
 use super::forest::{Forest, Scorers};
 use super::options::TrainOptions;
@@ -14,7 +15,7 @@ use align_kernels::device::Packed;
 use align_kernels::{Count, Device, Precision, Result};
 use std::sync::Arc;
 
-/// A model without weights, with adapters and an optimiser of the shapes of a run's.
+/// A model without weights, with adapters and an optimiser of the same shapes as the run's.
 #[derive(Debug)]
 pub(super) struct Counted {
     count: Arc<Count>,
@@ -42,11 +43,11 @@ pub enum Gradients {
 /// What a pass needs in addition to what a run holds all the time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PassCost {
-    /// The most bytes that it holds, the adapters' gradients included.
+    /// The most bytes that the pass holds at any time, the adapters' gradients included.
     pub peak: u64,
-    /// Bytes that its layers keep between the forward and the backward pass. A recomputed layer keeps its inputs.
+    /// Bytes that the layers keep between the forward and the backward pass. A recomputed layer keeps only its inputs.
     pub kept: u64,
-    /// What the threads keep for packing.
+    /// Buffers for packing that the threads keep after the pass.
     pub packed: Packed,
     /// Operations of the forward pass. A multiplication and an addition count as two. Norms, gates, rotations and the optimiser
     /// do not count.
@@ -64,7 +65,7 @@ pub(super) struct LayerCost {
 }
 
 impl Counted {
-    /// Makes a model of `config` that counts passes as `device` would run them.
+    /// Makes a model of `config` that counts what passes would cost on `device`.
     ///
     /// # Errors
     /// None: a device that only counts refuses no memory.
@@ -107,7 +108,7 @@ impl Counted {
         self.count.in_use() as u64
     }
 
-    /// Bytes of the adapters and of the optimiser's state.
+    /// Returns the bytes of the adapters and of the optimiser's state.
     pub(super) fn state(&self) -> u64 {
         self.state
     }
@@ -122,7 +123,7 @@ impl Counted {
         packed.bytes(self.model.device().threads()) as u64
     }
 
-    /// Returns how its passes score answers.
+    /// Returns the scoring that runs the counted passes.
     pub(super) fn scoring(&self) -> Scoring<'_> {
         Scoring {
             model: &self.model,
@@ -130,17 +131,17 @@ impl Counted {
             scorers: self.scorers,
             precision: self.precision,
             extras: self.extras,
-            // no cost depends on it
+            // no cost depends on the temperature
             logp_temperature: 1.0,
             cache: None,
         }
     }
 
-    /// Returns the cost of a pass over the rows of `forest`. It keeps what `layers_kept` layers need for the backward pass and
-    /// recomputes the other layers. If no row has a gradient, there is no backward pass.
+    /// Returns the cost of a pass over the rows of `forest`. The pass keeps what `layers_kept` layers need for the backward pass
+    /// and recomputes the other layers. If no row has a gradient, there is no backward pass.
     ///
     /// # Errors
-    /// [`align_kernels::KernelError`] for rows that no device would run: a defect.
+    /// [`align_kernels::KernelError`] if no device could run these rows. Only a defect of this crate makes such rows.
     pub(super) fn pass(&self, forest: &Forest, layers_kept: usize, gradients: Gradients) -> Result<PassCost> {
         let held = self.held();
         self.count.restart();

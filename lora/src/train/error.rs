@@ -6,7 +6,7 @@ use align_data::DataError;
 use align_kernels::KernelError;
 use std::path::PathBuf;
 
-/// A run that cannot start or go on.
+/// Why a run cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum TrainError {
@@ -21,7 +21,7 @@ pub enum TrainError {
         "step {step}: {what} is not finite; rows of the batch: {rows}. The adapter of the last step is not written over"
     )]
     NonFinite { step: u64, what: String, rows: String },
-    /// The same in an evaluation.
+    /// A loss or log-prob of an evaluation that is NaN or infinite.
     #[error("evaluation: {what} is not finite; rows of the batch: {rows}")]
     NonFiniteEvaluation { what: String, rows: String },
     #[error("loss `{loss}` compares each answer with another row's, and the data has one usable row: give at least 2")]

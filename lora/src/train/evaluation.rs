@@ -1,9 +1,9 @@
 //! Loss and rewards over a data set.
 //!
-//! The numbers that the rows of a loss share (KTO's reference point, BCO's shift if the run has none of its own) are computed over
-//! the whole set, so they do not depend on the size of a batch. Three kinds of evaluation work batch by batch instead: those of
-//! losses whose rows share no number, those of losses that compare the rows of a batch with each other, and those of data in TRL's
-//! order, as TRL does.
+//! Some losses have numbers that all rows share (KTO's reference point, BCO's shift if training has not left one). They are
+//! computed over the whole set, so they do not depend on the batch size. An evaluation works batch by batch instead if the rows
+//! of the loss share no number, if the loss compares the rows of a batch with each other, or if the data are in TRL's order, as
+//! TRL does.
 
 use super::columns;
 use super::error::TrainError;
@@ -14,19 +14,19 @@ use super::steps::{BatchCut, SingleLast};
 use crate::objective::{BatchTotals, Coupling, HeadError, History, Objective, RowLogps, Statistics};
 use align_data::{Dataset, Shuffle, UnpairedOrder};
 
-/// How many rows have their loss computed together.
+/// How many rows the objective's head computes at once in an evaluation over the whole set.
 const HEAD_ROWS: usize = 1024;
 
-/// How an evaluation cuts its rows.
+/// How an evaluation cuts its rows into passes, and the statistics that it starts from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvalBatches {
-    /// How many rows are read together. In an evaluation batch by batch, the rows of a batch.
+    /// How many rows are read at once. If the evaluation works batch by batch, these rows are a batch.
     pub batch_size: usize,
-    /// Limit on prompt + one answer.
+    /// Limit on prompt + one answer, in tokens.
     pub max_length: usize,
-    /// Tokens of the trees of one forward pass.
+    /// Limit on the tokens of the trees of one forward pass.
     pub micro_batch_tokens: usize,
-    /// What the run remembers. Empty if there is no run.
+    /// Running statistics of the training steps so far. Empty if there is no run.
     pub history: History,
 }
 
@@ -48,7 +48,7 @@ impl Sharing {
         }
     }
 
-    /// Says what to do with a single last row. In a batch of its own it has no other row to be compared with.
+    /// Says what to do with a last batch of one row. It has no other row to be compared with.
     pub(super) fn single_last(self, coupling: Coupling) -> SingleLast {
         match (self, coupling) {
             (Sharing::Batch, Coupling::MismatchedRows) => SingleLast::Joined,
@@ -57,7 +57,8 @@ impl Sharing {
     }
 }
 
-/// Computes means over the rows of a data set, in its unshuffled order. Calls `progress` with the number of rows that are done.
+/// Computes mean loss and rewards over the rows of a data set, in its unshuffled order. Calls `progress` with the number of rows
+/// that are done.
 ///
 /// # Errors
 /// [`TrainError`].
@@ -95,7 +96,7 @@ struct Evaluation<'a> {
     order: Vec<u32>,
 }
 
-/// Sums over the rows.
+/// Sums over the evaluated rows. The reported means are made from them.
 #[derive(Default)]
 struct Means {
     loss: f64,
@@ -159,7 +160,8 @@ impl Evaluation<'_> {
         }
     }
 
-    /// Makes an error about a row. The row's place counts from place `first` of the order.
+    /// Turns an error of the head into one that names its row. The row's number in `error` counts from place `first` of the
+    /// order.
     fn error(&self, first: usize, error: HeadError) -> TrainError {
         let name = |row: usize| {
             let number = self.order[first + row];
@@ -172,8 +174,8 @@ impl Evaluation<'_> {
     }
 }
 
-/// Sums over the rows of a whole set, `at_once` rows at a time. Each part of the loss is divided by its count in the whole set.
-/// An error comes with the place of its chunk's first row; the row's number in the error counts from there.
+/// Adds up loss and rewards of a whole set, `at_once` rows at a time. Each part of the loss is divided by its count in the whole
+/// set. An error comes with the place of the first row of its chunk; the row's number in the error counts from there.
 fn means_of_set(
     objective: &Objective,
     set: &[RowLogps],
@@ -220,7 +222,7 @@ mod tests {
     use crate::objective::KnobValue;
     use crate::objective::tests::pair;
 
-    /// Pairs whose answers have 1, 2, 3 ... tokens.
+    /// Makes pairs whose chosen answers have 1, 2, 3 ... tokens.
     fn pairs(n: usize) -> Vec<RowLogps> {
         let of_tokens = |n: usize| pair([-3.0 * n as f64, -9.5], &[-2.5 * n as f64, -9.0], [n, 4]);
         (1..=n).map(of_tokens).collect()
@@ -239,7 +241,7 @@ mod tests {
             let weight = [("sft_weight", KnobValue::Number(1.0))];
             let (whole, parts) = (loss_of(100, &weight), loss_of(2, &weight));
             assert!((whole - parts).abs() < 1e-12 * whole, "{loss}: {whole} {parts}");
-            // -log p is 3 a token
+            // -log p is 3 per token of a chosen answer
             assert!((parts - loss_of(2, &[]) - 3.0).abs() < 1e-12, "{loss}: {parts}");
         }
     }

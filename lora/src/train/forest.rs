@@ -16,7 +16,7 @@ pub struct Tree<'a> {
 /// One answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Branch<'a> {
-    /// Token ids, without those that were cut.
+    /// Token ids, without those that were cut off.
     pub ids: &'a [u32],
     /// Ranges of `ids` that the model reads but that are not scored, in ascending order. Most answers have none.
     pub unscored: &'a [Range<usize>],
@@ -25,14 +25,14 @@ pub struct Branch<'a> {
 }
 
 impl<'a> Branch<'a> {
-    /// Makes a branch of the tokens that are kept of an answer.
+    /// Makes a branch from the kept tokens of an answer.
     pub fn of(answer: &'a Answer, role: Role) -> Branch<'a> {
         Branch { ids: answer.kept_ids(), unscored: &answer.unscored, role }
     }
 
-    /// Returns the ranges of its tokens that are not scored.
+    /// Returns the ranges of `ids` that are not scored. All are within `ids` and none is empty.
     pub fn gaps(&self) -> impl Iterator<Item = Range<usize>> + use<'a> {
-        // the ranges of an answer that was cut may lie beyond its end
+        // in an answer that was cut, ranges may reach beyond its end
         let end = self.ids.len();
         let within = move |gap: &Range<usize>| gap.start.min(end)..gap.end.min(end);
         self.unscored.iter().map(within).filter(|gap| !gap.is_empty())
@@ -43,7 +43,7 @@ impl<'a> Branch<'a> {
         self.ids.len() - self.gaps().map(|gap| gap.len()).sum::<usize>()
     }
 
-    /// Makes an answer with every token scored.
+    /// Makes a branch with every token scored.
     pub fn all_scored(ids: &'a [u32], role: Role) -> Branch<'a> {
         Branch { ids, unscored: &[], role }
     }
@@ -54,16 +54,16 @@ impl<'a> Branch<'a> {
 pub enum Role {
     /// Scored by the policy and differentiated.
     Gradient,
-    /// Scored by the policy but not differentiated, e.g. in an evaluation, or KTO's mismatched answers.
+    /// Scored by the policy but not differentiated, such as all answers of an evaluation, or KTO's mismatched answers.
     Detached,
 }
 
-/// Who scores the answers.
+/// Which models score the answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scorers {
     /// The policy alone.
     Policy,
-    /// Both models, in one pass.
+    /// Policy and reference, in one pass.
     PolicyAndReference,
     /// The policy's score head. It gives one number per answer, at the last token that is not `pad`, as transformers' sequence
     /// classifiers do.
@@ -73,15 +73,15 @@ pub enum Scorers {
     },
 }
 
-/// The rows of one forward pass, and where each answer's log-probs will stand.
+/// The rows of one forward pass, and the places of each answer's log-probs among its results.
 #[derive(Debug, Clone)]
 pub struct Forest {
     /// Which rows have a gradient, and which trees they form.
     pub plan: RowPlan,
     /// `[rows]` token ids
     pub ids: Vec<u32>,
-    /// For each row, the index of its tree among the given trees, and which of the tree's tokens the row holds. The tokens of
-    /// the prompt count first, then those of the answers.
+    /// For each row, the index of its tree among the given trees, and the number of its token in that tree. Token numbers count
+    /// first through the prompt, then through the answers.
     pub tokens: Vec<(usize, usize)>,
     /// Rows that predict a scored token, or with [`Scorers::Reward`] rows that are scored. They are in this order: the policy's
     /// answers with a gradient, its detached answers, the reference's answers.
@@ -95,7 +95,7 @@ pub struct Forest {
     pub(super) scorers: Scorers,
 }
 
-/// Places of one answer's tokens among the scored rows. With [`Scorers::Reward`], the place of its one row.
+/// Places of one answer's scored tokens among the scored rows. With [`Scorers::Reward`], the place of its one scored row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scored {
     /// Places for the policy.
@@ -104,7 +104,7 @@ pub struct Scored {
     pub reference: Option<Range<usize>>,
 }
 
-/// A tree, or some of its answers, with all answers rotated alike.
+/// A tree, or its prompt with some of its answers. RoPE rotates all these answers alike.
 struct Part<'a> {
     /// Place among the trees.
     tree: usize,
@@ -117,7 +117,7 @@ struct Part<'a> {
 struct PartBranch<'a> {
     /// Place among all answers.
     place: usize,
-    /// Tokens of its tree before it.
+    /// Number of tokens in the tree before this answer.
     before: usize,
     branch: Branch<'a>,
 }
@@ -144,7 +144,7 @@ impl Forest {
         let empty = SequenceTree { prompt: 0..0, branches: Vec::new() };
         let mut trees = vec![empty.clone(); parts.len()];
 
-        // first the policy's answers with a gradient, with the prompts of their trees; then those without
+        // first the policy's answers with a gradient, after the prompts of their trees; then the policy's detached answers
         let mut with_gradient = 0;
         for role in [Role::Gradient, Role::Detached] {
             for (part, tree) in parts.iter().zip(&mut trees) {
@@ -191,7 +191,7 @@ impl Forest {
             ids: self.ids[..rows].to_vec(),
             tokens: self.tokens[..rows].to_vec(),
             scored_rows: self.scored_rows[..scored].to_vec(),
-            // a reward model has none
+            // with a reward model, `targets` is empty
             targets: self.targets.iter().take(scored).copied().collect(),
             scored_with_gradient: self.scored_with_gradient,
             answers: self.answers.iter().map(|answer| Scored { reference: None, ..answer.clone() }).collect(),
@@ -210,8 +210,8 @@ struct Layout {
 }
 
 impl Layout {
-    /// Lays out an answer of `part` in its tree. The first answer of a tree brings the prompt with it. Returns the places of
-    /// its scored rows.
+    /// Lays out an answer of `part` in `tree`, the first answer of a tree after its prompt. Returns the places of the answer's
+    /// scored rows.
     fn add(
         &mut self,
         scorers: Scorers,
@@ -228,7 +228,7 @@ impl Layout {
         scored
     }
 
-    /// Adds a row for each of `ids`, which are tokens `first..` of the tree. Returns the rows.
+    /// Adds a row for each of `ids`. In tree number `tree`, these tokens have the numbers from `first` on. Returns the rows.
     fn place(&mut self, ids: &[u32], tree: usize, first: usize) -> Range<usize> {
         let start = self.ids.len();
         self.ids.extend_from_slice(ids);
@@ -249,7 +249,7 @@ impl Layout {
         if let Scorers::Reward { pad } = scorers {
             let mut from_the_end = answer.clone().rev().chain(prompt.clone().rev());
             let last = from_the_end.find(|&row| Some(self.ids[row]) != pad);
-            // if every token is `pad`, transformers takes the first
+            // if every token is `pad`, transformers scores the first
             self.scored_rows.push(last.unwrap_or(prompt.start) as u32);
             return start..start + 1;
         }

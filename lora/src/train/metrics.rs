@@ -11,11 +11,11 @@ pub struct StepMetrics {
     pub step: u64,
     /// Epochs completed, including the fraction of the current one.
     pub epoch: f64,
-    /// The objective over the batch.
+    /// The objective's loss over the batch.
     pub loss: f64,
     /// Norm of the gradient, before clipping.
     pub grad_norm: f64,
-    /// The schedule's rate of this step.
+    /// The learning rate that the schedule gave this step.
     pub learning_rate: f64,
     /// Means over the answers of the batch.
     pub preferences: Preferences,
@@ -30,11 +30,11 @@ pub struct StepMetrics {
 pub struct EvalMetrics {
     /// Updates that the adapter has had.
     pub step: u64,
-    /// The same in epochs.
+    /// Epochs completed, including the fraction of the current one.
     pub epoch: f64,
     /// Rows evaluated.
     pub rows: u64,
-    /// The objective, a mean over all rows.
+    /// The objective's loss, a mean over all rows.
     pub loss: f64,
     /// Means over the answers of all rows.
     pub preferences: Preferences,
@@ -48,7 +48,7 @@ pub struct EvalMetrics {
 pub struct Preferences {
     /// Reward of chosen answers, as the objective defines it.
     pub rewards_chosen: Option<f64>,
-    /// The same for rejected answers.
+    /// Reward of rejected answers.
     pub rewards_rejected: Option<f64>,
     /// Share of pairs with `rewards_chosen > rewards_rejected`. A row's best and worst scored answers count as a pair.
     pub rewards_accuracies: Option<f64>,
@@ -56,7 +56,7 @@ pub struct Preferences {
     pub rewards_margins: Option<f64>,
     /// Log-prob of chosen answers under the policy, in nats.
     pub logps_chosen: Option<f64>,
-    /// The same for rejected answers.
+    /// Log-prob of rejected answers under the policy, in nats.
     pub logps_rejected: Option<f64>,
     /// KTO's reference point, in nats.
     pub kl: Option<f64>,
@@ -118,7 +118,7 @@ impl PreferenceSums {
                 Some(Target::Label(true)) => self.chosen.add(reward(0), logp(0)),
                 Some(Target::Label(false)) => self.rejected.add(reward(0), logp(0)),
                 Some(Target::Rewards(scores)) => {
-                    // a pair of the best and the worst answer; no pair if all are equal
+                    // the best and the worst answer count as a pair; if all scores are equal, there is none
                     let by_score = |a: &usize, b: &usize| scores[*a].total_cmp(&scores[*b]);
                     let (best, worst) = ((0..scores.len()).rev().max_by(by_score), (0..scores.len()).min_by(by_score));
                     if let (Some(best), Some(worst)) = (best, worst)
@@ -132,7 +132,7 @@ impl PreferenceSums {
         }
     }
 
-    /// Adds two answers of a row, with the reward and the log-prob of each.
+    /// Adds two answers of a row as a pair. `reward` and `logp` give the numbers of an answer by its place in the row.
     fn add_pair(
         &mut self,
         row: &RowLogps,
@@ -148,7 +148,7 @@ impl PreferenceSums {
         self.pairs_by_mean_logp += u64::from(mean(chosen) > mean(rejected));
     }
 
-    /// Adds the reference point of a batch of `rows` rows.
+    /// Adds KTO's reference point of a batch of `rows` rows.
     pub fn add_kl(&mut self, kl: f64, rows: usize) {
         self.kl += kl * rows as f64;
         self.kl_weight += rows as f64;
@@ -188,7 +188,8 @@ impl PreferenceSums {
         }
     }
 
-    /// Share of pairs whose chosen answer has the larger mean log-prob per token.
+    /// Returns the share of pairs whose chosen answer has the larger mean log-prob per token. `None` if there are no pairs with
+    /// log-probs.
     pub fn logps_accuracies(&self) -> Option<f64> {
         (self.pairs > 0 && self.chosen.with_logp > 0).then(|| self.pairs_by_mean_logp as f64 / self.pairs as f64)
     }
@@ -210,7 +211,7 @@ impl Preferences {
 }
 
 impl StepMetrics {
-    /// Returns the JSON object of the line.
+    /// Returns the step's line of `metrics.jsonl`, a JSON object.
     pub fn to_json(&self) -> Value {
         let mut line = Map::new();
         line.insert("step".into(), self.step.into());
@@ -231,7 +232,7 @@ impl StepMetrics {
 }
 
 impl EvalMetrics {
-    /// Returns the JSON object of the line: `step`, `epoch`, and the other keys with `eval_` before them.
+    /// Returns the line of the evaluation, a JSON object: `step`, `epoch`, and the other keys with the prefix `eval_`.
     pub fn to_json(&self) -> Value {
         let mut line = Map::new();
         line.insert("step".into(), self.step.into());

@@ -7,10 +7,10 @@
 //! | `reference_cache/` | log-probs of the reference, computed once and looked up afterwards |
 //! | `reference_texts.rs` | texts of a reference corpus, for losses with a term for their likelihood |
 //! | `plan.rs` | the passes of a step, from lengths alone |
-//! | `completions.rs` | which of a row's scored answers an epoch takes |
+//! | `completions.rs` | which of a row's scored answers an epoch uses |
 //! | `columns.rs` | columns that a loss requires |
 //! | `step.rs` | runs the plan of an optimiser batch: passes, the objective's head, gradients |
-//! | `options.rs` | how a run trains, where it is, who watches it |
+//! | `options.rs` | the options of a run, its state, and the trait that receives its reports |
 //! | `note.rs` | what a run tells its user while it runs |
 //! | `planning.rs` | predicts a run: its steps, memory and pace |
 //! | `trainer.rs` | epochs, batches, updates |
@@ -20,7 +20,8 @@
 //! | `counted.rs` | what a pass holds and computes, by running it on a device that counts |
 //! | `budget.rs` | what a run will hold, and how many layers keep their activations |
 //! | `pace.rs` | how long a step will take |
-//! | `size.rs` | amounts of memory, as they are typed and shown |
+//! | `size.rs` | amounts of memory, parsed and displayed |
+//! | `error.rs` | why a run cannot start or go on |
 
 mod budget;
 mod columns;

@@ -1,4 +1,4 @@
-//! What a run tells its user while it runs, each thing once. Notes are facts; the command line puts them into words.
+//! What a run tells its user while it runs. Each note is sent once. Notes are facts; the command line puts them into words.
 
 use super::reference_cache::{CacheCounts, CacheNote};
 use crate::objective::Unlearned;
@@ -11,14 +11,15 @@ pub enum Note {
     LastRowLeftOut { loss: String },
     /// Evaluations leave out the term of `loss` that reads the reference data.
     TermNotEvaluated { loss: String },
-    /// All rows of the `role` data have one prompt, so the mismatched answers of `loss` answer it too.
+    /// All rows of the `role` data have the same prompt, so the mismatched answers that `loss` reads are answers to that prompt
+    /// too.
     OnePrompt { role: DataRole, loss: String },
     /// `rows` rows have a `column` that `loss` does not read.
     UnreadColumn { column: &'static str, rows: usize, loss: String },
     /// A forward pass of `step` holds more than was planned, even with all layers recomputed. Only the first such step is
     /// noted.
     BeyondPlan { step: u64 },
-    /// `counts` says how the log-probs of the reference were obtained. `of` is the part of the run.
+    /// `counts` says how many log-probs of the reference were read and how many were computed, in the part `of` of the run.
     CacheCounts { of: CountsOf, counts: CacheCounts },
     /// Something about the reference cache.
     Cache(CacheNote),
@@ -35,7 +36,7 @@ pub enum DataRole {
     Evaluation,
 }
 
-/// The part of a run over which answers are counted.
+/// The part of a run that [`Note::CacheCounts`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CountsOf {
     /// The first epoch alone.

@@ -1,4 +1,4 @@
-//! How a run trains, where it is, and what it tells.
+//! The options of a run, its state, and the trait that receives what it reports.
 
 use super::error::TrainError;
 use super::metrics::{EvalMetrics, StepMetrics};
@@ -10,12 +10,12 @@ use align_data::Shuffle;
 use align_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
-/// How a run trains. The objective has its own knobs.
+/// The options of a run. Those of the objective are its own knobs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainOptions {
     /// The largest rate of the schedule.
     pub learning_rate: f64,
-    /// How the rate falls after the warm-up.
+    /// How the rate changes after the warm-up.
     pub schedule: ScheduleKind,
     /// How long the rate grows at the start.
     pub warmup: Warmup,
@@ -23,21 +23,21 @@ pub struct TrainOptions {
     pub optimizer: OptimizerKind,
     /// Decoupled with AdamW, coupled with RMSProp; 0 for none.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this global norm. 0 or infinity turns that off.
+    /// If the global norm of the gradients is larger, they are scaled down to this. 0 or infinity turns that off.
     pub max_grad_norm: f64,
-    /// How often each row is trained on.
+    /// How many times each row is trained on.
     pub epochs: u64,
-    /// Ends the run earlier than its epochs.
+    /// The most updates that the run makes, even if its epochs have more.
     pub max_steps: Option<u64>,
-    /// How many of a row's scored answers a step takes, chosen anew in each epoch. `None` for all. Evaluations take all.
+    /// How many of a row's scored answers a step uses, chosen anew in each epoch. `None` for all. Evaluations use all.
     pub max_completions: Option<usize>,
     /// Data rows of an optimiser step.
     pub batch_size: usize,
-    /// Tokens of the trees of one forward pass.
+    /// Limit on the tokens of the trees of one forward pass.
     pub micro_batch_tokens: usize,
-    /// Limit on prompt + one answer.
+    /// Limit on prompt + one answer, in tokens.
     pub max_length: usize,
-    /// Share of the adapters' inputs that is dropped while training.
+    /// Probability with which an element of an adapter's input is dropped in training.
     pub lora_dropout: f32,
     /// Seed of dropout and of the choice of `max_completions` answers. `shuffle` has its own seed.
     pub seed: u64,
@@ -49,8 +49,8 @@ pub struct TrainOptions {
     pub precision: Precision,
     /// What the logits are divided by before their softmax, above 0.
     pub logp_temperature: f32,
-    /// Bytes that the run may hold beside the mapped weights. `None` for [`SHARE`](super::SHARE) of what is free. It decides
-    /// how many layers keep their activations and how many are recomputed. No bit of the result depends on it.
+    /// Bytes that the run may hold beside the mapped weights. `None` for the share [`SHARE`](super::SHARE) of the free memory.
+    /// The limit decides how many layers keep their activations and how many are recomputed. No bit of the result depends on it.
     pub memory: Option<u64>,
 }
 
@@ -65,7 +65,7 @@ pub struct TrainState {
     pub cursor: u64,
     /// Tokens so far, the prompt counted once for each answer.
     pub num_tokens: u64,
-    /// What the objective remembers.
+    /// Running statistics of the objective.
     pub history: History,
     /// Rows that taught the run nothing.
     pub unlearned: UnlearnedCounts,
@@ -73,25 +73,25 @@ pub struct TrainState {
     pub beyond_plan: u64,
     /// Updates at the last evaluation.
     pub evaluated_at: Option<u64>,
-    /// How the log-probs of the reference were obtained in the first epoch, once it has ended.
+    /// How many log-probs of the reference were read and how many computed in the first epoch. `None` until that epoch ends.
     pub counts_of_first_epoch: Option<CacheCounts>,
 }
 
 /// Receives what a run tells while it runs. The crate prints nothing itself.
 pub trait Observer {
-    /// A step has ended.
+    /// Called after each step.
     ///
     /// # Errors
-    /// Any error stops the run, e.g. of writing the metrics.
+    /// Any error stops the run, such as one of writing the metrics.
     fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrainError>;
-    /// `rows` of `all` rows of an evaluation are done.
+    /// Called during an evaluation, when `rows` of its `all` rows are done.
     fn evaluating(&mut self, _rows: usize, _all: usize) {}
-    /// An evaluation has ended.
+    /// Called after each evaluation.
     ///
     /// # Errors
     /// As [`Observer::step`].
     fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError>;
-    /// Called at the end of an epoch: a moment to save the adapter and the state of the run.
+    /// Called at the end of each epoch, so that the adapter and the state of the run can be saved.
     ///
     /// # Errors
     /// As [`Observer::step`].

@@ -8,7 +8,7 @@ pub(super) struct Work {
     pub forward: f64,
     /// Without what is recomputed.
     pub backward: f64,
-    /// Forward passes that layers run a second time, only on the rows with a gradient.
+    /// Operations of the forward passes that layers run a second time, only on the rows with a gradient.
     pub recomputed: f64,
 }
 
@@ -53,11 +53,12 @@ impl Rates {
         Rates { forward: operations_per_second, backward: operations_per_second }
     }
 
-    /// Computes the rates from a probe of one layer. `layer` is the cost of that layer, `recomputed` that of its second forward
-    /// pass.
+    /// Computes the rates from `probe`, the times of one layer. `layer` is the cost of that layer, `recomputed` the operations of
+    /// its second forward pass.
     pub(super) fn new(layer: LayerCost, recomputed: f64, probe: Probe) -> Rates {
         let forward = layer.forward / probe.forward;
-        // the second forward pass is as fast as the first; if the clock was too coarse to tell, all of `backward` has one rate
+        // the second forward pass counts as fast as the first; if `probe.backward` is hardly longer than it (the clock may be too
+        // coarse), the whole backward pass gets one rate
         let again = recomputed / forward;
         let backward = match probe.backward > 1.5 * again {
             true => (layer.backward - recomputed) / (probe.backward - again),
@@ -68,7 +69,7 @@ impl Rates {
 }
 
 impl Pace {
-    /// Computes the pace. A step takes the share `share` of `work` on average.
+    /// Computes the pace of steps that do `share` times `work` on average.
     pub(super) fn new(work: Work, rates: Rates, share: f64) -> Pace {
         let seconds = (work.forward + work.recomputed) / rates.forward + work.backward / rates.backward;
         Pace { operations: share * work.all(), seconds_per_step: share * seconds }
@@ -80,7 +81,8 @@ impl Pace {
 pub struct RunPace {
     /// In the first epoch.
     pub first: Pace,
-    /// In later epochs, if that differs: the log-probs of the reference are cached then.
+    /// In later epochs. `None` if they are as fast as the first. They differ if the log-probs of the reference are cached by
+    /// then.
     pub later: Option<Pace>,
     /// Steps of the first epoch.
     pub first_epoch: u64,

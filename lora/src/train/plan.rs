@@ -1,4 +1,4 @@
-//! The forward passes of an optimiser step, or of a batch that is scored, as a value.
+//! Plans the forward passes of an optimiser step, or of a batch that is only scored.
 //!
 //! A plan is made from lengths alone. [`Batch`](super::Batch) runs it, and the memory plan counts it.
 
@@ -20,7 +20,7 @@ pub struct RowTokens {
     pub separable: bool,
 }
 
-/// What one pass takes of a row: all of its answers, or some.
+/// The part of a row that one pass computes: the prompt, and all answers or some.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// Place of the row in the step.
@@ -45,14 +45,14 @@ pub(super) enum Answers {
 pub(super) enum Reference {
     /// Yes, if the objective reads a reference.
     Asked,
-    /// No: an earlier pass of the step has computed the reference's numbers.
+    /// No: an earlier pass of the step has computed the reference's log-probs.
     Known,
 }
 
 /// One forward pass, and with [`Role::Gradient`] its backward pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassPlan {
-    /// What it takes of the step's rows.
+    /// The parts of the step's rows that the pass computes.
     pub pieces: Vec<Piece>,
     pub(super) answers: Answers,
     /// Role of the pieces' own answers. A mismatched answer never has a gradient.
@@ -60,25 +60,25 @@ pub struct PassPlan {
     pub(super) reference: Reference,
 }
 
-/// Which rows the head of the objective takes at once.
+/// Which rows the head of the objective gets at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeadRows {
     /// All rows of the step, once each is scored.
     Step,
-    /// The rows of each pass with a gradient. The numbers that they share with the step come from the passes before.
+    /// The rows of each pass with a gradient. Numbers that they share with the other rows of the step come from earlier passes.
     Pass,
 }
 
 /// The passes of an optimiser step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepPlan {
-    /// In order; those without a backward pass come first.
+    /// The passes in the order in which they run. Those without a backward pass come first.
     pub passes: Vec<PassPlan>,
     pub(super) head: HeadRows,
 }
 
 impl RowTokens {
-    /// Returns the lengths of a row. It has a mismatched answer if `mismatched` is not 0.
+    /// Returns the lengths of a row. `mismatched` is the length of its mismatched answer, 0 if there is none.
     pub fn of(row: &EncodedRow, mismatched: usize) -> RowTokens {
         RowTokens {
             prompt: row.prompt.len(),
@@ -88,7 +88,7 @@ impl RowTokens {
         }
     }
 
-    /// Counts the tokens of a tree of some of its answers, without the mismatched one.
+    /// Counts the tokens of the prompt and of these answers, without the mismatched one.
     pub(super) fn tree(&self, answers: Range<usize>) -> usize {
         self.prompt + self.answers[answers].iter().sum::<usize>()
     }
@@ -97,8 +97,8 @@ impl RowTokens {
         0..self.answers.len()
     }
 
-    /// Cuts its answers into ranges for passes of at most `micro_batch_tokens` tokens. Each has the prompt and at least one
-    /// answer.
+    /// Cuts the answers into ranges, one for each piece. A piece has the prompt and at least one answer, and no further answer
+    /// that would make it longer than `micro_batch_tokens` tokens.
     fn cut(&self, micro_batch_tokens: usize) -> Vec<Range<usize>> {
         if !self.separable || self.tree(self.whole()) <= micro_batch_tokens {
             return vec![self.whole()];
@@ -118,8 +118,8 @@ impl RowTokens {
 }
 
 impl StepPlan {
-    /// Plans the passes of an optimiser step over `rows`. The trees of a pass have at most `micro_batch_tokens` tokens, unless
-    /// a single row that cannot be cut has more.
+    /// Plans the passes of an optimiser step over `rows`. The trees of a pass have at most `micro_batch_tokens` tokens, unless a
+    /// single row that cannot be cut, or a single answer with its prompt, has more.
     pub fn of_step(rows: &[RowTokens], coupling: Coupling, micro_batch_tokens: usize) -> StepPlan {
         let batches = micro_batches(rows, micro_batch_tokens);
         let has_mismatched = coupling == Coupling::MismatchedRows;
@@ -166,7 +166,7 @@ impl StepPlan {
 }
 
 impl PassPlan {
-    /// Counts the tokens of its trees. `rows` are all rows of its step.
+    /// Counts the tokens of the pass's trees. `rows` are all rows of its step.
     pub fn tokens(&self, rows: &[RowTokens]) -> usize {
         let of_piece = |piece: &Piece| {
             let row = &rows[piece.row];
@@ -179,7 +179,7 @@ impl PassPlan {
         self.pieces.iter().map(of_piece).sum()
     }
 
-    /// Counts the tokens of its answers.
+    /// Counts the tokens of the pass's answers, mismatched ones included.
     pub(super) fn answer_tokens(&self, rows: &[RowTokens]) -> usize {
         self.tokens(rows) - self.pieces.iter().map(|piece| rows[piece.row].prompt).sum::<usize>()
     }
@@ -202,7 +202,7 @@ impl PassPlan {
     }
 }
 
-/// Returns what each pass takes. Separable rows that do not fit into a pass are cut into several pieces, each with the prompt.
+/// Returns the pieces of each pass. Separable rows that do not fit into a pass are cut into several pieces, each with the prompt.
 fn micro_batches(rows: &[RowTokens], micro_batch_tokens: usize) -> Vec<Vec<Piece>> {
     let tokens = |piece: &Piece| rows[piece.row].tree(piece.answers.clone()) + rows[piece.row].mismatched;
     let everything: Vec<Piece> = rows.iter().enumerate().map(|(row, of)| Piece { row, answers: of.whole() }).collect();
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!((pieces(&plan), plan.head), (vec![vec![(0, 0..1), (1, 0..1)]], HeadRows::Step));
     }
 
-    /// The mismatched answers count towards the tokens of a pass, though they stand in passes of their own.
+    /// Mismatched answers count when rows are packed into passes, though they then get passes of their own.
     #[test]
     fn mismatched_answers_that_do_not_fit_come_first() {
         let rows = [labelled(2, 3, 4), labelled(1, 4, 3)];
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!((pieces(&plan), plan.head), (vec![vec![(1, 0..1)], vec![(0, 0..1), (2, 0..1)]], HeadRows::Pass));
     }
 
-    /// A whole batch, or a row in pieces, is scored before its first gradient, and the reference is asked only then.
+    /// If the loss needs the whole batch, or if a row is cut, passes without gradients come first. Only they ask the reference.
     #[test]
     fn what_is_coupled_is_scored_first() {
         let scored_first = [

@@ -19,7 +19,7 @@ use align_data::{Answer, Dataset, EncodedRow, RowKind, RowNumbers, Shuffle, Targ
 use align_engine::autograd::{Mode, ParamGrads, Tape};
 use std::time::Instant;
 
-/// A probe of the machine that takes fewer seconds is repeated.
+/// A probe of one layer that takes fewer seconds is repeated.
 const PROBE_SECONDS: f64 = 20.0;
 
 impl Trainer<'_> {
@@ -39,7 +39,7 @@ impl Trainer<'_> {
         self.options.max_steps.map_or(all, |max| all.min(max))
     }
 
-    /// Returns the same, or an error if the run is impossible.
+    /// Returns the updates of the whole run over `rows` rows, or an error if the run is impossible.
     pub(super) fn steps_to_make(&self, rows: usize) -> Result<u64, TrainError> {
         if self.objective.reference_data() && self.reference_texts.is_none() {
             return Err(TrainError::NoReferenceData { loss: self.objective.name() });
@@ -53,8 +53,8 @@ impl Trainer<'_> {
         }
     }
 
-    /// Plans what the run over `train` will hold in memory, evaluations over `eval` included. From then on each pass keeps as
-    /// many layers as fit into the plan. The run notes passes that do not fit even if they keep no layer.
+    /// Plans what the run over `train` will hold in memory, evaluations over `eval` included. After this call, each pass keeps as
+    /// many layers as fit into the plan, and the run notes a pass that does not fit even with all layers recomputed.
     ///
     /// # Errors
     /// [`TrainError::Memory`] if the run would hold more than it may; [`TrainError::NoSteps`]; [`TrainError::NoReferenceData`];
@@ -100,9 +100,9 @@ impl Trainer<'_> {
         Ok(Plan { steps, first_epoch, mean_tokens, scored_first, ..plan })
     }
 
-    /// As [`Trainer::estimate`], for a run without data: every step has a whole batch of rows of the largest length. A row has
-    /// a prompt of one token and two answers. A row of a labelled answer or of a sequence has one answer; a row of scored
-    /// answers has `max_completions`, if that is given. A cache of the reference takes no memory in this plan.
+    /// As [`Trainer::estimate`], for a run without data: every step has a full batch of the longest possible rows. A row has a
+    /// prompt of one token. A row of a pair has two answers; a labelled row or a sequence has one; a row of scored answers has
+    /// `max_completions`, or two if that is not given. A cache of the reference takes no memory in this plan.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
@@ -118,7 +118,8 @@ impl Trainer<'_> {
         Ok(Plan { steps: 1, first_epoch: 1, mean_tokens: tokens as f64, scored_first, ..plan })
     }
 
-    /// Makes the rows of a step, followed by texts of the reference data. Each sequence has `max_length` tokens.
+    /// Makes the rows of a step. Texts of the reference data follow if the objective reads any. Each prompt with one answer has
+    /// `max_length` tokens.
     fn longest_rows(&self) -> Vec<EncodedRow> {
         let TrainOptions { batch_size, max_length, max_completions, .. } = self.options;
         let answers = |n: usize| {
@@ -145,7 +146,7 @@ impl Trainer<'_> {
 
     fn steps_known(&self, data: &Dataset, shuffle: Shuffle, steps: u64, role: Role) -> StepsKnown {
         let coupling = self.objective.coupling();
-        // in a step, rows share numbers with their batch
+        // in a training step, rows share numbers with their batch
         let sharing = if role == Role::Gradient { Sharing::Batch } else { Sharing::of(&self.objective, data) };
         let single_last = match (coupling, role) {
             (Coupling::MismatchedRows, Role::Gradient) => SingleLast::LeftOut,
@@ -163,7 +164,7 @@ impl Trainer<'_> {
         steps::steps_known(data, shuffle, steps, cut, &cutting)
     }
 
-    /// Adds the passes of the steps that may have the largest one.
+    /// Adds the passes of the steps that may have the largest pass.
     fn add_largest(
         &self,
         largest: &mut Largest,
@@ -204,7 +205,7 @@ impl Trainer<'_> {
         Ok(rows)
     }
 
-    /// Lays out the passes of a step. `rows` are its rows, followed by texts.
+    /// Lays out the passes of a step. `rows` are its rows, followed by texts of the reference data.
     fn passes(
         &self,
         data: &Dataset,
@@ -246,7 +247,7 @@ impl Trainer<'_> {
         known.mean_tokens + of_texts
     }
 
-    /// Whether the cache has the answers of `data`, judged by some of the steps over it.
+    /// Whether the cache seems to have all answers of `data`. Looks up only those of some steps.
     fn is_cached(&self, data: &Dataset, known: &StepsKnown, role: Role) -> Result<bool, TrainError> {
         let scoring = self.scoring();
         let mut found = scoring.cache.as_ref().is_some_and(|cache| cache.found() > 0);
@@ -260,7 +261,8 @@ impl Trainer<'_> {
         Ok(found)
     }
 
-    /// Limits the cache's memory to its share. Returns the bytes that it takes: all that the run can put there, within the limit.
+    /// Limits the memory of the cache to its share. Returns the bytes to reserve for it: what all answers of the run take, at
+    /// most the share. 0 if the cache is not in memory.
     fn cache_in_memory(&self, train: &Dataset, eval: Option<&Dataset>) -> u64 {
         let most = self.budget.cache_limit();
         if let Some(cache) = &self.cache {
@@ -299,7 +301,7 @@ impl Trainer<'_> {
         self.pace_at(plan, rates)
     }
 
-    /// Estimates how long the steps of a planned run take if products run at `operations_per_second`.
+    /// Estimates how long the steps of a planned run take if matrix products run at `operations_per_second`.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
@@ -311,8 +313,8 @@ impl Trainer<'_> {
         let forest = &plan.with_reference;
         let share = plan.mean_tokens / (forest.plan.policy + forest.plan.detached) as f64;
         let known = forest.without_reference();
-        // cost of the passes before those for gradients: mismatched answers are about as long as the rows' own; in other losses
-        // the rows are scored twice, once without the reference
+        // cost of the passes before those with gradients: mismatched answers are taken to be as long as the rows' own; with other
+        // losses, these passes score the rows a second time, and the reference scores them only once
         let scored = match self.objective.coupling() {
             Coupling::MismatchedRows => forest,
             Coupling::None | Coupling::WholeBatch => &known,
@@ -366,8 +368,8 @@ impl Trainer<'_> {
     }
 }
 
-/// Fills one pass from rows and texts that do not all fit into it. A text is cut to fill the rest, since another text may have that
-/// length. `None` if everything fits into one pass, or if there are no texts.
+/// Fills one pass from rows and texts that do not all fit into it. A row or text with one answer that does not fit is cut to the
+/// room that is left, since another text may have that length. `None` if everything fits into one pass, or if there are no texts.
 fn full_pass(rows: &[EncodedRow], texts: &[EncodedRow], micro_batch_tokens: usize) -> Option<Vec<EncodedRow>> {
     let all: usize = rows.iter().chain(texts).map(EncodedRow::tree_tokens).sum();
     if texts.is_empty() || all <= micro_batch_tokens {

@@ -1,12 +1,13 @@
-//! Texts of a reference corpus, for losses with a term for their likelihood: which of them a step takes.
+//! Chooses the texts of a reference corpus that a step reads, for losses with a term for the likelihood of such texts.
 
 use align_data::{DataError, Dataset, EncodedRow, Shuffle};
 
-/// A corpus that a run reads beside its rows. Rounds over all of its texts follow one another, whatever the number of rows.
+/// A corpus that a run reads beside its rows. The run reads the texts in rounds. Each round has every text once, whatever the
+/// number of rows.
 pub(super) struct ReferenceTexts {
     data: Dataset,
     shuffle: Shuffle,
-    /// Number and order of the last round that was read. The order depends only on the number.
+    /// Number of the last round that was read, and the order of its texts. The order depends only on the number.
     order: Option<(u64, Vec<u32>)>,
 }
 
@@ -15,7 +16,7 @@ impl ReferenceTexts {
         ReferenceTexts { data, shuffle, order: None }
     }
 
-    /// Reads the texts at the places `first..first + n` of all rounds laid end to end.
+    /// Reads the texts at the places `first..first + n` of the sequence of all rounds.
     ///
     /// # Errors
     /// Those of [`Dataset::rows`].

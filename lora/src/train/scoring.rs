@@ -1,4 +1,4 @@
-//! Log-probs or rewards of answers: one forward pass over a forest.
+//! Computes log-probs or rewards of answers, in one forward pass over a forest.
 
 use super::forest::{Branch, Forest, Scored, Scorers, Tree};
 use super::reference_cache::{ReferenceCache, SequenceKey};
@@ -16,9 +16,9 @@ use std::sync::Arc;
 /// A model with the adapters of policy and reference.
 #[derive(Debug, Clone)]
 pub struct Scoring<'m> {
-    /// The base, which both sides share.
+    /// The base model, which policy and reference share.
     pub model: &'m Model,
-    /// The adapters of both sides. A side without one is the base.
+    /// The adapters of policy and reference. A model without an adapter is the bare base.
     pub adapters: Adapters,
     /// Which models score the answers of a pass.
     pub scorers: Scorers,
@@ -33,8 +33,8 @@ pub struct Scoring<'m> {
     pub cache: Option<Arc<ReferenceCache>>,
 }
 
-/// Dropout of a forward pass. Masks belong to the tokens of the optimiser step, so a step gives the same numbers however it is
-/// cut into passes.
+/// Dropout of a forward pass. A mask depends on the token's number in the optimiser step, so a step gives the same numbers
+/// however it is cut into passes.
 #[derive(Debug, Clone)]
 pub struct StepDropout {
     /// The same for all passes of the step.
@@ -48,13 +48,13 @@ pub struct StepDropout {
 pub struct TreeOfStep {
     /// Place of its data row in the step.
     pub row: usize,
-    /// Tokens of the row's answers that come before this tree's first branch in the step but are not in this tree.
+    /// Number of tokens in the row's answers before the first answer of this tree.
     pub left_out: usize,
 }
 
 impl StepDropout {
-    /// Returns the number of token `token` of tree `tree`, whose prompt has `prompt` tokens. No two tokens of a step have the
-    /// same number.
+    /// Returns the number of a token in the step: of token `token` of tree `tree`, whose prompt has `prompt` tokens. No two
+    /// tokens of a step have the same number.
     fn number(&self, tree: usize, token: usize, prompt: usize) -> u64 {
         let TreeOfStep { row, left_out } = self.trees[tree];
         let token = if token < prompt { token } else { token + left_out };
@@ -66,8 +66,8 @@ impl StepDropout {
 pub struct Forward {
     tape: Tape,
     outputs: Var,
-    /// Host copy, one number for each scored row: log-probs of tokens, or with [`Scorers::Reward`] a score for each answer. The
-    /// log-probs from the cache follow.
+    /// Copy on the host, one number for each scored row: log-probs of tokens, or with [`Scorers::Reward`] a score for each
+    /// answer. Log-probs from the cache follow.
     tokens: Vec<f32>,
     log_sum_squares: Option<Vec<f64>>,
     answers: Vec<Scored>,
@@ -85,7 +85,7 @@ impl Scorers {
 }
 
 impl<'m> Scoring<'m> {
-    /// Returns the same without the reference, for passes over answers that the reference has scored already.
+    /// Returns this scoring without the reference, for passes over answers that the reference has scored already.
     pub(super) fn policy_alone(&self) -> Scoring<'m> {
         let scorers = match self.scorers {
             Scorers::PolicyAndReference => Scorers::Policy,
@@ -106,7 +106,8 @@ impl<'m> Scoring<'m> {
         }
     }
 
-    /// As [`Scoring::forest`], but the reference scores only the answers that `referenced` accepts, counted over all trees.
+    /// As [`Scoring::forest`], but the reference has rows for the answers that `referenced` accepts. It gets the number of an
+    /// answer, counted over all trees.
     pub(super) fn forest_of(&self, trees: &[Tree<'_>], referenced: impl Fn(usize) -> bool) -> Forest {
         Forest::with_references(trees, self.scorers, referenced, |one, other| self.model.same_rope(one, other))
     }
@@ -146,8 +147,8 @@ impl<'m> Scoring<'m> {
         Ok(forward)
     }
 
-    /// Checks the numbers of an earlier run before the first of them is used: computes the answers of one row that the cache has,
-    /// and compares.
+    /// Checks the log-probs of an earlier run before the first of them is used: computes the answers of one tree that has cached
+    /// ones, and compares.
     fn compare(&self, cache: &ReferenceCache, trees: &[Tree<'_>]) -> Result<(), KernelError> {
         if !cache.wants_comparison() {
             return Ok(());
@@ -237,7 +238,8 @@ fn key(prompt: &[u32], answer: &Branch<'_>) -> SequenceKey {
 }
 
 impl Forward {
-    /// Returns the reference's log-probs that the pass has computed, each with its key. `keys` are those of all its answers.
+    /// Returns the reference's log-probs that the pass has computed, each with its key. `keys` are the keys of all answers of the
+    /// pass.
     fn references(&self, keys: &[(SequenceKey, usize)]) -> Vec<(SequenceKey, &[f32])> {
         let computed = self.answers.iter().zip(keys);
         computed.filter_map(|(answer, (key, _))| Some((*key, self.tokens(answer.reference.as_ref()?)))).collect()
@@ -248,12 +250,12 @@ impl Forward {
         &self.answers
     }
 
-    /// Returns the log-probs of scored tokens, in nats.
+    /// Returns the log-probs of the scored tokens at `range`, in nats. [`Scored`] has the ranges of an answer.
     pub fn tokens(&self, range: &Range<usize>) -> &[f32] {
         &self.tokens[range.clone()]
     }
 
-    /// Returns `ln Σ p²` over the vocabulary at scored tokens. Only a pass with [`Scoring::extras`] has it.
+    /// Returns `ln Σ p²` over the vocabulary, for each scored token at `range`. Only a pass with [`Scoring::extras`] has it.
     ///
     /// # Panics
     /// If the pass has no extras.
@@ -261,13 +263,12 @@ impl Forward {
         &self.log_sum_squares.as_ref().expect("the pass was asked for extras")[range.clone()]
     }
 
-    /// Returns the log-prob of an answer, the sum over its tokens, in f64. With [`Scorers::Reward`] it is the reward.
+    /// Returns the log-prob of the answer at `range`: the sum over its tokens, in f64. With [`Scorers::Reward`] it is the reward.
     pub fn sum(&self, range: &Range<usize>) -> f64 {
         self.tokens(range).iter().map(|&logp| f64::from(logp)).sum()
     }
 
-    /// Adds the gradient of `Σ d * logp(tokens)` over ranges of scored tokens to `grads`. Every token of a range has the
-    /// derivative of the range.
+    /// Adds the gradient of `Σ d * logp(token)` over scored tokens to `grads`. `derivatives` gives `d` for ranges of tokens.
     ///
     /// # Errors
     /// [`KernelError`].

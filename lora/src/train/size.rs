@@ -1,13 +1,14 @@
-//! Amounts of memory, as they are typed and shown.
+//! Amounts of memory: parsing and display.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes. It is shown in binary units and read with units of either kind: `3GB` is 3e9 bytes, `3GiB` is 3 * 2^30.
+/// A number of bytes. It is displayed in binary units, and parsed from decimal or binary ones: `3GB` is 3e9 bytes, `3GiB` is 3 *
+/// 2^30.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
-/// Units and their bytes, as they may be typed.
+/// Units that parsing accepts, in any case, and their bytes.
 const UNITS: [(&str, u64); 10] = [
     ("", 1),
     ("B", 1),
@@ -21,13 +22,13 @@ const UNITS: [(&str, u64); 10] = [
     ("TiB", 1 << 40),
 ];
 
-/// Text that is no amount of memory.
+/// The string is not an amount of memory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected an amount of memory like 8GiB, 3GB, 500MB or a number of bytes")]
 pub struct NotASize;
 
 impl Size {
-    /// Returns the unit in which it is shown: its bytes, its name, and how many digits stand behind the point.
+    /// Returns the unit in which the size is displayed: its bytes, its name, and the number of digits after the decimal point.
     fn unit(self) -> (f64, &'static str, usize) {
         match self.0 {
             0..0x400 => (1.0, "bytes", 0),
@@ -37,8 +38,8 @@ impl Size {
         }
     }
 
-    /// Rounds it to a number that can be shown. If a need is rounded with [`f64::ceil`] and a limit with [`f64::floor`], a need
-    /// above the limit also looks larger.
+    /// Rounds the size to a number that is displayed exactly. If a need is rounded with [`f64::ceil`] and a limit with
+    /// [`f64::floor`], a need above the limit also looks larger.
     pub fn rounded(self, round: fn(f64) -> f64) -> Size {
         let (unit, _, digits) = self.unit();
         let shown = unit / 10f64.powi(digits as i32);
@@ -84,7 +85,7 @@ mod tests {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
             assert_eq!(Size(bytes).to_string(), shown);
         }
-        // a need of a byte more than the limit
+        // a need one byte above the limit
         for limit in [1023, 7_130_316, (1 << 30) - 1, 3_000_000_000] {
             let [need, limit] = [Size(limit + 1).rounded(f64::ceil), Size(limit).rounded(f64::floor)];
             assert!(need.to_string() != limit.to_string() && need > limit, "{need}, {limit}");

@@ -1,8 +1,8 @@
 //! Loss and gradients of one optimiser step: forward and backward passes over micro-batches. The trainer makes the update.
 //!
-//! The objective is a mean over the rows of the step, whatever the micro-batches. If a step does not fit one forward pass,
-//! passes without gradients may come first. They compute what rows share, for a loss with statistics (KTO's reference point,
-//! say), and what the answers of a row share, if the row does not fit one pass.
+//! The objective is a mean over the rows of the step, however the step is cut into micro-batches. If a step does not fit into one
+//! forward pass, passes without gradients may come first. For a loss with statistics (such as KTO's reference point) they compute
+//! what the rows share. If a row does not fit into one pass, they compute what its answers share.
 
 use super::counted::Gradients;
 use super::error::TrainError;
@@ -19,21 +19,21 @@ use align_engine::pass::Dropout;
 use align_kernels::KernelError;
 use std::ops::Range;
 
-/// What the passes of a step share.
+/// The rows of a step or of an evaluated batch, and everything that its passes have in common.
 pub struct Batch<'a> {
     /// The objective. Its coupling decides which passes there are.
     pub objective: &'a Objective,
     /// All rows of the step, texts of the reference data included.
     pub rows: &'a [EncodedRow],
-    /// Limit on prompt + one answer. Mismatched answers are cut at it.
+    /// Limit on prompt + one answer, in tokens. Mismatched answers are cut to it.
     pub max_length: usize,
-    /// Tokens of the trees of one forward pass.
+    /// Limit on the tokens of the trees of one forward pass.
     pub micro_batch_tokens: usize,
     /// Number of the step, from 1, for messages.
     pub step: u64,
-    /// What the run remembers from the steps before.
+    /// Running statistics of the steps before.
     pub history: History,
-    /// For a loss with mismatched answers.
+    /// Where mismatched answers come from, for a loss that reads them.
     pub donors: Donors<'a>,
 }
 
@@ -49,9 +49,9 @@ pub enum Donors<'a> {
 /// The result of a step or of an evaluated batch.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// The objective over the batch.
+    /// The objective's loss over the batch.
     pub loss: f64,
-    /// Over all answers of the batch.
+    /// Sums over all answers of the batch.
     pub preferences: PreferenceSums,
     /// Pairs for which the loss has no gradient.
     pub saturated: usize,
@@ -59,16 +59,16 @@ pub struct Outcome {
     pub clipped: usize,
     /// Rows of scored answers whose rewards give no loss.
     pub undecided: usize,
-    /// What the run remembers once the step is made.
+    /// Running statistics that include this batch.
     pub history: History,
     /// Forward passes with a gradient.
     pub micro_batches: usize,
-    /// How many of them held more than was planned, even with all layers recomputed.
+    /// How many of these passes needed more memory than planned, even with all layers recomputed.
     pub beyond_plan: usize,
 }
 
 impl Outcome {
-    /// Returns the layers to keep, and counts a pass that does not fit.
+    /// Returns how many layers to keep. A pass that does not fit keeps none and is counted.
     fn kept(&mut self, layers: Option<usize>) -> usize {
         self.beyond_plan += usize::from(layers.is_none());
         layers.unwrap_or(0)
@@ -90,11 +90,12 @@ pub(super) type LayersKept<'a> = &'a dyn Fn(&Forest, Gradients) -> Result<Option
 /// The forward passes of a batch, laid out but not run.
 #[derive(Debug)]
 pub(super) struct Passes {
-    /// Those with a backward pass, each with the rows of the reference that its answers need.
+    /// The passes with a backward pass, each with the rows of the reference that its answers need.
     pub with_gradient: Vec<Forest>,
-    /// Whether the reference's numbers are known before these passes, so that they run without its rows.
+    /// Whether the reference's log-probs are known before these passes, so that they run without its rows.
     pub reference_is_known: bool,
-    /// Those without a backward pass: the passes of an evaluation, or those that compute what the answers of the others share.
+    /// The passes without a backward pass. In an evaluation these are all passes; in a step, those that come first and compute
+    /// what rows or answers share.
     pub without_gradient: Vec<Forest>,
 }
 
@@ -164,7 +165,7 @@ impl Batch<'_> {
         Ok(outcome)
     }
 
-    /// Computes loss and rewards of the batch, without gradients.
+    /// Computes loss and rewards of the batch, without a backward pass.
     ///
     /// # Errors
     /// As [`Batch::gradients`].
@@ -174,7 +175,7 @@ impl Batch<'_> {
         Ok(outcome)
     }
 
-    /// Scores the rows, without gradients.
+    /// Scores the rows, without a backward pass.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
@@ -245,7 +246,7 @@ impl Batch<'_> {
         pass.pieces.iter().map(of_piece).collect()
     }
 
-    /// Returns what is known of the rows before they are scored. Their log-probs are NaN.
+    /// Returns the rows as they are before they are scored: all log-probs are NaN.
     fn rows_without_logps(&self) -> Vec<RowLogps> {
         let row = |row: &EncodedRow| {
             let n = row.answers.len();
@@ -321,7 +322,8 @@ impl Batch<'_> {
         self.objective.head(rows, statistics, totals).map_err(|error| self.head_error(members, error))
     }
 
-    /// Returns what a row is for the objective. `None` for a text of the reference data, which stands beside rows of another kind.
+    /// Returns the target that the objective reads. `None` for a text of the reference data, which accompanies rows of another
+    /// kind.
     fn target(&self, target: &Target) -> Option<Target> {
         let is_item = *target != Target::Sequence || self.objective.data() == RowKind::Sequence;
         is_item.then(|| target.clone())
@@ -338,8 +340,8 @@ impl Batch<'_> {
         }
     }
 
-    /// Sends the head's derivatives back through the rows' own answers of a pass, not through mismatched ones. A row has the
-    /// same place in `members` as in `head`.
+    /// Runs the backward pass of `forward` with the head's derivatives. Only the rows' own answers have some, not mismatched
+    /// ones. A row has the same place in `members` as in `head`.
     fn backward(
         &self,
         forward: Forward,
@@ -369,16 +371,16 @@ impl Batch<'_> {
     }
 }
 
-/// What a forward pass has scored of a piece.
+/// The answers of a piece that a forward pass has scored.
 struct ScoredPiece<'a> {
     piece: &'a Piece,
-    /// Its own answers, if the pass has those.
+    /// Its own answers. Empty if the pass has only mismatched answers.
     own: &'a [Scored],
-    /// The mismatched answer of its row, if the pass has those.
+    /// The mismatched answer of its row. `None` if the pass has only own answers.
     mismatched: Option<&'a Scored>,
 }
 
-/// The answers that a pass has scored, by piece.
+/// Returns the answers that a pass has scored, for each piece. `scored` has the answers of all pieces.
 fn scored_pieces<'a>(pass: &'a PassPlan, scored: &'a [Scored]) -> impl Iterator<Item = ScoredPiece<'a>> {
     let mut rest = scored;
     pass.pieces.iter().map(move |piece| {
@@ -394,7 +396,7 @@ fn scored_pieces<'a>(pass: &'a PassPlan, scored: &'a [Scored]) -> impl Iterator<
     })
 }
 
-/// Turns an error of the head into one that names its data row.
+/// Turns an error of the head into one that names the data row. `name` describes the row at a place of the head's rows.
 pub(super) fn head_error(error: HeadError, step: u64, name: impl Fn(usize) -> String) -> TrainError {
     match error {
         HeadError::NonFinite { row, what, value } => {

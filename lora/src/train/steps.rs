@@ -1,4 +1,4 @@
-//! Which steps of a run may have its largest forward pass, from the lengths of their rows.
+//! Finds the steps of a run that may have its largest forward pass, from the lengths of their rows.
 
 use super::completions;
 use super::evaluation::Sharing;
@@ -7,13 +7,13 @@ use super::plan::{RowTokens, StepPlan};
 use crate::objective::Coupling;
 use align_data::{Dataset, Shuffle};
 
-/// How many rows, in the run's order, are searched for the largest forward pass. A larger pass may come after them. It then
-/// keeps fewer layers; if that is not enough, it holds more than was planned.
+/// How many rows, in the run's order, are searched for the largest forward pass. If a larger pass comes after them, it keeps
+/// fewer layers. If that is not enough, it holds more than was planned.
 const ROWS_LOOKED_AT: usize = 4 << 20;
-/// How many batches of each kind are laid out, since what a pass holds depends on more than its tokens. The kinds are those
-/// that fit one pass and those that do not, in the first epoch and in later ones.
+/// How many batches of each kind are laid out. One is not enough, since what a pass holds depends on more than its tokens. There
+/// are four kinds: batches that fit into one pass and batches that do not, in the first epoch and in later ones.
 const MEASURED: usize = 8;
-/// How many steps' answers are looked up before the plan says that all are cached.
+/// The most steps, besides the candidates, whose answers are looked up before the plan says that all are cached.
 const LOOKED_UP: u64 = 16;
 
 /// What is known of some steps from the lengths of their rows.
@@ -21,11 +21,11 @@ const LOOKED_UP: u64 = 16;
 pub(super) struct StepsKnown {
     /// Steps that may contain the forward pass with the most tokens.
     pub candidates: Vec<Candidate>,
-    /// Some of all steps, at equal distances.
+    /// A sample of the steps, at equal distances.
     pub spread: Vec<Candidate>,
     /// Mean number of tokens in the trees of a step.
     pub mean_tokens: f64,
-    /// Share of the tokens that are in steps with passes before those for gradients.
+    /// Share of the tokens that are in steps whose gradient passes come after other passes.
     pub scored_first: f64,
 }
 
@@ -43,10 +43,10 @@ pub(super) struct Candidate {
 pub(super) struct Cutting {
     pub coupling: Coupling,
     pub sharing: Sharing,
-    /// Whether rows of scored answers that do not fit into a pass are cut into several.
+    /// Whether rows of scored answers that do not fit into a pass are cut into pieces.
     pub cuts_rows: bool,
     pub micro_batch_tokens: usize,
-    /// The most scored answers that are taken of a row, and the seed that chooses them. `None` if all are taken.
+    /// The most scored answers of a row that a step uses, and the seed that chooses them. `None` if all are used.
     pub chosen: Option<(usize, u64)>,
     /// With [`Role::Detached`] the passes are those of an evaluation.
     pub role: Role,
@@ -58,11 +58,11 @@ struct StepTokens {
     all: usize,
     /// Tokens of its largest pass. In a training step, only passes with a gradient count.
     largest_pass: usize,
-    /// Tokens of the answers in that pass: scored tokens hold more memory than others.
+    /// Tokens of the answers in that pass. They count because scored tokens hold more memory than others.
     scored: usize,
-    /// Whether there is only one pass.
+    /// Whether the step is one pass.
     alone: bool,
-    /// Whether there are passes before those for gradients.
+    /// Whether the step's gradient passes come after other passes.
     scored_first: bool,
 }
 
@@ -105,7 +105,7 @@ impl Cutting {
     }
 }
 
-/// Returns what is known of the first `steps` steps in the order of the run.
+/// Returns what is known of the first `steps` steps in the order of the run. Stops after [`ROWS_LOOKED_AT`] rows.
 pub(super) fn steps_known(
     data: &Dataset,
     shuffle: Shuffle,
@@ -113,7 +113,8 @@ pub(super) fn steps_known(
     cut: BatchCut,
     cutting: &Cutting,
 ) -> StepsKnown {
-    // first index: the first epoch, or later ones, where a cache knows more; second index: batches that fit one pass, or others
+    // first index: 0 for the first epoch, 1 for later ones, where a cache knows more; second index: 0 for batches that fit into
+    // one pass, 1 for others
     let mut tops: [[Top; 2]; 2] = Default::default();
     let (mut all_tokens, mut first_tokens, mut looked_at) = (0, 0, 0u64);
     let (mut spread, distance) = (Vec::new(), steps.div_ceil(LOOKED_UP));
@@ -154,8 +155,8 @@ pub(super) fn steps_known(
     }
 }
 
-/// The [`MEASURED`] batches with the largest passes, the largest first. Each comes with that pass's tokens and its answers'
-/// tokens.
+/// The [`MEASURED`] batches with the largest passes, the largest first. Each comes with the tokens of that pass and the tokens of
+/// the answers in it.
 #[derive(Default)]
 struct Top(Vec<((usize, usize), Candidate)>);
 
@@ -228,7 +229,7 @@ mod tests {
         steps_known(data, Shuffle::Off, data.len().div_ceil(batch_size) as u64, cut, cutting)
     }
 
-    /// The row that is cut into pieces has the most tokens and not the largest pass.
+    /// A row that is cut counts with its largest piece, not with all its tokens.
     #[test]
     fn a_row_in_pieces_counts_as_its_largest_piece() {
         let row =
@@ -253,15 +254,15 @@ mod tests {
         let all: usize = (0..4).map(tree).sum();
         assert_eq!(known.mean_tokens, all as f64 / 4.0);
         assert_eq!(known.scored_first, longest as f64 / all as f64);
-        // those that fit one pass first, the largest of them at the head
+        // first the batches that fit into one pass, the largest of them at the start
         let candidate = |row: u32| Candidate { epoch: 0, rows: vec![row], donors: None };
         assert_eq!(known.candidates, [0, 3, 1, 2].map(candidate));
         let uncut = Cutting { cuts_rows: false, ..cutting };
         assert_eq!(uncut.step(&data, 0, &[2], &[]).largest_pass, longest);
     }
 
-    /// The passes of a split batch hold the rows alone, in an evaluation the mismatched answers too; and what was cut behind
-    /// its own prompt may be longer behind another.
+    /// If a step does not fit into one pass, its gradient passes have no mismatched answers. The passes of an evaluation have
+    /// them. An answer that was cut behind its own prompt may be longer behind another prompt.
     #[test]
     fn mismatched_answers_count_where_they_are_in_the_pass() {
         let row = |prompt: usize, n: usize| json!({"prompt": "so ".repeat(prompt), "completion": "on ".repeat(n), "label": true});
@@ -285,7 +286,7 @@ mod tests {
         assert_eq!(of(both - 1, Role::Gradient, &[0, 1]), (tree(0).max(tree(1)), false));
         let (first, second) = (tree(0) + answer(1), tree(1) + answer(0).min(64 - data.lengths(1).prompt));
         assert_eq!(of(both - 1, Role::Detached, &[0, 1]), (first.max(second), false));
-        // row 2 was cut, and fills row 3 up
+        // the answer of row 2 was cut; behind the shorter prompt of row 3 it fills all that is left of 64 tokens
         assert_eq!(tree(2), 64);
         assert_eq!(
             of(4096, Role::Gradient, &[2, 3]).0,

@@ -26,7 +26,7 @@ use std::slice::Chunks;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A run.
+/// A training run.
 pub struct Trainer<'m> {
     pub(super) model: &'m Model,
     pub(super) adapter: Arc<AdapterSet>,
@@ -41,7 +41,7 @@ pub struct Trainer<'m> {
     /// Where the run keeps log-probs of the reference, if anywhere.
     pub(super) cache_place: Option<CachePlace>,
     pub(super) reference_texts: Option<ReferenceTexts>,
-    /// The mismatch of the training data, once it is known.
+    /// Which row's answer follows a row's prompt. Set from the training data when the run is planned or starts.
     pub(super) mismatch: Mismatch,
 }
 
@@ -66,7 +66,7 @@ impl Course<'_> {
 struct StepRows {
     /// Rows of the data. If the objective has a term for reference data, the same number of its texts follows.
     rows: Vec<EncodedRow>,
-    /// How many of them are of the data.
+    /// How many of `rows` come from the training data.
     of_data: usize,
 }
 
@@ -76,7 +76,7 @@ struct BatchReader<'a> {
     batches: Chunks<'a, u32>,
     options: TrainOptions,
     epoch: u64,
-    /// Rows of the data that the run has read.
+    /// Rows of the training data that the run has read before the next batch.
     rows_before: u64,
     texts: Option<ReferenceTexts>,
 }
@@ -98,7 +98,7 @@ impl BatchReader<'_> {
     }
 }
 
-/// An update of the adapter.
+/// What an update of the adapter reports.
 pub struct Update {
     /// Result of the batch, before the update.
     pub outcome: Outcome,
@@ -109,7 +109,7 @@ pub struct Update {
 }
 
 impl Update {
-    /// Returns the metrics of the update. It must be the last one of a run at `state`, after `epoch` epochs.
+    /// Returns the metrics of the update. `state` and `epoch` must be those of the run right after it.
     pub fn metrics(&self, state: &TrainState, epoch: f64, tokens_per_second: f64) -> StepMetrics {
         StepMetrics {
             step: state.step,
@@ -125,7 +125,8 @@ impl Update {
 }
 
 impl<'m> Trainer<'m> {
-    /// Makes a run that trains `adapter` in place. The reference is the base with `reference`, or the bare base.
+    /// Makes a run that trains `adapter` in place. The reference is the base model with the adapter `reference`, or the bare base
+    /// if that is `None`.
     ///
     /// # Errors
     /// [`TrainError::BatchOfOne`] for batches of one row if the loss reads mismatched answers; [`TrainError::NoCompletions`];
@@ -172,8 +173,8 @@ impl<'m> Trainer<'m> {
         })
     }
 
-    /// Looks up the log-probs of the reference in `cache`, which must belong to this model, reference and precision. No bit of
-    /// the run depends on it.
+    /// Makes the run look up the log-probs of the reference in `cache`, which must belong to this model, reference and precision.
+    /// No bit of the run's results depends on the cache.
     #[must_use]
     pub fn with_reference_cache(mut self, cache: ReferenceCache) -> Trainer<'m> {
         self = self.with_planned_cache(cache.place());
@@ -181,14 +182,14 @@ impl<'m> Trainer<'m> {
         self
     }
 
-    /// Plans for a cache in `place` that holds nothing yet.
+    /// Makes the run plan as if it had an empty cache in `place`.
     #[must_use]
     pub fn with_planned_cache(mut self, place: CachePlace) -> Trainer<'m> {
         self.cache_place = Some(place).filter(|_| self.objective.reference());
         self
     }
 
-    /// Makes each step take as many of `texts` as it has rows, if the objective has a term for their likelihood.
+    /// Makes each step read as many of `texts` as it has rows, if the objective has a term for their likelihood.
     #[must_use]
     pub fn with_reference_data(mut self, texts: Dataset) -> Trainer<'m> {
         let wanted = self.objective.reference_data();
@@ -196,12 +197,13 @@ impl<'m> Trainer<'m> {
         self
     }
 
-    /// Returns the cache in which it looks up log-probs of the reference.
+    /// Returns the cache in which the run looks up log-probs of the reference. `None` without one, or if the objective reads no
+    /// reference.
     pub fn reference_cache(&self) -> Option<&ReferenceCache> {
         self.cache.as_deref()
     }
 
-    /// Returns the objective that it trains.
+    /// Returns the objective of the run.
     pub fn objective(&self) -> &Objective {
         &self.objective
     }
@@ -211,17 +213,17 @@ impl<'m> Trainer<'m> {
         &self.state
     }
 
-    /// Returns the adapter of its reference. `None` if that is the bare base, or if the objective reads no reference.
+    /// Returns the adapter of the reference. `None` if the reference is the bare base.
     pub fn reference(&self) -> Option<&Arc<AdapterSet>> {
         self.reference.as_ref()
     }
 
-    /// Returns how it trains.
+    /// Returns the options of the run.
     pub fn options(&self) -> &TrainOptions {
         &self.options
     }
 
-    /// Trains to the end.
+    /// Trains to the last step, and evaluates on `eval` in between.
     ///
     /// # Errors
     /// [`TrainError`]. The adapter keeps the values of the last update.
@@ -342,7 +344,7 @@ impl<'m> Trainer<'m> {
         Ok(())
     }
 
-    /// Returns the notes that the options and the data give reason for.
+    /// Returns the notes that follow from the objective and the data.
     fn notes_at_start(&self, course: &Course<'_>) -> Vec<Note> {
         let loss = || self.objective.name();
         let mut notes = Vec::new();
@@ -388,7 +390,7 @@ impl<'m> Trainer<'m> {
         notes.into_iter().for_each(|note| observer.note(Note::Cache(note)));
     }
 
-    /// Makes one update from the rows of a batch. Texts of the reference data follow them if the objective has a term for
+    /// Makes one update from a batch. `rows` are its data rows, then texts of the reference data if the objective has a term for
     /// those.
     ///
     /// # Errors
@@ -486,14 +488,14 @@ impl<'m> Trainer<'m> {
     }
 }
 
-/// Keeps only those of each row's scored answers that a step of the epoch takes.
+/// Keeps only the scored answers of each row that a step of the epoch uses.
 pub(super) fn choose_completions(options: &TrainOptions, rows: &mut [EncodedRow], epoch: u64) {
     if let Some(most) = options.max_completions {
         rows.iter_mut().for_each(|row| completions::choose(row, most, options.seed, epoch));
     }
 }
 
-/// Counts the tokens of the sequences of some rows, with the prompt once for each answer.
+/// Counts the tokens of some rows. A row's prompt counts once for each answer.
 fn tokens(rows: &[EncodedRow]) -> u64 {
     rows.iter().flat_map(|row| row.answers.iter().map(|answer| (row.prompt.len() + answer.kept) as u64)).sum()
 }

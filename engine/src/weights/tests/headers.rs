@@ -1,4 +1,4 @@
-//! Headers of safetensors files: unsound ones are refused by their fault, unusual ones are read.
+//! Headers of safetensors files: unsound ones are refused with the right fault, unusual but sound ones are read.
 
 use super::*;
 use std::panic::catch_unwind;
@@ -148,8 +148,8 @@ fn unusual_but_sound_headers_are_read() {
     }
 }
 
-/// Every damaged file that this parser accepts, the `safetensors` crate accepts as the same tensors; what it refuses beyond
-/// the crate has a reason that is named here.
+/// If this parser accepts a damaged file, the `safetensors` crate accepts it too and finds the same tensors. If only the crate
+/// accepts a file, this parser's reason must be a name that is listed twice or not allowed.
 #[test]
 fn damaged_headers_are_judged_as_the_safetensors_crate_judges_them() {
     let seed_file = file(
@@ -162,7 +162,7 @@ fn damaged_headers_are_judged_as_the_safetensors_crate_judges_them() {
         ]),
         32,
     );
-    // A small generator of its own: the same files on every run.
+    // A small random generator (xorshift), so that every run tests the same files.
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     let mut random = |below: usize| {
         state ^= state << 13;
@@ -181,7 +181,7 @@ fn damaged_headers_are_judged_as_the_safetensors_crate_judges_them() {
                 2 => drop(bytes.remove(at)),
                 3 => bytes.insert(at, b"0123456789\"[]{}:,"[random(17)]),
                 _ => {
-                    // Copies a piece of the header over another place of it: doubled keys and entries.
+                    // Inserts a copy of a piece of the file at another place, which doubles keys and entries.
                     let (from, len) = (8 + random(200), 1 + random(60));
                     let piece: Vec<u8> = bytes.iter().skip(from).take(len).copied().collect();
                     let at = at.min(bytes.len());
@@ -193,7 +193,7 @@ fn damaged_headers_are_judged_as_the_safetensors_crate_judges_them() {
             }
         }
         if random(2) == 0 && bytes.len() > 40 {
-            // Make the length right again, so that more files reach the later checks.
+            // Makes the header's length right again, so that more files reach the later checks.
             let length = (bytes.len() - 8 - 32) as u64;
             bytes[..8].copy_from_slice(&length.to_le_bytes());
         }

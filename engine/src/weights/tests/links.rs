@@ -1,4 +1,4 @@
-//! Links: followed, and told where they lead out of the directory.
+//! Links are followed, and reported if they lead out of the directory.
 
 use super::*;
 use std::os::unix::fs::symlink;
@@ -45,14 +45,14 @@ fn links_of_the_hugging_face_cache_into_its_own_blobs_are_not_told() {
     write(&repository.join("blobs").join("1234"), Dtype::F32, &[("c", &[2], &[4.0, 5.0])]);
     symlink("../../blobs/1234", snapshot.join("model.safetensors")).unwrap();
     assert_eq!((open(&snapshot).unwrap().parameters(), open(&snapshot).unwrap().links().len()), (2, 0));
-    // The store that models share: the blob is a link itself.
+    // With the store that all models share, the blob itself is a link.
     let hash = "ab".repeat(32);
     let shared = cache.path().join("blobs").join("ab");
     fs::create_dir_all(&shared).unwrap();
     fs::rename(repository.join("blobs/1234"), shared.join(&hash)).unwrap();
     symlink(format!("../../blobs/ab/{hash}"), repository.join("blobs/1234")).unwrap();
     assert_eq!((open(&snapshot).unwrap().parameters(), open(&snapshot).unwrap().links().len()), (2, 0));
-    // The blobs of another repository are not its own.
+    // A link into the blobs of another repository is reported.
     fs::remove_file(snapshot.join("model.safetensors")).unwrap();
     let other = cache.path().join("models--org--other").join("blobs");
     fs::create_dir_all(&other).unwrap();

@@ -32,7 +32,7 @@ fn header(entries: &[String]) -> String {
     format!("{{{}}}", entries.join(","))
 }
 
-/// Writes a file of bf16 and f32 tensors: name, shape, values.
+/// Writes a file of tensors in the format `dtype`. Each tensor is given as name, shape and values.
 fn write(path: &Path, dtype: Dtype, tensors: &[(&str, &[usize], &[f32])]) {
     let specs: Vec<TensorSpec> = tensors
         .iter()
@@ -69,7 +69,7 @@ fn open(dir: &Path) -> Result<WeightFiles, LoadError> {
     WeightFiles::open(dir, ValueCheck::Finite)
 }
 
-/// A directory with two shards that hold `a`, `b` and `c`, and an index of this content.
+/// Makes a directory with two shards that hold `a`, `b` and `c`, and an index with the content `index`.
 fn sharded(index: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let one = dir.path().join("model-00001-of-00002.safetensors");

@@ -1,11 +1,11 @@
-//! Which files of a directory hold the weights: shards, their index, and what stands there instead.
+//! Which files of a directory hold the weights: shards and their index, and what errors say about directories without weights.
 
 use super::*;
 
 #[test]
 fn shards_are_read_through_the_index() {
     let device = Device::cpu(Some(1)).unwrap();
-    // A tensor that the index forgot is there all the same.
+    // A tensor that the index does not list is still found in its shard.
     for listed in [&[("a", ONE), ("b", ONE), ("c", TWO)][..], &[("a", ONE), ("c", TWO)]] {
         let dir = sharded(&weight_map(listed));
         let files = open(dir.path()).unwrap();
@@ -63,7 +63,7 @@ fn unsound_indices_are_refused_with_every_fault() {
     }
 }
 
-/// If every tensor exists exactly once, the shards say where it is, and a fault of the index only becomes a note.
+/// If it is clear which tensors are meant, the shards say where they are, and a fault of the index only becomes a note.
 #[test]
 fn faults_of_an_index_that_leave_no_doubt_are_tolerated() {
     let map = |shard: &str| weight_map(&[("a", ONE), ("b", ONE), ("c", TWO), ("d", shard)]);
@@ -132,7 +132,7 @@ fn directories_without_weights_say_what_is_there_instead() {
     assert!(message().contains("model.safetensors"), "{}", message());
 }
 
-/// The same numbers whether a model is one file or three shards.
+/// A model gives the same numbers as one file and as three shards.
 #[test]
 fn three_shards_are_the_single_file() {
     let device = Device::cpu(Some(2)).unwrap();

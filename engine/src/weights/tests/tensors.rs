@@ -1,11 +1,11 @@
-//! Tensors that are handed out: their values, their shapes, and those that no model can have.
+//! Tensors that are handed out: their values and shapes, and which ones are refused.
 
 use super::*;
 
 impl WeightFiles {
     /// Bytes of tensors that are misaligned in their file, so that a device must copy them.
     fn misaligned_bytes(&self) -> u64 {
-        // The mapping begins at a page, so the place in the file decides.
+        // The mapping begins at a page, so the offset in the file decides the alignment.
         self.tensors()
             .filter(|(tensor, _)| !tensor.bytes.start.is_multiple_of((tensor.dtype.bitsize() / 8).max(1)))
             .map(|(tensor, _)| tensor.bytes.len() as u64)
@@ -50,7 +50,7 @@ fn tensors_of_every_dtype_come_back_aligned_or_not() {
     }
 }
 
-/// The buffers stay good when the files' owner is gone, and clones share them.
+/// Frozen weights stay valid after the `WeightFiles` are dropped and the file is deleted, and clones share them.
 #[test]
 fn frozen_weights_outlive_the_weight_files() {
     let device = Device::cpu(Some(1)).unwrap();

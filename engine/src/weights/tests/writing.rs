@@ -1,4 +1,4 @@
-//! The writer: its files are read by the `safetensors` crate, and its mistakes leave the old file.
+//! The writer: the `safetensors` crate reads its files, and a failed write leaves the old file in place.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn names_in(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The `safetensors` crate reads what was written, in the order in which it was written.
+/// The `safetensors` crate reads back what was written. The tensors are in the file in the order in which they were written.
 #[test]
 fn written_files_are_read_by_the_safetensors_crate() {
     let dir = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ fn mistakes_are_named_and_leave_the_old_file() {
     assert_eq!(fs::read(&path).unwrap(), b"old");
 }
 
-/// Runs this test again in a child that may write only 64 KiB: what a full disk does to it.
+/// Runs this test again in a child process whose files may have at most 64 KiB, which acts like a full disk.
 #[cfg(unix)]
 #[test]
 fn a_full_disk_leaves_the_old_file() {
@@ -99,7 +99,8 @@ fn a_full_disk_leaves_the_old_file() {
     }
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("out.safetensors"), "old").unwrap();
-    // In blocks of 512 bytes or, in some shells, of 1024; the signal would end the child before it sees the error.
+    // `ulimit` counts blocks of 512 bytes, in some shells of 1024. Without the trap, the signal XFSZ would end the child before
+    // it sees the error.
     let status = std::process::Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())

@@ -13,7 +13,7 @@ pub(super) fn add_to(table: &mut Table) {
 
 fn moves(table: &mut Table) {
     map!(table, ["mov.u16", "mov.b16", "mov.u32", "mov.s32", "mov.b32", "mov.f32"], |a: u32| -> u32 { a });
-    // each kind of memory has addresses of its own, and nothing is accessed by generic ones
+    // each kind of memory has its own addresses, and no access uses generic ones, so these conversions only move
     map!(
         table,
         [
@@ -80,14 +80,14 @@ fn fields(table: &mut Table) {
     });
 }
 
-/// Bits from `position` on, `length` of them; the last one that is there, or the sign, fills the rest.
+/// Returns the `length` bits of `a` from `position` on. Every bit above them repeats the last bit of the field.
 #[inline(always)]
 fn signed_field(a: i32, position: u32, length: u32) -> u32 {
     let from = i64::from(a) >> position.min(63);
     if length >= 32 {
         return from as u32;
     }
-    // where the field ends behind the number, its last bit is the number's
+    // if the field ends beyond the number, its last bit is the sign of the number
     let last = (position + length).saturating_sub(1).min(31);
     let sign = if length == 0 { 0 } else { i64::from(a >> last & 1) };
     let below = (1i64 << length) - 1;
@@ -109,7 +109,7 @@ fn insert<C: Field>(core: &mut Core<'_>, op: &Op, lanes: u32) {
 
 compiled!(insert_steps, insert, Field);
 
-/// A number that a field of bits can be put into.
+/// A number into which a field of bits can be put.
 trait Field: Cell {
     fn inserted(self, target: Self, position: u32, length: u32) -> Self;
 }
@@ -130,19 +130,20 @@ impl Field for u64 {
     }
 }
 
-/// Two words as one number, `low` in its lower half.
+/// Returns two words as one number, with `low` in the lower half.
 #[inline(always)]
 fn pair(low: u32, high: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Ones in the lowest bits, as many as the lowest byte of `length` says, at most 32.
+/// Returns a number whose lowest bits are ones. The lowest byte of `length` says how many, up to 32.
 #[inline(always)]
 fn below(length: u32) -> u64 {
     (1 << (length & 255).min(32)) - 1
 }
 
-/// The byte of `bytes` that a selector of four bits names; its highest bit asks for the byte's sign, eight times.
+/// Returns the byte of `bytes` that the lowest three bits of `selector` name. If the fourth bit is 1, returns the sign of that
+/// byte in all eight bits instead.
 #[inline(always)]
 fn permuted(bytes: u64, selector: u32) -> u32 {
     let byte = (bytes >> (8 * (selector & 7))) as u8;
@@ -150,7 +151,7 @@ fn permuted(bytes: u64, selector: u32) -> u32 {
     u32::from(if selector & 8 == 0 { byte } else { sign })
 }
 
-/// Logic of predicates, and what they select.
+/// Adds the logic of predicates, and the choice between two numbers by a predicate.
 fn predicates(table: &mut Table) {
     let two: (&[Class], &[Class]) = (&[Class::Predicate], &[Class::Predicate, Class::Predicate]);
     table.add("and.pred", Form { results: two.0, sources: two.1, steps: logic_steps::<And>() });
@@ -171,7 +172,7 @@ fn predicates(table: &mut Table) {
     }
 }
 
-/// A function of two predicates, over all lanes at once.
+/// A function of two predicates, each as a mask of the lanes in which it holds.
 trait Logic {
     fn of(a: u32, b: u32) -> u32;
 }

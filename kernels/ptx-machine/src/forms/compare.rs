@@ -1,4 +1,4 @@
-//! Comparisons: `setp`, with what it does to a further predicate.
+//! Comparisons: `setp`, which can join the result with another predicate.
 
 use super::float::{d, f};
 use super::{Cell, Core, Form, LANES, Op, Steps, Table, compiled};
@@ -10,7 +10,7 @@ trait Test {
     fn holds(a: Self::A, b: Self::A) -> bool;
 }
 
-/// Without a further predicate: `setp.lt.s32 p|q, a, b`, where `q` is the opposite.
+/// Compares as `setp.lt.s32 p|q, a, b, c` does: `p` gets the comparison joined with `c`, and `q` its opposite joined with `c`.
 #[inline(always)]
 fn run<T: Test>(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let a = *T::A::of(&core.registers, op.slots[2]);
@@ -20,7 +20,7 @@ fn run<T: Test>(core: &mut Core<'_>, op: &Op, lanes: u32) {
         holds[i] = u32::from(T::holds(a[i], b[i]));
     }
     let bits = holds.iter().enumerate().fold(0, |bits, (i, holds)| bits | holds << i);
-    // where the text names no further predicate it is one that holds, and they are joined by "and"
+    // if the text names no `c`, it is a predicate that holds, joined by "and"
     let other = core.predicate(op, 4);
     let (p, q) = match op.data {
         OR => (bits | other, !bits | other),
@@ -33,11 +33,11 @@ fn run<T: Test>(core: &mut Core<'_>, op: &Op, lanes: u32) {
 
 compiled!(steps, run, Test);
 
-/// How the further predicate is joined, in [`Op::data`].
+/// A value of [`Op::data`]: joins a comparison with another predicate by "and".
 pub(crate) const AND: u32 = 0;
-/// See [`AND`].
+/// As [`AND`], but by "or".
 pub(crate) const OR: u32 = 1;
-/// See [`AND`].
+/// As [`AND`], but by "xor".
 pub(crate) const XOR: u32 = 2;
 
 pub(super) fn add_to(table: &mut Table) {
@@ -45,7 +45,7 @@ pub(super) fn add_to(table: &mut Table) {
     floats(table);
 }
 
-/// Adds comparisons to a table, with the opcode's middle and the function of two numbers.
+/// Adds comparisons to a table. Each line gives the middle of the opcode, and the function of two numbers.
 macro_rules! tests {
     ($table:ident, $cell:ty, $kinds:expr, |$x:ident| $convert:expr, { $($name:literal: |$a:ident, $b:ident| $holds:expr;)+ }) => {
         $({
@@ -100,7 +100,7 @@ fn whole_numbers(table: &mut Table) {
     equalities!(u32, ["s16", "u16", "b16"], |x| x as u16);
     equalities!(u32, ["s32", "u32", "b32"], |x| x);
     equalities!(u64, ["s64", "u64", "b64"], |x| x);
-    // the unsigned orders have names of their own, too
+    // unsigned comparisons also have their own names
     tests!(table, u32, ["u32"], |x| x, {
         "lo": |a, b| a < b;
         "ls": |a, b| a <= b;
@@ -109,7 +109,7 @@ fn whole_numbers(table: &mut Table) {
     });
 }
 
-/// The first six are false if one is not a number, those with a `u` are true.
+/// Adds the comparisons of floats. If a number is NaN, the first six are false, and those that end in `u` are true.
 fn floats(table: &mut Table) {
     macro_rules! all {
         ($cell:ty, $kinds:expr, |$x:ident| $convert:expr) => {

@@ -1,5 +1,5 @@
-//! Conversions. To a whole number they saturate, as Rust's `as` does. NaN becomes 0, and the smallest number if one of the two has
-//! 64 bits.
+//! Conversions. Those to a whole number saturate, as Rust's `as` does. NaN becomes 0. If either type has 64 bits, it becomes the
+//! number of which only the highest bit is 1.
 
 use super::float::{d, f};
 use super::{Cell, Form, Map1, Map2, Table, map, steps1, steps2};
@@ -61,20 +61,20 @@ fn between_floats(table: &mut Table) {
     map!(table, ["cvt.rn.f16.f32"], |a: u32| -> u32 { u32::from(f16::from_f32(f(a)).to_bits()) });
     map!(table, ["cvt.f32.bf16"], |a: u32| -> u32 { a << 16 });
     map!(table, ["cvt.rn.bf16.f32"], |a: u32| -> u32 { rounded_bf16(a) });
-    // the first operand is the upper half
+    // the first operand becomes the upper half
     map!(table, ["cvt.rn.bf16x2.f32"], |a: u32, b: u32| -> u32 { rounded_bf16(a) << 16 | rounded_bf16(b) });
     map!(table, ["cvt.rn.f16x2.f32"], |a: u32, b: u32| -> u32 {
         u32::from(f16::from_f32(f(a)).to_bits()) << 16 | u32::from(f16::from_f32(f(b)).to_bits())
     });
 }
 
-/// Between 0 and 1; 0 for NaN.
+/// Limits a number to 0..=1. Returns 0 for NaN.
 #[inline(always)]
 fn saturated(x: f32) -> f32 {
     if x > 0.0 { x.min(1.0) } else { 0.0 }
 }
 
-/// Rounds to nearest, ties to even. NaN is the one NaN that a card writes.
+/// Rounds to bf16, to nearest, ties to even. Every NaN becomes the one NaN that a card writes.
 #[inline(always)]
 fn rounded_bf16(a: u32) -> u32 {
     if f(a).is_nan() { 0x7fff } else { u32::from(bf16::from_f32(f(a)).to_bits()) }

@@ -1,5 +1,6 @@
-//! Floating-point numbers, rounded to nearest, and the functions that a card approximates. Those are nearer to the truth here
-//! than on a card: what a kernel is allowed must not rest on their last bits. The bits of NaN are those of the processor.
+//! Arithmetic of floating-point numbers, rounded to nearest, and the functions that a card approximates. The functions are more
+//! exact here than on a card, so no tolerance of a kernel may depend on their last bits. A NaN has the bits that the processor
+//! gives it.
 
 use super::{Cell, Form, Map1, Map2, Map3, Table, map, steps1, steps2, steps3};
 
@@ -60,25 +61,26 @@ pub(super) fn d(bits: u64) -> f64 {
     f64::from_bits(bits)
 }
 
-/// The smaller of two numbers, -0 below 0; of NaN and a number the number.
+/// Returns the smaller of two numbers. -0 is below 0. If one is NaN, returns the other.
 #[inline(always)]
 fn smaller(a: u32, b: u32) -> u32 {
-    // both zero: the one with the sign
+    // equal numbers have the same bits, unless both are zero: the result is then -0 if one of them is
     let equal = if f(a) == f(b) { a | b } else { b };
     if f(a) < f(b) || f(b).is_nan() { a } else { equal }
 }
 
-/// Zero of the same sign for a number too small to be normal.
+/// Returns a zero of the same sign if `x` is too small to be normal, otherwise `x`.
 #[inline(always)]
 fn flushed(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE { f32::from_bits(x.to_bits() & 1 << 31) } else { x }
 }
 
-/// `2^x` to 2e-7 of itself, without a branch, so that 32 lanes are vectors: a polynomial on [-1/2, 1/2], and the rest of the
-/// exponent by two factors, which lets the result be smaller than a normal number.
+/// Returns `2^x`, to a relative error of 2e-7. There is no branch, so that the compiler can use SIMD over 32 lanes. A polynomial
+/// gives the power of the part in [-1/2, 1/2]. Two factors give the power of the whole part, which lets the result be smaller
+/// than a normal number.
 #[inline(always)]
 fn power_of_two(x: f32) -> f32 {
-    // ln(2)^n / n!
+    // ln(2)^n / n! for n from 7 down to 0
     const TERMS: [f32; 8] =
         [1.525_273_4e-5, 1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, 6.931_472e-1, 1.0];
     let clamped = x.clamp(-160.0, 130.0);
@@ -91,11 +93,11 @@ fn power_of_two(x: f32) -> f32 {
     let exponent = whole as i32;
     let half = exponent >> 1;
     let scaled = value * exponent_bits(half) * exponent_bits(exponent - half);
-    // the clamp turns NaN into a number or not, by the compiler's choice
+    // a NaN stays as it is, whatever the compiler makes of the clamp
     if x.is_nan() { x } else { scaled }
 }
 
-/// `2^n` of a normal number.
+/// Returns `2^n`, which must be a normal number.
 #[inline(always)]
 fn exponent_bits(n: i32) -> f32 {
     f32::from_bits(((n + 127) as u32) << 23)

@@ -1,4 +1,4 @@
-//! Whole numbers. 16-bit values live in words whose upper half is anything.
+//! Arithmetic of whole numbers. A 16-bit value is in a word whose upper half can hold anything.
 
 use super::{Cell, Form, Map1, Map2, Map3, Table, map, steps1, steps2, steps3};
 
@@ -55,7 +55,7 @@ fn products(table: &mut Table) {
     });
 }
 
-/// What a card gives for a division by zero is not said; all ones are as good as anything, and show.
+/// Adds quotients and remainders. PTX does not say what a division by zero gives. Here it gives all ones, which stand out.
 fn quotients(table: &mut Table) {
     map!(table, ["div.u32"], |a: u32, b: u32| -> u32 { a.checked_div(b).unwrap_or(u32::MAX) });
     map!(table, ["div.s32"], |a: u32, b: u32| -> u32 {

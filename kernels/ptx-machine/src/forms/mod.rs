@@ -1,7 +1,8 @@
 //! The instructions that compute lane by lane: a table of every form, by its opcode as PTX writes it.
 //!
-//! A form is a function of one lane, written once; the table holds it over 32 lanes, compiled for any x86-64 and for AVX2 with
-//! fused multiply-adds. An opcode that is not here is refused when a module is loaded.
+//! A form is a function of one lane, written once. The table holds it as a function of 32 lanes, compiled for any x86-64 and for
+//! AVX2 with fused multiply-adds. A module with an opcode that neither this table nor `crate::lower` knows is refused when it is
+//! loaded.
 
 mod bits;
 #[expect(
@@ -26,16 +27,16 @@ use std::sync::OnceLock;
 /// The processor has the instruction set that the function was compiled for.
 pub(crate) type Step = unsafe fn(&mut Core<'_>, &Op, u32);
 
-/// An instruction that computes: its operands, and what runs it.
+/// An instruction that computes: the classes of its operands, and what runs it.
 #[derive(Clone, Copy)]
 pub(crate) struct Form {
-    /// Results first.
+    /// In an instruction's operands, the results come before the sources.
     pub results: &'static [Class],
     pub sources: &'static [Class],
     pub steps: Steps,
 }
 
-/// One function, compiled twice.
+/// A function of 32 lanes, compiled twice.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
     pub plain: Step,
@@ -43,7 +44,7 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// The faster of the two on this processor.
+    /// Returns the faster one that this processor can run.
     pub(crate) fn chosen(self) -> Step {
         #[cfg(test)]
         if tests::PLAIN.get() {
@@ -58,12 +59,12 @@ pub fn has_avx2() -> bool {
     std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
 }
 
-/// The form of an opcode.
+/// Returns the form of an opcode. `None` if the table has none.
 pub(crate) fn form(opcode: &str) -> Option<&'static Form> {
     table().forms.get(opcode)
 }
 
-/// All forms.
+/// Returns the table of all forms.
 pub(crate) fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
     TABLE.get_or_init(|| {
@@ -168,7 +169,7 @@ compiled!(steps1, run1, Map1);
 compiled!(steps2, run2, Map2);
 compiled!(steps3, run3, Map3);
 
-/// Adds forms to a table: the opcodes that mean it, then the function of one lane.
+/// Adds a form to a table: the opcodes that it is for, then the function of one lane.
 macro_rules! map {
     ($table:ident, [$($opcode:literal),+], |$a:ident: $ta:ty| -> $td:ty { $body:expr }) => {{
         struct F;

@@ -1,5 +1,5 @@
-//! Sums and products of f32 that are rounded down, up or towards zero. Functions of CUDA's mathematical library use them to
-//! take numbers apart. (A sum that is exactly zero is +0, where a card rounds down to -0.)
+//! Sums and products of f32 that are rounded down, up or towards zero. Functions of CUDA's mathematical library use them to take
+//! numbers apart. (A sum that is exactly zero is +0 here. On a card, it is -0 if the sum is rounded down.)
 
 use super::float::f;
 use super::{Cell, Form, Map2, Map3, Table, map, steps2, steps3};
@@ -16,10 +16,10 @@ pub(super) fn add_to(table: &mut Table) {
     map!(table, ["fma.rp.f32"], |a: u32, b: u32, c: u32| -> u32 { up(fused(f(a), f(b), f(c))).to_bits() });
 }
 
-/// A number as the sum of two, the second smaller than half a unit in the last place of the first.
+/// A number as the sum of two. The second is at most half a unit in the last place of the first.
 type Exact = (f64, f64);
 
-/// `a + b` without rounding: Knuth's two-sum.
+/// Returns `a + b` without rounding, by Knuth's two-sum.
 #[inline(always)]
 fn sum(a: f64, b: f64) -> Exact {
     let value = a + b;
@@ -27,19 +27,19 @@ fn sum(a: f64, b: f64) -> Exact {
     (value, (a - (value - of_b)) + (b - of_b))
 }
 
-/// `a · b`: 48 bits, which f64 holds.
+/// Returns `a · b` without rounding: it has at most 48 bits, which f64 holds.
 #[inline(always)]
 fn product(a: f32, b: f32) -> Exact {
     (f64::from(a) * f64::from(b), 0.0)
 }
 
-/// `a · b + c` without rounding.
+/// Returns `a · b + c` without rounding.
 #[inline(always)]
 fn fused(a: f32, b: f32, c: f32) -> Exact {
     sum(f64::from(a) * f64::from(b), c.into())
 }
 
-/// The largest f32 that is not above.
+/// Returns the largest f32 that is not above the number.
 #[inline(always)]
 fn down((value, rest): Exact) -> f32 {
     let near = value as f32;
@@ -47,7 +47,7 @@ fn down((value, rest): Exact) -> f32 {
     if back > value || (back == value && rest < 0.0) { near.next_down() } else { near }
 }
 
-/// The smallest f32 that is not below.
+/// Returns the smallest f32 that is not below the number.
 #[inline(always)]
 fn up((value, rest): Exact) -> f32 {
     -down((-value, -rest))

@@ -1,4 +1,4 @@
-//! Every form of the table, through a whole kernel, against the definition in wider numbers.
+//! Runs every form of the table in a whole kernel, and compares the result with a definition in wider numbers.
 
 use super::*;
 use crate::{Launch, Memory, Module, Settings};
@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::cmp::Ordering;
 
 thread_local! {
-    /// Whether modules that this thread loads take the steps for any processor.
+    /// Whether modules that this thread loads use the steps for any x86-64.
     pub(super) static PLAIN: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -125,15 +125,15 @@ impl Bits {
     }
 }
 
-/// What an instruction gives, to be compared in its own type.
+/// The result that an instruction must give, with the type in which it is compared.
 enum Want {
     Word(i128),
-    /// The lower half of a word; the rest is anything.
+    /// The lower half of a word. The upper half can hold anything.
     Half(i128),
     Wide(i128),
-    /// Rounded to f32.
+    /// A number that is rounded to f32 before it is compared.
     Single(f64),
-    /// Within this part of itself.
+    /// A number, and the relative error that is allowed.
     Near(f64, f64),
     Double(f64),
     Holds(bool),
@@ -264,7 +264,7 @@ fn definitions() -> Vec<(&'static str, Definition)> {
         }),
         ("bfe.s32", |a, b, c| {
             let (position, length) = (b.u32() % 256, c.u32() % 256);
-            // beyond the number stands its sign
+            // the bits beyond the number are its sign
             let bit = |i: i128| if i < 32 { a.bit(i) } else { a.bit(31) };
             let last = if length == 0 { 0 } else { i128::from(bit((position + length - 1).min(31))) };
             Word((0..32).map(|i| if i < length { i128::from(bit(position + i)) << i } else { last << i }).sum())
@@ -403,7 +403,8 @@ fn definitions() -> Vec<(&'static str, Definition)> {
     ]
 }
 
-/// Sums and products that are rounded in a direction: the neighbours of the result are on the right sides.
+/// Whether `got` is the sum or product, rounded in the direction that the opcode says: the exact result must be `got`, or be
+/// between `got` and its neighbour on the right side.
 fn is_rounded(opcode: &str, got: f32, [a, b, c]: [Bits; 3]) -> bool {
     let exact = |x: f32| -> Ordering {
         let sum: Vec<f64> = match opcode.split('.').next() {
@@ -424,7 +425,7 @@ fn is_rounded(opcode: &str, got: f32, [a, b, c]: [Bits; 3]) -> bool {
     }
 }
 
-/// The sign of a sum without any rounding: on whole multiples of 2^-300, in numbers of 1,024 bits.
+/// Returns the sign of a sum, without any rounding: the sum is in units of 2^-400, as 40 digits of 24 bits.
 fn sign_of_sum(terms: &[f64]) -> Ordering {
     let mut sum = [0i64; 40];
     for term in terms {
@@ -452,7 +453,7 @@ fn sign_of_sum(terms: &[f64]) -> Ordering {
     }
 }
 
-/// What a comparison gives, by the words of the manual.
+/// Returns what a comparison gives according to the PTX manual.
 fn holds(comparison: &str, kind: &str, a: Bits, b: Bits) -> bool {
     let order = match kind {
         "s16" => a.s16().partial_cmp(&b.s16()),
@@ -478,8 +479,8 @@ fn holds(comparison: &str, kind: &str, a: Bits, b: Bits) -> bool {
     }
 }
 
-/// The text of a kernel that runs one instruction on operands from memory. Each thread reads three numbers of 64 bits and writes
-/// two results of 64 bits.
+/// Returns the text of a kernel that runs one instruction on operands from memory. Each thread reads three numbers of 64 bits and
+/// writes two results of 64 bits.
 fn text_of(opcode: &str, form: &Form) -> String {
     let register = |class: &Class, i: usize| match class {
         Class::Predicate => format!("%p{i}"),
@@ -487,7 +488,7 @@ fn text_of(opcode: &str, form: &Form) -> String {
         Class::Wide => format!("%rd{i}"),
     };
     let is_comparison = opcode.starts_with("setp");
-    // a fourth is the second byte of the third and what is above
+    // a fourth source is the third one without its lowest byte
     let source = |(i, class)| if i == 3 { "%r5".to_owned() } else { register(class, i + 1) };
     let sources: Vec<String> = form.sources.iter().enumerate().map(source).collect();
     let results: Vec<String> = form.results.iter().enumerate().map(|(i, class)| register(class, i + 6)).collect();
@@ -534,7 +535,7 @@ fn text_of(opcode: &str, form: &Form) -> String {
     )
 }
 
-/// Operands of an instruction in 64 threads: numbers of the type that it reads.
+/// Returns the operands of an instruction for 64 threads: numbers of the type that it reads.
 fn operands(opcode: &str, form: &Form) -> Vec<[Bits; 3]> {
     let kind = opcode.rsplit('.').next().unwrap_or_default();
     let value = |class: &Class, i: usize| match (kind, class) {
@@ -545,7 +546,7 @@ fn operands(opcode: &str, form: &Form) -> Vec<[Bits; 3]> {
     };
     (0..64)
         .map(|i| {
-            // the first 32 meet others, the second 32 themselves now and then
+            // in the first 32 threads the operands are different entries of the list, in the others sometimes the same one
             let at = if i < 32 { [i, 7 * i + 3, 11 * i + 5] } else { [i, i + i % 3, 5 * i] };
             std::array::from_fn(|operand| {
                 form.sources.get(operand).map_or(Bits(0), |class| Bits(value(class, at[operand])))
@@ -571,7 +572,7 @@ fn run(opcode: &str, form: &Form, operands: &[[Bits; 3]]) -> Vec<[u64; 2]> {
     results.chunks(16).map(|pair| [number(&pair[..8]), number(&pair[8..])]).collect()
 }
 
-/// What is wrong with a result, if anything.
+/// Returns what is wrong with a result. `None` if it is right.
 fn fault(want: Want, got: u64) -> Option<String> {
     let single = f32::from_bits(got as u32);
     let (is_right, want) = match want {
@@ -609,7 +610,7 @@ fn every_form_is_what_the_manual_says() {
                 }
                 ["selp", ..] => fault(if c.bit(0) == 1 { Want::Wide(a.u64()) } else { Want::Wide(b.u64()) }, *got),
                 ["add" | "mul" | "fma", "rz" | "rm" | "rp", _] => {
-                    // beyond the finite numbers there are no neighbours to look at
+                    // the check needs finite neighbours, and products of numbers below 1e19 are finite
                     let is_finite = [a, b, c].iter().all(|x| x.f32().abs() < 1e19);
                     let got = f32::from_bits(*got as u32);
                     (is_finite && !is_rounded(opcode, got, [*a, *b, *c])).then(|| format!("{got:e} is rounded wrongly"))
@@ -629,7 +630,7 @@ fn every_form_is_what_the_manual_says() {
     assert!(faults.is_empty(), "{} of {} forms:\n{}", faults.len(), table().forms.len(), faults.join("\n"));
 }
 
-/// Both compiled versions of a form give the same bits.
+/// Both compiled versions of a form give the same bits, except those of NaN.
 #[test]
 fn both_versions_agree() {
     for (opcode, form) in &table().forms {
@@ -638,14 +639,14 @@ fn both_versions_agree() {
         PLAIN.set(true);
         let plain = run(opcode, form, &operands);
         PLAIN.set(false);
-        // the sign of NaN is the compiler's
+        // the bits of a NaN are up to the compiler
         let is_nan = |x: u64| f32::from_bits(x as u32).is_nan() || f64::from_bits(x).is_nan();
         let same = |(a, b): (&[u64; 2], &[u64; 2])| a == b || is_nan(a[0]) && is_nan(b[0]);
         assert!(chosen.iter().zip(&plain).all(same), "{opcode}: {chosen:x?}\n{plain:x?}");
     }
 }
 
-/// A field put into a number; its place and length are the lowest two bytes of `c`.
+/// Returns `target` with `field` put into it. The lowest byte of `c` is the position, the next one the length.
 fn inserted(field: Bits, target: Bits, c: Bits, width: i128) -> i128 {
     let (position, length) = (c.u32() % 256, c.u32() / 256 % 256);
     let bit = |i: i128| match i - position {
@@ -655,7 +656,7 @@ fn inserted(field: Bits, target: Bits, c: Bits, width: i128) -> i128 {
     (0..width).map(|i| i128::from(bit(i)) << i).sum()
 }
 
-/// The smaller or the larger; the one that is a number; -0 is below 0.
+/// Returns the smaller or the larger of two numbers. -0 is below 0. If one is NaN, returns the other.
 fn of_two(a: f64, b: f64, smaller: bool) -> f64 {
     match (a.is_nan(), b.is_nan()) {
         (true, _) => b,
@@ -669,7 +670,7 @@ fn saturated(x: f64, least: i128, most: i128) -> i128 {
     if x.is_nan() { 0 } else { (x as i128).clamp(least, most) }
 }
 
-/// Rounded to bf16, ties to even, by adding to the bits.
+/// Rounds to bf16, to nearest, ties to even, by adding to the bits.
 fn brain(a: Bits) -> u16 {
     let bits = a.0 as u32;
     if f32::from_bits(bits).is_nan() { 0x7fff } else { ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16 }

@@ -1,4 +1,4 @@
-//! Operands that no instruction writes: numbers of the text, parameters, and where a thread is.
+//! Operands that no instruction writes: numbers in the text, parameters, and the place of a thread.
 
 use crate::parse::Class;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ pub(crate) struct Constants {
 pub(crate) enum Constant {
     /// A number, as bits.
     Bits(u64),
-    /// Bytes of the parameters, which keep their sign in a wider register if they have one.
+    /// A number of `bytes` bytes in the parameters. If `is_signed`, it keeps its sign in a wider register.
     Parameter {
         offset: u32,
         bytes: u32,
@@ -26,28 +26,28 @@ pub(crate) enum Constant {
     Special(Special),
 }
 
-/// What the text calls a special register.
+/// A special register of PTX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Special {
-    /// `%tid`, of an axis.
+    /// `%tid` along an axis: 0 for x, 1 for y, 2 for z.
     Thread(usize),
-    /// `%ntid`
+    /// `%ntid` along an axis.
     Threads(usize),
-    /// `%ctaid`
+    /// `%ctaid` along an axis.
     Block(usize),
-    /// `%nctaid`
+    /// `%nctaid` along an axis.
     Blocks(usize),
     Lane,
     Warp,
-    /// Lanes before this one.
+    /// The mask of the lanes before this one.
     LanesBefore,
-    /// Lanes up to this one.
+    /// The mask of the lanes up to this one.
     LanesUpTo,
-    /// Lanes after this one.
+    /// The mask of the lanes after this one.
     LanesAfter,
-    /// Lanes from this one on.
+    /// The mask of the lanes from this one on.
     LanesFrom,
-    /// This lane.
+    /// The mask of this lane.
     LaneMask,
     /// Bytes of dynamic shared memory.
     DynamicShared,
@@ -75,7 +75,7 @@ impl Special {
 }
 
 impl Constants {
-    /// The place of a constant among those of its class.
+    /// Returns the place of a constant among those of its class. Adds the constant if it is new.
     pub(super) fn place(&mut self, class: Class, constant: Constant) -> usize {
         if let Some(place) = self.places.get(&(class, constant)) {
             return *place;

@@ -1,4 +1,4 @@
-//! Instructions before their operands have places.
+//! Instructions whose operands have no places in the register files yet.
 
 use super::constants::{Constant, Constants, Special};
 use crate::forms::Step;
@@ -6,7 +6,7 @@ use crate::parse::{Class, KernelText, Operand, Register};
 use crate::warp::{Core, Flow, Op};
 use std::collections::HashMap;
 
-/// An instruction whose operands are not yet places.
+/// An instruction whose operands have no places yet.
 pub(super) struct Draft {
     pub line: u32,
     pub step: Step,
@@ -16,10 +16,10 @@ pub(super) struct Draft {
     pub data: u32,
     pub offset: i64,
     pub guard: Option<(Register, bool)>,
-    /// Where a branch goes: a statement first, an instruction when all are lowered.
+    /// Where a branch goes: the number of a statement, and after [`Drafts::finish`] that of an instruction.
     pub target: Option<usize>,
     pub returns: bool,
-    /// Which source names the lanes that must be together.
+    /// The source that holds the mask of the lanes which must run this together.
     pub members: Option<usize>,
     /// See [`Op::is_helper`].
     pub is_helper: bool,
@@ -34,10 +34,10 @@ pub(super) enum Ref {
     Nowhere(Class),
 }
 
-/// What a statement must be for its operand to be understood.
+/// Why a statement cannot be lowered.
 pub(super) type Reason = String;
 
-/// The instructions of a kernel, as they are lowered.
+/// The instructions of a kernel while it is being lowered.
 pub(super) struct Drafts<'a> {
     drafts: Vec<Draft>,
     constants: Constants,
@@ -70,13 +70,13 @@ impl<'a> Drafts<'a> {
         }
     }
 
-    /// Begins a statement.
+    /// Begins the statement `number`. Statements must come in their order.
     pub(super) fn begin(&mut self, number: usize) {
         debug_assert_eq!(number, self.starts.len());
         self.starts.push(self.drafts.len());
     }
 
-    /// Sets what the instructions of the statement have in common.
+    /// Sets the line and the guard of the instructions that are added next. Refuses a guard that is no predicate.
     pub(super) fn statement(&mut self, line: u32, guard: Option<(Register, bool)>) -> Result<(), Reason> {
         (self.line, self.guard) = (line, guard);
         match guard {
@@ -87,7 +87,7 @@ impl<'a> Drafts<'a> {
         }
     }
 
-    /// How many registers there are, with those that the text does not have, and constants.
+    /// Returns the number of registers and constants, including registers that the text does not have.
     pub(super) fn size(&self) -> usize {
         self.classes.len() + self.constants.words.len() + self.constants.wides.len() + self.constants.predicates.len()
     }
@@ -96,13 +96,13 @@ impl<'a> Drafts<'a> {
         self.classes[register as usize]
     }
 
-    /// A register that the text does not have.
+    /// Makes a register that the text does not have.
     pub(super) fn scratch(&mut self, class: Class) -> Register {
         self.classes.push(class);
         self.classes.len() as Register - 1
     }
 
-    /// Adds an instruction that only computes; returns it for what else it needs.
+    /// Adds an instruction that only computes. Returns it, so that the caller can set more fields.
     pub(super) fn push(&mut self, step: Step, results: Vec<Ref>, sources: Vec<Ref>) -> &mut Draft {
         self.drafts.push(Draft {
             line: self.line,
@@ -121,14 +121,15 @@ impl<'a> Drafts<'a> {
         self.drafts.last_mut().expect("one was pushed")
     }
 
-    /// Adds an instruction of the form table that prepares an operand in a register of its own.
+    /// Adds an instruction of the form table that prepares an operand. Returns the operand, a register that the text does not
+    /// have.
     pub(super) fn prepare(&mut self, opcode: &str, class: Class, sources: Vec<Ref>) -> Ref {
         let result = Ref::Register(self.scratch(class));
         self.help(opcode, result, sources);
         result
     }
 
-    /// Adds an instruction of the form table that belongs to another one.
+    /// Adds an instruction of the form table that is a helper of another one.
     pub(super) fn help(&mut self, opcode: &str, result: Ref, sources: Vec<Ref>) {
         let form = crate::forms::form(opcode).expect("it is in the table");
         self.push(form.steps.chosen(), vec![result], sources).is_helper = true;
@@ -142,7 +143,7 @@ impl<'a> Drafts<'a> {
         self.constant(class, Constant::Bits(bits))
     }
 
-    /// A register that is written.
+    /// Resolves an operand that is written.
     pub(super) fn result(&self, operand: &Operand, class: Class) -> Result<Ref, Reason> {
         match operand {
             Operand::Nowhere => Ok(Ref::Nowhere(class)),
@@ -152,13 +153,13 @@ impl<'a> Drafts<'a> {
         }
     }
 
-    /// An operand that is read.
+    /// Resolves an operand that is read.
     pub(super) fn source(&mut self, operand: &Operand, class: Class) -> Result<Ref, Reason> {
         match operand {
             Operand::Register(register) if self.class(*register) == class => Ok(Ref::Register(*register)),
             Operand::Register(_) => Err("an operand of another width".to_owned()),
             Operand::Not(register) if class == Class::Predicate && self.class(*register) == class => {
-                // under the guard or not: only lanes that are on read it
+                // the guard may apply to this instruction too: only lanes that are on read the result
                 Ok(self.prepare("not.pred", class, vec![Ref::Register(*register)]))
             }
             Operand::Bits(bits) => {
@@ -177,7 +178,7 @@ impl<'a> Drafts<'a> {
         }
     }
 
-    /// An address: always of 64 bits, with what is to be added to it.
+    /// Resolves an address to an operand of 64 bits and the offset that must be added to it.
     pub(super) fn address(&mut self, operand: &Operand) -> Result<(Ref, i64), Reason> {
         let Operand::Memory { base, offset } = operand else { return Err("an address was expected".to_owned()) };
         let base = match **base {
@@ -189,7 +190,7 @@ impl<'a> Drafts<'a> {
         Ok((base, *offset))
     }
 
-    /// Ends the kernel, and puts instructions in place of the statements that branches go to.
+    /// Ends the kernel, and makes branches go to instructions instead of statements.
     pub(super) fn finish(mut self, kernel: &KernelText) -> Lowered {
         self.starts.push(self.drafts.len());
         let mut opcodes: Vec<String> = Vec::new();
@@ -198,7 +199,7 @@ impl<'a> Drafts<'a> {
         }
         opcodes.push("ret".to_owned());
         self.guard = None;
-        // a kernel whose text ends without it returns, too
+        // a kernel also returns if its text ends without a `ret`
         let end = self.push(nothing, Vec::new(), Vec::new());
         (end.flow, end.returns) = (Flow::Return, true);
         for draft in &mut self.drafts {
@@ -211,5 +212,5 @@ impl<'a> Drafts<'a> {
     }
 }
 
-/// The step of an instruction whose flow is all that it does.
+/// The step of an instruction that only decides how the warp goes on.
 pub(super) fn nothing(_: &mut Core<'_>, _: &Op, _: u32) {}

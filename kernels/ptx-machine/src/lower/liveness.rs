@@ -7,7 +7,7 @@ use crate::parse::{Class, Register};
 /// For each instruction, the registers that are live before it.
 pub(super) struct Liveness {
     before: Vec<Bits>,
-    /// Most registers of 32 bits that are live at once.
+    /// The most registers of 32 bits that are live at once. A register of 64 bits counts as two.
     pub most_words: u32,
 }
 
@@ -24,7 +24,7 @@ impl Bits {
         self.0[register as usize / 64] &= !(1 << (register % 64));
     }
 
-    /// Adds all of another set; returns whether anything was new.
+    /// Adds all registers of another set. Returns whether any was new.
     fn join(&mut self, other: &Bits) -> bool {
         let mut changed = false;
         for (to, from) in self.0.iter_mut().zip(&other.0) {
@@ -46,7 +46,7 @@ impl Bits {
     }
 }
 
-/// Registers that an instruction reads, its guard among them.
+/// Returns the registers that an instruction reads, including its guard.
 fn read(draft: &Draft) -> impl Iterator<Item = Register> {
     let sources = draft.sources.iter().filter_map(|of| match of {
         Ref::Register(register) => Some(*register),
@@ -55,8 +55,9 @@ fn read(draft: &Draft) -> impl Iterator<Item = Register> {
     sources.chain(draft.guard.map(|(register, _)| register))
 }
 
-/// Registers that an instruction writes in every lane that reads them later. What helps a guarded instruction is read by that one
-/// alone, in the same lanes.
+/// Returns the registers that an instruction writes in every lane that reads them later. A guarded instruction does not write
+/// every lane. A guarded helper counts even so: what it prepares is read only by the instruction that it helps, in the same
+/// lanes.
 fn written(draft: &Draft) -> impl Iterator<Item = Register> {
     let is_whole = draft.guard.is_none() || draft.is_helper;
     draft.results.iter().filter_map(move |of| match of {
@@ -65,7 +66,7 @@ fn written(draft: &Draft) -> impl Iterator<Item = Register> {
     })
 }
 
-/// Walks the instructions backwards until nothing changes.
+/// Finds the registers that are live before each instruction. Walks the instructions backwards until nothing changes.
 pub(super) fn of(drafts: &[Draft], classes: &[Class]) -> Liveness {
     let mut before = vec![Bits(vec![0; classes.len().div_ceil(64)]); drafts.len()];
     let mut changed = true;
@@ -95,7 +96,8 @@ pub(super) fn of(drafts: &[Draft], classes: &[Class]) -> Liveness {
 }
 
 impl Liveness {
-    /// The first and the last instruction at which each register is in use; `None` for those that no instruction names.
+    /// Returns the first and the last instruction at which each register is in use. `None` for a register that no instruction
+    /// names.
     pub(super) fn ranges(&self, drafts: &[Draft], classes: &[Class]) -> Vec<Option<(usize, usize)>> {
         let mut ranges: Vec<Option<(usize, usize)>> = vec![None; classes.len()];
         let mut widen = |register: Register, at: usize| {
@@ -104,7 +106,7 @@ impl Liveness {
         };
         for (at, draft) in drafts.iter().enumerate() {
             self.before[at].all().for_each(|register| widen(register, at));
-            // sources are kept through the instruction, so that no result takes their place
+            // a source stays in use through the instruction, so that no result takes its place
             read(draft).for_each(|register| widen(register, at));
             for of in &draft.results {
                 if let Ref::Register(register) = of {
@@ -115,7 +117,8 @@ impl Liveness {
         ranges
     }
 
-    /// Lines of the first instructions that read registers which are live where the kernel begins.
+    /// Returns the lines that read a register which may hold nothing: for each register that is live where the kernel begins, the
+    /// line of the first instruction that reads it.
     pub(super) fn unset_at(&self, drafts: &[Draft]) -> Vec<u32> {
         let mut lines: Vec<u32> = self
             .before

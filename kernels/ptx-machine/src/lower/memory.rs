@@ -1,4 +1,4 @@
-//! What loads, stores, copies and atomic changes become.
+//! Lowers loads, stores, copies and atomic changes.
 
 use super::draft::{Drafts, Reason, Ref};
 use super::statement::{parameter, unknown, vector};
@@ -24,10 +24,10 @@ pub(super) fn lower(drafts: &mut Drafts<'_>, opcode: &str, parts: &[&str], opera
     }
 }
 
-/// `.space{.nc}{.vN}.type` of a load or store.
+/// Parses `.space{.nc}{.vN}.type`, the rest of the opcode of a load or store.
 fn access(opcode: &str, parts: &[&str]) -> Result<(Space, Elements, Class), Reason> {
     let mut parts = parts.to_vec();
-    // how caches treat it does not matter here
+    // how caches treat the access does not matter here
     parts.retain(|part| !matches!(*part, "nc" | "volatile" | "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt"));
     let space = match parts.first() {
         // constant memory is device memory that kernels do not write
@@ -41,7 +41,7 @@ fn access(opcode: &str, parts: &[&str]) -> Result<(Space, Elements, Class), Reas
     Ok((space, elements, class))
 }
 
-/// `{.vN}.type`
+/// Parses `{.vN}.type`. Returns the elements, and the class of registers that hold them.
 fn elements(parts: &[&str]) -> Option<(Elements, Class)> {
     let (count, kind) = match parts {
         [kind] => (1, *kind),
@@ -76,7 +76,7 @@ fn load(drafts: &mut Drafts<'_>, opcode: &str, parts: &[&str], operands: &[Opera
     Ok(())
 }
 
-/// Puts what was loaded into a register of 32 bits into the one of 64 that the text names, if it does.
+/// Converts a loaded number from a register of 32 bits to the register of 64 that the text names, if it names one.
 fn widen(drafts: &mut Drafts<'_>, operand: &Operand, narrow: Ref, elements: Elements) {
     if let Operand::Register(register) = operand
         && elements.bytes < 8
@@ -87,7 +87,8 @@ fn widen(drafts: &mut Drafts<'_>, operand: &Operand, narrow: Ref, elements: Elem
     }
 }
 
-/// A result of a load; what is loaded into a register of 64 bits goes through one of 32.
+/// Returns the register that a load writes. If the text names a register of 64 bits for a smaller number, this is a new one of 32
+/// bits, which `widen` converts.
 fn narrow_result(drafts: &mut Drafts<'_>, operand: &Operand, class: Class) -> Result<Ref, Reason> {
     match operand {
         Operand::Register(register) if class == Class::Word && drafts.class(*register) == Class::Wide => {
@@ -97,7 +98,7 @@ fn narrow_result(drafts: &mut Drafts<'_>, operand: &Operand, class: Class) -> Re
     }
 }
 
-/// What a store reads: of a register of 64 bits the lower half, if it stores less.
+/// Returns the operand that a store reads. If it stores less than 64 bits of a register of 64 bits, this is the lower half.
 fn narrow_source(drafts: &mut Drafts<'_>, operand: &Operand, class: Class) -> Result<Ref, Reason> {
     match operand {
         Operand::Register(register) if class == Class::Word && drafts.class(*register) == Class::Wide => {
@@ -128,7 +129,7 @@ fn store(drafts: &mut Drafts<'_>, opcode: &str, parts: &[&str], operands: &[Oper
     Ok(())
 }
 
-/// A load from the parameters is a move from a constant.
+/// Lowers a load from the parameters, which is a move from a constant.
 fn load_parameter(drafts: &mut Drafts<'_>, opcode: &str, parts: &[&str], operands: &[Operand]) -> Result<(), Reason> {
     let (elements, class) = elements(parts).ok_or_else(|| unknown(opcode))?;
     let [results, Operand::Memory { base, offset }] = operands else {
@@ -192,7 +193,7 @@ fn copy(drafts: &mut Drafts<'_>, opcode: &str, operands: &[Operand]) -> Result<(
     Ok(())
 }
 
-/// An address with its offset added.
+/// Returns an address with its offset added.
 fn sum(drafts: &mut Drafts<'_>, base: Ref, offset: i64) -> Ref {
     if offset == 0 {
         return base;

@@ -1,4 +1,4 @@
-//! Statements to instructions that run: opcodes to steps, registers to places in a warp's files.
+//! Lowers statements to instructions that run: opcodes become steps, registers become places in a warp's register files.
 
 mod constants;
 mod draft;
@@ -23,21 +23,21 @@ pub struct Kernel {
     /// The opcode of each instruction, as the text has it.
     pub(crate) opcodes: Vec<String>,
     pub(crate) constants: Constants,
-    /// Places of predicates, words and wide registers, without the constants.
+    /// How many places the registers of each class need, without the constants.
     pub(crate) places: Places,
     pub(crate) parameter_bytes: usize,
     pub(crate) max_threads: Option<u32>,
     pub(crate) shared_bytes: u32,
     pub(crate) local_bytes: u32,
-    /// Most registers of 32 bits that hold something at once.
+    /// The most registers of 32 bits that hold something at once.
     registers: u32,
-    /// Where parameters are: offset and bytes of each.
+    /// The offset and the bytes of each parameter.
     parameters: Vec<(u32, u32)>,
-    /// Lines that read registers which hold nothing on some way there.
+    /// Lines that read a register, although some path to them does not write it.
     unset: Vec<u32>,
 }
 
-/// How many of each class.
+/// A number of places for each class of registers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Places {
     pub predicates: usize,
@@ -67,7 +67,7 @@ impl Kernel {
         &self.name
     }
 
-    /// Offset and bytes of each parameter.
+    /// Returns the offset and the bytes of each parameter.
     pub fn parameters(&self) -> &[(u32, u32)] {
         &self.parameters
     }
@@ -77,7 +77,7 @@ impl Kernel {
         self.parameter_bytes
     }
 
-    /// Threads of a block at most, if the kernel bounds them.
+    /// The most threads that a block may have, if the kernel sets a bound.
     pub fn max_threads(&self) -> Option<u32> {
         self.max_threads
     }
@@ -87,17 +87,17 @@ impl Kernel {
         self.shared_bytes
     }
 
-    /// Bytes of local memory of a thread: what does not fit into registers, and arrays that are indexed.
+    /// Bytes of local memory of a thread. It holds what does not fit into registers, and arrays that are indexed.
     pub fn local_bytes(&self) -> u32 {
         self.local_bytes
     }
 
-    /// Most registers of 32 bits that hold something at once: an estimate of what an assembler would use.
+    /// The most registers of 32 bits that hold something at once: an estimate of what an assembler would use.
     pub fn registers(&self) -> u32 {
         self.registers
     }
 
-    /// Lines that read a register which holds nothing on some way there.
+    /// Lines that read a register, although some path to them does not write it.
     pub fn unset(&self) -> &[u32] {
         &self.unset
     }
@@ -107,7 +107,7 @@ impl Kernel {
         &self.opcodes
     }
 
-    /// The line of the PTX text of each instruction.
+    /// Returns the line in the PTX text of each instruction.
     pub fn lines(&self) -> Vec<u32> {
         self.code.iter().map(|op| op.line).collect()
     }
@@ -151,7 +151,7 @@ pub(crate) fn lower(kernel: KernelText, variables: &HashMap<String, u64>, text: 
     })
 }
 
-/// Where the drafts of a kernel lead, for the passes over them.
+/// Returns the instructions that can come after instruction `at`.
 fn successors(drafts: &[Draft], at: usize) -> [Option<usize>; 2] {
     let draft = &drafts[at];
     let next = (at + 1 < drafts.len()).then_some(at + 1);

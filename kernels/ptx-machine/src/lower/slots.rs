@@ -1,4 +1,5 @@
-//! Places for registers: each has one from its first to its last use, in the order of the text (linear scan).
+//! Assigns places to registers by linear scan: each register has a place from its first to its last use, in the order of the
+//! text.
 
 use super::Places;
 use super::constants::Constants;
@@ -7,10 +8,10 @@ use super::liveness::Liveness;
 use crate::parse::Class;
 use crate::warp::{Flow, MOST_OPERANDS, Op, Slot};
 
-/// Gives every register a place, and every instruction the places of its operands. Constants come behind the registers, and
-/// behind them one place of each class for results that nobody reads.
+/// Gives every register a place, and every instruction the places of its operands. Constants come after the registers. After the
+/// constants, each class has one place for results that nobody reads.
 ///
-/// This holds where lanes go different ways, too: a place is that of a lane, and so is a life.
+/// This is also right if lanes take different ways, because each lane has its own copy of every place.
 pub(super) fn assign(drafts: &[Draft], classes: &[Class], constants: &Constants, live: &Liveness) -> (Vec<Op>, Places) {
     let ranges = live.ranges(drafts, classes);
     let mut order: Vec<usize> = (0..classes.len()).filter(|register| ranges[*register].is_some()).collect();
@@ -18,7 +19,7 @@ pub(super) fn assign(drafts: &[Draft], classes: &[Class], constants: &Constants,
     order.sort_by_key(|register| range(*register).0);
     let mut places = Places::default();
     let mut of = vec![0 as Slot; classes.len()];
-    // for each class, the places and when they are free again
+    // for each class, the last instruction at which each place is in use
     let mut busy: [Vec<usize>; 3] = Default::default();
     for register in order {
         let (first, last) = range(register);

@@ -1,4 +1,4 @@
-//! What each opcode becomes.
+//! Lowers a statement, by its opcode.
 
 use super::constants::Constant;
 use super::draft::{Draft, Drafts, Reason, Ref, nothing};
@@ -26,7 +26,7 @@ pub(super) fn lower(drafts: &mut Drafts<'_>, statement: &Statement) -> Result<()
             together(drafts, warp::sync_warp, &[], &[], members).map(drop)
         }
         "bar" | "barrier" => barrier(drafts, &parts, &statement.operands),
-        // the machine runs one access after the other
+        // nothing to do: the machine runs one access after the other
         "membar" | "fence" => Ok(()),
         "ld" | "st" | "cp" | "atom" | "red" => memory::lower(drafts, &statement.opcode, &parts, &statement.operands),
         "shfl" => shuffle(drafts, &parts, &statement.operands),
@@ -57,13 +57,13 @@ fn expect<const N: usize>(operands: &[Operand]) -> Result<&[Operand; N], Reason>
     operands.try_into().map_err(|_| format!("{N} operands were expected, there are {}", operands.len()))
 }
 
-/// `%r1|%p1`
+/// Resolves the two results of `%r1|%p1`.
 fn pair(drafts: &Drafts<'_>, registers: [Register; 2], classes: [Class; 2]) -> Result<Vec<Ref>, Reason> {
     let each = registers.into_iter().zip(classes);
     each.map(|(register, class)| drafts.result(&Operand::Register(register), class)).collect()
 }
 
-/// Registers in braces, of a class.
+/// Returns the operands in braces, or the operand itself if it has no braces.
 pub(super) fn vector(operand: &Operand) -> Vec<Operand> {
     match operand {
         Operand::Vector(parts) => parts.clone(),
@@ -77,7 +77,7 @@ fn branch(drafts: &mut Drafts<'_>, operands: &[Operand]) -> Result<(), Reason> {
     Ok(())
 }
 
-/// An instruction of the form table.
+/// Lowers an instruction of the form table.
 fn computation(drafts: &mut Drafts<'_>, opcode: &str, operands: &[Operand]) -> Result<(), Reason> {
     let form = forms::form(opcode).ok_or_else(|| unknown(opcode))?;
     let (n_results, n_sources) = (form.results.len(), form.sources.len());
@@ -144,7 +144,7 @@ fn move_halves(drafts: &mut Drafts<'_>, kind: &str, operands: &[Operand]) -> Res
     }
 }
 
-/// `bar.sync id{, threads}`, `bar.arrive id, threads`, `bar.red.popc.u32 d, id{, threads}, p` and its kin
+/// `bar.sync id{, threads}`, `bar.arrive id, threads`, `bar.red.popc.u32 d, id{, threads}, p` and the other reductions
 fn barrier(drafts: &mut Drafts<'_>, parts: &[&str], operands: &[Operand]) -> Result<(), Reason> {
     let parts: Vec<&str> = parts.iter().copied().filter(|part| *part != "aligned" && *part != "cta").collect();
     let (kind, n_results) = match parts.as_slice() {
@@ -179,7 +179,7 @@ fn barrier(drafts: &mut Drafts<'_>, parts: &[&str], operands: &[Operand]) -> Res
     Ok(())
 }
 
-/// An instruction that all the lanes of `members` run together. The mask becomes its last source.
+/// Adds an instruction that all lanes in the mask `members` run together. The mask becomes the last source.
 fn together<'d>(
     drafts: &'d mut Drafts<'_>,
     step: forms::Step,
@@ -268,7 +268,7 @@ fn multiply(drafts: &mut Drafts<'_>, opcode: &str, operands: &[Operand]) -> Resu
     Ok(())
 }
 
-/// A parameter as an operand.
+/// Returns a parameter as an operand.
 pub(super) fn parameter(drafts: &mut Drafts<'_>, class: Class, offset: u32, bytes: u32, is_signed: bool) -> Ref {
     drafts.constant(class, Constant::Parameter { offset, bytes, is_signed })
 }

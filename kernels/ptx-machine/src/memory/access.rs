@@ -11,12 +11,12 @@ pub(crate) struct Elements {
     /// Bytes of an element.
     pub bytes: u32,
     pub count: u32,
-    /// Whether an element is smaller than its register and keeps its sign there.
+    /// Whether elements are signed and smaller than 64 bits. They keep their sign in a wider register.
     pub is_signed: bool,
 }
 
 impl Elements {
-    /// As it is kept in [`Op::data`].
+    /// Packs the elements into a number for [`Op::data`].
     pub(crate) fn data(self) -> u32 {
         self.bytes | self.count << 8 | u32::from(self.is_signed) << 16
     }
@@ -113,7 +113,7 @@ pub(crate) fn store_local(core: &mut Core<'_>, op: &Op, lanes: u32) {
     }
 }
 
-/// Puts the elements of a lane into its results. `element` reads the one at a byte.
+/// Puts the elements of a lane into its result registers. `element(at)` reads the element that begins at byte `at`.
 #[inline(always)]
 fn load(core: &mut Core<'_>, op: &Op, elements: Elements, lane: usize, element: impl Fn(usize) -> u64) {
     for i in 0..elements.count as usize {
@@ -128,7 +128,8 @@ fn load(core: &mut Core<'_>, op: &Op, elements: Elements, lane: usize, element: 
     }
 }
 
-/// Hands the elements of a lane, which stand behind the address among the operands, to `element` with their bytes' place.
+/// Calls `element(at, value)` for each element of a lane, which begins at byte `at`. The values are the operands after the
+/// address.
 #[inline(always)]
 fn store(core: &Core<'_>, op: &Op, elements: Elements, lane: usize, mut element: impl FnMut(usize, u64)) {
     for i in 0..elements.count as usize {
@@ -151,7 +152,8 @@ fn from_bytes(bytes: &[u8]) -> u64 {
 /// `bytes` (1, 2, 4 or 8) at `at` are in live memory and aligned, and the launch holds [`super::Memory::busy`].
 #[inline(always)]
 pub(super) unsafe fn read(at: *mut u8, bytes: u32) -> u64 {
-    // SAFETY: the caller's contract: nobody else reads or writes the memory.
+    // SAFETY: the caller promises that the bytes are in live memory and aligned; while it holds `busy`, nobody else accesses
+    // them.
     unsafe {
         match bytes {
             1 => at.read().into(),
@@ -168,7 +170,8 @@ pub(super) unsafe fn read(at: *mut u8, bytes: u32) -> u64 {
 /// As [`read`].
 #[inline(always)]
 pub(super) unsafe fn write(at: *mut u8, bytes: u32, value: u64) {
-    // SAFETY: as in `read`.
+    // SAFETY: the caller promises that the bytes are in live memory and aligned; while it holds `busy`, nobody else accesses
+    // them.
     unsafe {
         match bytes {
             1 => at.write(value as u8),
@@ -180,7 +183,7 @@ pub(super) unsafe fn write(at: *mut u8, bytes: u32, value: u64) {
 }
 
 impl Core<'_> {
-    /// The addresses in all lanes; the operand is the one behind the results.
+    /// Returns the address in each lane. `operand` is the place of the address among the operands: it comes after the results.
     #[inline(always)]
     pub(crate) fn addresses(&self, op: &Op, operand: usize) -> [u64; LANES] {
         self.addresses_in(op.slots[operand], op.offset)
@@ -191,7 +194,8 @@ impl Core<'_> {
         self.registers.wides[usize::from(slot)].0.map(|base| base.wrapping_add_signed(offset))
     }
 
-    /// Where a lane's bytes of device memory are, or `None` after a report.
+    /// Returns where a lane's bytes of device memory are on the host. Reports what is wrong with the access. `None` if the bytes
+    /// are not in one allocation or not aligned.
     #[inline]
     pub(super) fn global_at(&mut self, op: &Op, address: u64, width: u32, how: Use, lane: usize) -> Option<*mut u8> {
         let thread = Thread::new(self.place.block, self.place.warp, lane);
@@ -208,7 +212,8 @@ impl Core<'_> {
         }
     }
 
-    /// The place of a lane's bytes in shared memory, or `None` after a report.
+    /// Returns the place of a lane's bytes in shared memory. Reports what is wrong with the access. `None` if the bytes are
+    /// outside or not aligned.
     #[inline]
     pub(super) fn shared_at(&mut self, op: &Op, address: u64, width: u32, how: Use, lane: usize) -> Option<usize> {
         let at = match self.shared.place(address, width) {
@@ -226,7 +231,7 @@ impl Core<'_> {
         Some(at)
     }
 
-    /// Reads 16 bytes of shared memory for `lane`; zeros after a report.
+    /// Reads 16 bytes of shared memory for `lane`. Returns zeros if they are outside or not aligned, and reports that.
     pub(crate) fn shared_row(&mut self, op: &Op, address: u64, lane: usize) -> [u8; 16] {
         match self.shared_at(op, address, 16, Use::Read, lane) {
             Some(at) => self.shared.bytes[at..][..16].try_into().expect("16 bytes"),

@@ -1,21 +1,21 @@
-//! A device's memory: allocations at addresses of its own, which are never used twice.
+//! A device's memory: allocations at the device's own addresses, which are never used twice.
 
 use memmap2::{MmapOptions, MmapRaw};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-/// The first address of a device is the number of the device, from 1, times this. No address of the host is so large, and none is
-/// of two devices, so a pointer of the host or of another device that is handed to a kernel is found.
+/// Device `n`, counted from 1, has addresses from `n` times this on. No address of the host is so large, and no two devices share
+/// an address. So memcheck finds a pointer of the host or of another device that a kernel gets.
 const OF_A_DEVICE: u64 = 1 << 48;
 
-/// Bytes of no man's land between allocations, at least.
+/// The least number of unused bytes between two allocations.
 const APART: u64 = 4096;
 
-/// Where allocations start: what a driver promises.
+/// Alignment of allocations in bytes, as a driver promises it.
 const ALIGN: u64 = 256;
 
-/// The memory of a device, read and written by whoever has an address: one launch or copy at a time.
+/// The memory of a device. One launch or copy at a time reads and writes it.
 #[derive(Debug)]
 pub struct Memory {
     table: RwLock<Table>,
@@ -31,11 +31,11 @@ struct Table {
     limit: u64,
 }
 
-/// Memory that was asked for or named wrongly.
+/// Why memory could not be allocated, freed or accessed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// More than there is.
+    /// There is not enough memory.
     #[error("{bytes} bytes were asked for, {free} are free")]
     Full {
         /// Bytes asked for.
@@ -49,7 +49,7 @@ pub enum MemoryError {
         /// The address.
         address: u64,
     },
-    /// Bytes outside every allocation.
+    /// The bytes are not inside one allocation.
     #[error("{bytes} bytes at {address:#x} are not in one allocation")]
     Outside {
         /// The first address.
@@ -66,16 +66,16 @@ pub(crate) struct Allocation {
     pub bytes: u64,
     /// Its content.
     data: MmapRaw,
-    /// For each byte, whether something wrote it. `None` for memory that stands for real content.
+    /// A mark for each byte, 1 if something wrote the byte. `None` if all bytes count as written.
     written: Option<MmapRaw>,
 }
 
 impl Allocation {
-    /// `None` if the system has no addresses for it.
+    /// Maps memory for an allocation. `None` if the system has no addresses for it.
     fn new(start: u64, bytes: u64, kind: Kind) -> Option<Allocation> {
         let map = || {
             let length = usize::try_from(bytes.max(1)).ok()?;
-            // reserved, not taken: pages that nobody writes cost nothing
+            // only addresses are reserved: pages that nobody writes cost nothing
             MmapOptions::new().len(length).no_reserve_swap().map_anon().ok().map(MmapRaw::from)
         };
         let written = if kind == Kind::Empty { Some(map()?) } else { None };
@@ -87,12 +87,13 @@ impl Allocation {
         Some(allocation)
     }
 
-    /// Address on the host of the byte `at`.
+    /// Returns the host's address of byte `at`.
     pub(crate) fn data(&self, at: u64) -> *mut u8 {
         self.data.as_mut_ptr().wrapping_add(at as usize)
     }
 
-    /// The marks of the bytes from `at` on; `None` if all count as written.
+    /// Returns the host's address of the mark of byte `at`. The marks of the next bytes follow it. `None` if all bytes count as
+    /// written.
     pub(crate) fn written(&self, at: u64) -> Option<*mut u8> {
         self.written.as_ref().map(|marks| marks.as_mut_ptr().wrapping_add(at as usize))
     }
@@ -101,9 +102,9 @@ impl Allocation {
 /// What new memory holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Nothing: bytes of 0xff, which are NaN, and reading them is found.
+    /// Nothing. The bytes are 0xff, so that floats are NaN, and initcheck reports reads of them.
     Empty,
-    /// Zeros that stand for real content.
+    /// Zeros that count as written, in place of real content.
     Given,
 }
 
@@ -111,7 +112,7 @@ enum Kind {
 pub(crate) type Allocations = Vec<Arc<Allocation>>;
 
 impl Memory {
-    /// A device with `limit` bytes.
+    /// Makes a device with `limit` bytes of memory.
     pub fn new(limit: u64) -> Memory {
         static DEVICES: AtomicU64 = AtomicU64::new(1);
         let next = DEVICES.fetch_add(1, Ordering::Relaxed) * OF_A_DEVICE;
@@ -119,13 +120,13 @@ impl Memory {
         Memory { table: RwLock::new(table), busy: Mutex::new(()) }
     }
 
-    /// Keeps others from reading or writing bytes.
+    /// Locks the bytes. While the lock is held, no other launch or copy reads or writes them.
     pub(crate) fn busy(&self) -> MutexGuard<'_, ()> {
-        // a launch that panicked leaves bytes, not a broken table
+        // a launch that panicked can leave wrong bytes, but not a broken table
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Allocates `bytes`, whose content is nothing: bytes of 0xff.
+    /// Allocates `bytes` bytes, which are 0xff and count as not written. Returns their address.
     ///
     /// # Errors
     /// [`MemoryError::Full`].
@@ -133,8 +134,8 @@ impl Memory {
         self.add(bytes, Kind::Empty)
     }
 
-    /// Allocates `bytes` that count as written and read as zeros, for launches that are counted at sizes whose content nobody
-    /// has. Pages that nobody writes take no memory of the host.
+    /// Allocates `bytes` bytes that read as zeros and count as written. Returns their address. This is for counting launches at
+    /// sizes for which there is no real content. Pages that nobody writes take no memory of the host.
     ///
     /// # Errors
     /// [`MemoryError::Full`].
@@ -168,23 +169,23 @@ impl Memory {
         Ok(())
     }
 
-    /// Bytes that are free, and bytes in all.
+    /// Returns the bytes that are free, and the bytes in all.
     pub fn room(&self) -> (u64, u64) {
         let table = self.table.read().expect("no thread panics while it holds the table");
         (table.limit - table.used, table.limit)
     }
 
-    /// Allocations that are live.
+    /// Returns the number of live allocations.
     pub fn count(&self) -> usize {
         self.table.read().expect("no thread panics while it holds the table").live.len()
     }
 
-    /// Where an allocation starts and its bytes, if `address` is in one.
+    /// Returns the start and the length of the allocation that holds `address`. `None` if there is none.
     pub fn allocation_of(&self, address: u64) -> Option<(u64, u64)> {
         self.find(address, 1).ok().map(|(allocation, _)| (allocation.start, allocation.bytes))
     }
 
-    /// Copies `bytes` from the host.
+    /// Copies `bytes` from the host to `address`.
     ///
     /// # Errors
     /// [`MemoryError::Outside`].
@@ -202,19 +203,19 @@ impl Memory {
         Ok(())
     }
 
-    /// Copies to the host. Bytes that nobody wrote are 0xff.
+    /// Copies from `address` to the host. Bytes that nobody wrote are 0xff.
     ///
     /// # Errors
     /// [`MemoryError::Outside`].
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
         let (allocation, at) = self.find(address, bytes.len() as u64)?;
         let _busy = self.busy();
-        // SAFETY: as in `write`.
+        // SAFETY: `find` checked that the bytes are inside the allocation, which the `Arc` keeps alive; `busy` is held.
         unsafe { std::ptr::copy_nonoverlapping(allocation.data(at), bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }
 
-    /// Copies within the device. Bytes that nobody wrote stay so.
+    /// Copies within the device. A byte that nobody wrote counts as not written at the target too, if the target has marks.
     ///
     /// # Errors
     /// [`MemoryError::Outside`].
@@ -222,7 +223,7 @@ impl Memory {
         let (source, at) = self.find(from, bytes)?;
         let (target, to) = self.find(to, bytes)?;
         let _busy = self.busy();
-        // SAFETY: as in `write`; the two may overlap.
+        // SAFETY: `find` checked both ranges, the `Arc`s keep the allocations alive, and `busy` is held. The ranges may overlap.
         unsafe {
             std::ptr::copy(source.data(at), target.data(to), bytes as usize);
             match (source.written(at), target.written(to)) {
@@ -234,7 +235,7 @@ impl Memory {
         Ok(())
     }
 
-    /// How many of the bytes nobody has written.
+    /// Returns how many of the bytes nobody has written.
     ///
     /// # Errors
     /// [`MemoryError::Outside`].
@@ -242,11 +243,11 @@ impl Memory {
         let (allocation, at) = self.find(address, bytes)?;
         let Some(marks) = allocation.written(at) else { return Ok(0) };
         let _busy = self.busy();
-        // SAFETY: as in `write`; marks are as many as bytes.
+        // SAFETY: `find` checked that the bytes are inside the allocation, each byte has a mark, and `busy` is held.
         Ok((0..bytes).map(|i| u64::from(unsafe { marks.wrapping_add(i as usize).read() } == 0)).sum())
     }
 
-    /// The live allocations, by address.
+    /// Returns the live allocations, by address.
     pub(crate) fn live(&self) -> Allocations {
         self.table.read().expect("no thread panics while it holds the table").live.values().cloned().collect()
     }

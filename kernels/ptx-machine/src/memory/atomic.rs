@@ -1,10 +1,10 @@
-//! `atom` and `red`: read, change and write in one.
+//! `atom` and `red`: read, change and write a number in one step.
 
 use super::access::{read, write};
 use super::order::Use;
 use crate::warp::{Core, Op, lanes_of};
 
-/// A change that is made in one.
+/// An atomic change of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Atomic {
     Add,
@@ -20,7 +20,8 @@ pub(crate) enum Atomic {
     CompareAndSwap,
 }
 
-/// The change and the bytes that `add.f32` and its kin, the end of an `atom` or `red`, mean.
+/// Returns the change and the bytes of the number that the end of an `atom` or `red` means, e.g. `add.f32`. `None` if it is not
+/// known.
 pub(crate) fn atomic_form(operation: &str, kind: &str) -> Option<(Atomic, u32)> {
     let bytes = crate::parse::bytes_of(kind).filter(|bytes| *bytes >= 4)?;
     let is_signed = kind.starts_with('s');
@@ -42,7 +43,7 @@ pub(crate) fn atomic_form(operation: &str, kind: &str) -> Option<(Atomic, u32)> 
 }
 
 impl Atomic {
-    /// What the memory holds afterwards.
+    /// Returns the number after the change. `old` is the number before it, `a` and `b` are the operands.
     fn changed(self, old: u64, a: u64, b: u64, bytes: u32) -> u64 {
         let signed = |x: u64| if bytes == 4 { i64::from(x as i32) } else { x as i64 };
         match self {
@@ -62,7 +63,7 @@ impl Atomic {
     }
 }
 
-/// Which memory, which change, of how many bytes, packed into [`Op::data`].
+/// Packs a change and the bytes of its number into a number for [`Op::data`].
 pub(crate) fn data(change: Atomic, bytes: u32) -> u32 {
     change as u32 | bytes << 8
 }
@@ -89,7 +90,7 @@ const _: () = {
     }
 };
 
-/// Operands: result, address, one or two numbers.
+/// Changes device memory. Operands: result, address, two numbers. Only `cas` uses the second number.
 pub(crate) fn change_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let (change, bytes) = (CHANGES[(op.data & 0xff) as usize], op.data >> 8);
     let addresses = core.addresses(op, 1);
@@ -99,13 +100,13 @@ pub(crate) fn change_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
         let [a, b] = [2, 3].map(|i| core.number(op, i, bytes, lane));
         // SAFETY: `global_at` checked that the bytes are in one allocation and aligned; the launch holds the memory.
         let old = unsafe { read(data, bytes) };
-        // SAFETY: as above.
+        // SAFETY: these are the bytes that were just read.
         unsafe { write(data, bytes, change.changed(old, a, b, bytes)) };
         core.result(op, bytes, lane, old);
     }
 }
 
-/// As [`change_global`].
+/// As [`change_global`], for shared memory.
 pub(crate) fn change_shared(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let (change, bytes) = (CHANGES[(op.data & 0xff) as usize], op.data >> 8);
     let addresses = core.addresses(op, 1);

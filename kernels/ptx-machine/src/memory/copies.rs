@@ -1,7 +1,8 @@
 //! `cp.async`: copies from device memory to shared memory that arrive later.
 //!
-//! Each lane has groups of copies. A lane's wait lets its older groups arrive; the bytes are then there for the lane, and for
-//! others after a barrier. [`Arrival`] decides whether bytes are there as early or as late as they may be. They are read when the copy begins.
+//! Each lane has groups of copies. When a lane waits, its older groups arrive. Their bytes are then there for the lane, and for
+//! others after a barrier. [`Arrival`] decides whether the bytes are written to shared memory as early or as late as PTX allows.
+//! They are always read when the copy begins.
 
 use super::order::{Thread, Use};
 use crate::launch::Arrival;
@@ -11,7 +12,7 @@ use crate::warp::{Core, LANES, Op, lanes_of};
 #[derive(Debug)]
 pub(crate) struct Copies {
     under_way: Vec<Pending>,
-    /// For each lane, how many groups it has closed.
+    /// For each lane, how many groups it has committed.
     closed: [u32; LANES],
     arrival: Arrival,
 }
@@ -32,14 +33,15 @@ impl Copies {
         Copies { under_way: Vec::new(), closed: [0; LANES], arrival }
     }
 
-    /// Begins a block.
+    /// Forgets all copies, for a new block.
     pub(crate) fn reset(&mut self) {
         self.under_way.clear();
         self.closed = [0; LANES];
     }
 }
 
-/// `cp.async [to], [from], bytes{, bytes read}`: what is not read is zeros. Operands: to, from, bytes read.
+/// `cp.async [to], [from], bytes{, bytes read}`. The bytes that are not read are written as zeros. Operands: to, from, bytes
+/// read.
 pub(crate) fn copy_async(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let width = op.data;
     let to = core.addresses(op, 0);
@@ -51,10 +53,11 @@ pub(crate) fn copy_async(core: &mut Core<'_>, op: &Op, lanes: u32) {
     for lane in lanes_of(lanes) {
         let mut bytes = [0; 16];
         let length = read[lane].min(width) as usize;
-        // reading nothing is no access
+        // a copy that reads nothing does not access its source
         if length > 0 {
             let Some(data) = core.copied_from(op, from[lane], length as u32, width, lane) else { continue };
-            // SAFETY: `copied_from` checked every byte, and allocations are apart, so they are in one; the launch holds the memory.
+            // SAFETY: `copied_from` checked every byte. They are in one allocation, since allocations are apart. The launch holds
+            // the memory.
             unsafe { std::ptr::copy_nonoverlapping(data, bytes.as_mut_ptr(), length) };
         }
         let Some(at) = core.shared_at(op, to[lane], width, Use::CopyTo, lane) else { continue };
@@ -71,7 +74,7 @@ pub(crate) fn commit(core: &mut Core<'_>, _: &Op, lanes: u32) {
     lanes_of(lanes).for_each(|lane| core.copies.closed[lane] += 1);
 }
 
-/// `cp.async.wait_group n`: all but the newest `n` groups have arrived. `n` is in [`Op::data`].
+/// `cp.async.wait_group n`: waits until all but the newest `n` groups have arrived. `n` is in [`Op::data`].
 pub(crate) fn wait_group(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let closed = core.copies.closed;
     arrive(core, |copy| {
@@ -101,7 +104,8 @@ fn arrive(core: &mut Core<'_>, arrives: impl Fn(&Pending) -> bool) {
 }
 
 impl Core<'_> {
-    /// Where the source of a copy is: aligned to the copy's width, of which `length` bytes are read.
+    /// Checks the source of a copy. It must be aligned to `width`, and the copy reads its first `length` bytes. Returns where
+    /// they are on the host. `None` if there is a fault, which is reported.
     fn copied_from(&mut self, op: &Op, address: u64, length: u32, width: u32, lane: usize) -> Option<*mut u8> {
         if length == width {
             return self.global_at(op, address, width, Use::Read, lane);
@@ -111,7 +115,7 @@ impl Core<'_> {
             self.report(crate::report::Check::Memory, op, lane, text);
             return None;
         }
-        // in pieces that are aligned, whatever the length
+        // byte by byte, because `length` may be a width that no access has
         let first = self.global_at(op, address, 1, Use::Read, lane)?;
         for byte in 1..u64::from(length) {
             self.global_at(op, address + byte, 1, Use::Read, lane)?;

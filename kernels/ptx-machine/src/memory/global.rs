@@ -6,7 +6,7 @@ use super::shared::Wrong;
 use crate::launch::Checks;
 use std::collections::HashMap;
 
-/// Bytes of a page of histories.
+/// Bytes of device memory whose histories are made at once.
 const PAGE: u64 = 4096;
 
 /// Device memory as a launch sees it: the allocations that were live when it began.
@@ -15,7 +15,7 @@ pub(crate) struct Global {
     /// The allocation of the last access: the next one is most likely in it.
     last: usize,
     checks: Checks,
-    /// Accesses of this launch, for every two bytes of a page, by the page's number.
+    /// The accesses of this launch. A page, named by its number, has one history for every two bytes.
     histories: HashMap<u64, Vec<History>>,
 }
 
@@ -24,7 +24,8 @@ impl Global {
         Global { live, last: 0, checks, histories: HashMap::new() }
     }
 
-    /// Where `width` bytes at an address are, if they are in one allocation and aligned.
+    /// Returns the allocation that holds `width` bytes at an address, and their offset in it. Refuses bytes that are not in one
+    /// allocation or not aligned.
     #[inline]
     pub(crate) fn place(&mut self, address: u64, width: u32) -> Result<(&Allocation, u64), Wrong> {
         let is_in = |of: &Allocation| address.wrapping_sub(of.start) < of.bytes;
@@ -45,7 +46,7 @@ impl Global {
         Ok((of, at))
     }
 
-    /// Says where an address is that is in no allocation.
+    /// Says where bytes are that are not inside one allocation.
     #[cold]
     fn stray(&self, address: u64, width: u32) -> String {
         let after = self.live.partition_point(|of| of.start <= address);
@@ -58,7 +59,8 @@ impl Global {
         }
     }
 
-    /// Checks and notes an access. Returns where the bytes are on the host, or what is wrong.
+    /// Checks and records an access. Returns where the bytes are on the host, with what initcheck and racecheck found. Fails if
+    /// the bytes cannot be accessed.
     #[inline]
     pub(crate) fn access(
         &mut self,
@@ -81,7 +83,7 @@ impl Global {
                 }
             }
             if matches!(how, Use::Write | Use::Atomic) {
-                // SAFETY: as above.
+                // SAFETY: `place` checked that the bytes are inside, there is a mark for each, and the launch holds the memory.
                 unsafe { marks.write_bytes(1, width as usize) };
             }
         }

@@ -1,21 +1,23 @@
-//! Which accesses are ordered: the race checker.
+//! The race checker: which accesses are ordered.
 //!
-//! Every warp has a clock, which barriers advance, and knows of every other warp of its block up to which reading of that
-//! warp's clock it is ordered behind it. An access is a race with an earlier one of another thread if one of the two writes and
-//! the later thread is not ordered behind the earlier. The order in which the machine ran them does not matter, so one schedule
-//! finds what there is. The method is FastTrack's (Flanagan and Freund, PLDI 2009), with a warp's lanes in place of threads
-//! where they only wait for each other (`__syncwarp`).
+//! Every warp has a clock, which barriers advance. A warp also knows, for every other warp of its block, up to which reading of
+//! that warp's clock it is ordered behind that warp. An access races with an earlier one by another thread if one of the two
+//! writes and the later thread is not ordered behind the earlier access. The order in which the machine ran them does not matter,
+//! so one schedule is enough to find the races between the accesses that it makes. The method is FastTrack's (Flanagan and
+//! Freund, PLDI 2009), with a clock for each warp instead of each thread. Lanes of one warp are ordered if they have waited for
+//! each other (`__syncwarp`).
 
 use crate::warp::LANES;
 use smallvec::SmallVec;
 
-/// Most warps of a block.
+/// The most warps that a block can have.
 pub(crate) const WARPS: usize = 32;
 
 /// What the warps of a block know of each other's clocks.
 #[derive(Debug)]
 pub(crate) struct Clocks {
-    /// `known[v][w]`: up to which reading of the clock of `w` warp `v` is ordered behind it; `known[w][w]` is the clock of `w`.
+    /// Warp `v` is ordered behind warp `w` up to the reading `known[v][w]` of the clock of `w`. `known[w][w]` is the clock of
+    /// `w`.
     known: Vec<[u32; WARPS]>,
 }
 
@@ -28,17 +30,18 @@ impl Clocks {
         clocks
     }
 
-    /// The clock of a warp.
+    /// Returns the clock of a warp.
     pub(crate) fn now(&self, warp: u8) -> u32 {
         self.known[usize::from(warp)][usize::from(warp)]
     }
 
-    /// The lanes of a warp have waited for each other: they are ordered behind what each of them did before.
+    /// Advances the clock of a warp whose lanes have waited for each other. Each lane is then ordered behind what the others did
+    /// before.
     pub(crate) fn advance(&mut self, warp: u8) {
         self.known[usize::from(warp)][usize::from(warp)] += 1;
     }
 
-    /// A warp comes to a barrier: adds what it knows to what the barrier passes on.
+    /// Notes that a warp comes to a barrier: adds what it knows to what the barrier passes on.
     pub(crate) fn arrive(&mut self, warp: u8, passed_on: &mut [u32; WARPS]) {
         for (to, from) in passed_on.iter_mut().zip(self.known[usize::from(warp)]) {
             *to = (*to).max(from);
@@ -46,7 +49,7 @@ impl Clocks {
         self.advance(warp);
     }
 
-    /// A warp leaves a barrier, ordered behind those that came to it.
+    /// Notes that a warp leaves a barrier: it is now ordered behind the warps that came to it.
     pub(crate) fn leave(&mut self, warp: u8, passed_on: &[u32; WARPS]) {
         let own = self.now(warp);
         for (to, from) in self.known[usize::from(warp)].iter_mut().zip(passed_on) {
@@ -55,7 +58,7 @@ impl Clocks {
         self.known[usize::from(warp)][usize::from(warp)] = own;
     }
 
-    /// Whether `thread` is ordered behind what another did.
+    /// Whether `thread` is ordered behind an earlier access.
     fn is_behind(&self, thread: Thread, earlier: Access) -> bool {
         let Access { by, clock } = earlier;
         if thread.block != by.block {
@@ -89,27 +92,28 @@ struct Access {
 pub(crate) enum Use {
     Read,
     Write,
-    /// Read and written in one. Any two of them are ordered.
+    /// Read and written in one step. Any two atomic uses are ordered.
     Atomic,
     /// Written by a copy that is still on its way.
     CopyTo,
 }
 
-/// The accesses to two bytes that a later one may race with. (No kernel writes single bytes that others use the neighbours of.)
+/// The accesses to two adjacent bytes that a later access may race with. (One history for two bytes is enough, because no kernel
+/// writes a single byte while other threads use the one beside it.)
 #[derive(Debug, Default)]
 pub(crate) struct History {
     written: Option<(Access, Use)>,
-    /// Since then.
+    /// Reads since then.
     read: Users,
-    /// Likewise, by atomic changes: all of them, since none orders another.
+    /// Atomic changes since then. All of them are kept, since none is ordered behind another.
     changed: Users,
 }
 
-/// Threads that did one thing.
+/// The threads that read some bytes, or that changed them atomically.
 #[derive(Debug, Default)]
 struct Users {
     blocks: Blocks,
-    /// If they are of one block: its warps, mostly few.
+    /// The warps of these threads, usually few. Empty if the threads are of several blocks.
     warps: SmallVec<[User; 4]>,
 }
 
@@ -122,7 +126,7 @@ enum Blocks {
     Several,
 }
 
-/// The last reading of a warp's clock at which it did, and the lane, or [`SEVERAL`].
+/// A warp, the reading of its clock at its last access, and the lane that made it, or [`SEVERAL`].
 #[derive(Debug, Clone, Copy)]
 struct User {
     clock: u32,
@@ -130,11 +134,11 @@ struct User {
     lane: u8,
 }
 
-/// In place of a lane: more than one.
+/// Stands for more than one lane.
 const SEVERAL: u8 = 0xff;
 
 impl History {
-    /// Adds an access. Returns what it is in a race with, in words.
+    /// Adds an access. If it races with an earlier one, returns a description of the race.
     pub(crate) fn add(&mut self, thread: Thread, how: Use, clocks: &Clocks) -> Option<String> {
         let access = Access { by: thread, clock: clocks.now(thread.warp) };
         let race = self.race(thread, how, clocks);
@@ -150,7 +154,7 @@ impl History {
         race
     }
 
-    /// A copy to these bytes has arrived: for its thread, and for others after a barrier.
+    /// Notes that a copy to these bytes has arrived. It now counts as a write by the thread that waited for it.
     pub(crate) fn arrived(&mut self, thread: Thread, clocks: &Clocks) {
         self.written = Some((Access { by: thread, clock: clocks.now(thread.warp) }, Use::Write));
     }
@@ -197,7 +201,7 @@ impl Users {
             }
         }
         match self.warps.iter_mut().find(|user| user.warp == by.warp) {
-            // lanes that read at an earlier reading of the clock are ordered before those that read now
+            // lanes that accessed the bytes at an earlier reading of the clock are ordered before those that do now
             Some(user) => {
                 user.lane = if user.clock == clock && user.lane != by.lane { SEVERAL } else { by.lane };
                 user.clock = clock;
@@ -206,7 +210,7 @@ impl Users {
         }
     }
 
-    /// One that `thread` is not ordered behind, in words.
+    /// Describes one of these threads that `thread` is not ordered behind. `None` if there is none.
     fn unordered(&self, thread: Thread, clocks: &Clocks) -> Option<String> {
         let block = match self.blocks {
             Blocks::None => return None,
@@ -239,7 +243,6 @@ fn words(who: Thread, from: Thread) -> String {
     }
 }
 
-/// A thread of a warp.
 impl Thread {
     pub(crate) fn new(block: u32, warp: u8, lane: usize) -> Thread {
         debug_assert!(lane < LANES);

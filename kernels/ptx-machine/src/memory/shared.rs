@@ -9,12 +9,12 @@ use crate::parse::SHARED_START;
 pub(crate) struct Shared {
     pub bytes: Vec<u8>,
     written: Vec<bool>,
-    /// For every two bytes; empty without the race checker.
+    /// One history for every two bytes. Empty without the race checker.
     histories: Vec<History>,
     checks: Checks,
 }
 
-/// What an access of a lane is wrong with.
+/// What is wrong with an access of a lane, and which checker found it.
 pub(crate) enum Wrong {
     Memory(String),
     Init(String),
@@ -26,7 +26,7 @@ impl Shared {
         Shared { bytes: Vec::new(), written: Vec::new(), histories: Vec::new(), checks }
     }
 
-    /// Begins a block: `bytes` of nothing.
+    /// Begins a block: makes `bytes` bytes that nobody has written.
     pub(crate) fn reset(&mut self, bytes: u32) {
         let bytes = bytes as usize;
         self.bytes.clear();
@@ -41,7 +41,7 @@ impl Shared {
         }
     }
 
-    /// The place of `width` bytes at an address, if they are inside and aligned.
+    /// Returns the offset of `width` bytes at an address. Refuses bytes that are outside or not aligned.
     pub(crate) fn place(&self, address: u64, width: u32) -> Result<usize, Wrong> {
         let at = address.wrapping_sub(u64::from(SHARED_START));
         let end = at.checked_add(u64::from(width));
@@ -57,7 +57,7 @@ impl Shared {
         Ok(at as usize)
     }
 
-    /// Checks and notes an access that is inside. Returns what is wrong.
+    /// Checks and records an access to bytes inside the memory. Returns what initcheck and racecheck found.
     pub(crate) fn access(
         &mut self,
         at: usize,
@@ -89,7 +89,7 @@ impl Shared {
         wrong
     }
 
-    /// A copy to these bytes has arrived.
+    /// Notes that a copy to these bytes has arrived.
     pub(crate) fn arrived(&mut self, at: usize, width: u32, thread: Thread, clocks: &Clocks) {
         if self.checks.race {
             for history in &mut self.histories[at / 2..(at + width as usize).div_ceil(2)] {
@@ -98,7 +98,7 @@ impl Shared {
         }
     }
 
-    /// Whether accesses are looked at by a checker.
+    /// Whether initcheck or racecheck looks at accesses.
     pub(crate) fn is_checked(&self) -> bool {
         self.checks.init || self.checks.race
     }

@@ -1,6 +1,6 @@
-//! PTX text to tokens.
+//! Splits PTX text into tokens.
 
-/// A piece of the text.
+/// A word, or a sign of one character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token<'a> {
     pub text: &'a str,
@@ -15,8 +15,7 @@ impl Token<'_> {
     }
 }
 
-/// Splits the text into words and signs of one character. Comments, spaces and strings, which only name source files, are left
-/// out.
+/// Splits the text into words and signs of one character. Leaves out comments, spaces, and strings, which only name source files.
 pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut tokens = Vec::new();
     let (mut rest, mut line) = (text, 1);

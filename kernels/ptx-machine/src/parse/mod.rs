@@ -1,4 +1,4 @@
-//! PTX text to kernels: statements whose names are resolved to registers, labels, parameters and variables.
+//! Parses PTX text into kernels: statements whose names are resolved to registers, labels, parameters and variables.
 //!
 //! Covers what NVRTC writes for kernels without calls. Inline assembly may open scopes, whose registers shadow outer ones.
 
@@ -14,7 +14,7 @@ use lexer::{Token, tokens};
 use scope::Scopes;
 use std::collections::BTreeMap;
 
-/// The kernels of a module, and the variables that are outside them.
+/// The kernels of a module, and the variables that are declared outside them.
 pub(crate) struct ModuleText {
     pub kernels: Vec<KernelText>,
     /// Initialised variables in global or constant memory, by name.
@@ -25,7 +25,7 @@ pub(crate) struct ModuleText {
 pub(crate) struct KernelText {
     pub name: String,
     pub parameters: Vec<Parameter>,
-    /// Threads of a block at most, if the kernel bounds them.
+    /// Most threads of a block, if the kernel sets a bound (`.maxntid`).
     pub max_threads: Option<u32>,
     /// Bytes of shared memory that the kernel declares.
     pub shared_bytes: u32,
@@ -75,20 +75,20 @@ pub(crate) enum Class {
 /// A register of a kernel, by its number in [`KernelText::registers`].
 pub(crate) type Register = u32;
 
-/// Bytes of a variable, of all variables of a kind, or of parameters, at most.
+/// Every size in the text, and the end of every variable and parameter in its memory, is below this many bytes.
 const MOST_BYTES: u32 = 1 << 30;
 
-/// Registers of a kernel at most: they have numbers of 16 bits, and constants are among them.
+/// A kernel has fewer registers than this, constants included: their places have numbers of 16 bits.
 pub(crate) const MOST_REGISTERS: u32 = 60_000;
 
-/// Bytes of shared memory before a block's own. The start of the window belongs to the system on some cards; here it is never
-/// valid, so that address 0 is found.
+/// The address at which a block's shared memory begins. Some cards keep the addresses below it for the system. Here no access to
+/// them is valid, so an access at address 0 is reported.
 pub(crate) const SHARED_START: u32 = 1024;
 
 /// Parses a module.
 ///
 /// # Errors
-/// [`PtxError`] with the line for anything that is not understood.
+/// [`PtxError`] with the line of the first thing that is not understood.
 pub(crate) fn parse(text: &str) -> Result<ModuleText, PtxError> {
     let mut parser = Parser { tokens: tokens(text), at: 0, text };
     let mut module = ModuleText { kernels: Vec::new(), variables: BTreeMap::new() };
@@ -101,7 +101,7 @@ pub(crate) fn parse(text: &str) -> Result<ModuleText, PtxError> {
                 let kernel = parser.kernel(&dynamic)?;
                 module.kernels.push(kernel);
             }
-            // sized at the launch
+            // shared memory that is sized at the launch
             ".extern" => dynamic.push(parser.dynamic_shared()?),
             ".global" | ".const" => {
                 let (name, variable) = parser.variable()?;
@@ -113,7 +113,7 @@ pub(crate) fn parse(text: &str) -> Result<ModuleText, PtxError> {
     Ok(module)
 }
 
-/// A type as the text writes it, without its dot.
+/// Returns the bytes of a type, which is named without its dot. `None` if the type is not known.
 pub(crate) fn bytes_of(kind: &str) -> Option<u32> {
     Some(match kind {
         "b8" | "u8" | "s8" => 1,
@@ -145,14 +145,14 @@ impl<'a> Parser<'a> {
         Ok(token.text)
     }
 
-    /// Whether the next token is `text`, which is then passed.
+    /// Passes the next token if it is `text`. Returns whether it was.
     fn take(&mut self, text: &str) -> bool {
         let is_there = self.peek().is_some_and(|token| token.text == text);
         self.at += usize::from(is_there);
         is_there
     }
 
-    /// Whether the token so many places on is `text`.
+    /// Whether the token `places` places after the next one is `text`.
     fn follows(&self, places: usize, text: &str) -> bool {
         self.tokens.get(self.at + places).is_some_and(|token| token.text == text)
     }
@@ -161,7 +161,7 @@ impl<'a> Parser<'a> {
         if self.take(text) { Ok(()) } else { Err(self.error(&format!("`{text}` was expected"))) }
     }
 
-    /// Passes the tokens that are on the line of the next one.
+    /// Passes the next token and all others on its line.
     fn skip_line(&mut self) {
         let line = self.peek().map(|token| token.line);
         while self.peek().map(|token| token.line) == line && line.is_some() {
@@ -169,7 +169,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A fault at the next token.
+    /// Returns an error with the line of the next token, or of the last one if none is left.
     fn error(&self, reason: &str) -> PtxError {
         let line = self.tokens.get(self.at).or(self.tokens.last()).map_or(1, |token| token.line);
         self.error_on(line, reason)
@@ -190,7 +190,7 @@ impl<'a> Parser<'a> {
         Ok(if negative { value.wrapping_neg() } else { value })
     }
 
-    /// A size of the text, below [`MOST_BYTES`].
+    /// Reads a size, which must be below [`MOST_BYTES`].
     fn size(&mut self) -> Result<u32, PtxError> {
         let size = self.number()?;
         u32::try_from(size).ok().filter(|size| *size < MOST_BYTES).ok_or_else(|| {
@@ -199,7 +199,8 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// The end of `count` elements of `bytes` bytes behind `end`, and where they start.
+    /// Places `count` elements of `bytes` bytes each behind `end`, aligned to `align`. Returns where they start and where they
+    /// end.
     fn laid(&self, end: u32, (align, bytes): (u32, u32), count: u32) -> Result<(u32, u32), PtxError> {
         let start = u64::from(end).next_multiple_of(align.into());
         let end = start + u64::from(bytes) * u64::from(count);
@@ -209,7 +210,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `.align N .type`, both in any number of modifiers; returns the alignment and the bytes of an element.
+    /// Reads any number of `.align N`, `.ptr` and `.type` modifiers. Returns the alignment (by default that of the type) and the
+    /// bytes of an element.
     fn layout(&mut self) -> Result<(u32, u32), PtxError> {
         let (mut align, mut bytes) = (None, None);
         while let Some(token) = self.peek().filter(|token| token.text.starts_with('.')) {
@@ -222,7 +224,7 @@ impl<'a> Parser<'a> {
                     }
                     align = Some(of);
                 }
-                // what a pointer points to is aligned so, not the pointer
+                // this alignment is of what the pointer points to, not of the pointer
                 ".ptr" => {
                     while self
                         .peek()
@@ -246,7 +248,7 @@ impl<'a> Parser<'a> {
         Ok((align.unwrap_or(bytes), bytes))
     }
 
-    /// `[n]` after a name, if it is there, else 1.
+    /// Reads `[n]` after a name. Returns 1 if there are no brackets, and 0 for `[]`.
     fn count(&mut self) -> Result<u32, PtxError> {
         if !self.take("[") {
             return Ok(1);
@@ -297,7 +299,7 @@ impl<'a> Parser<'a> {
         Ok((name, Variable { align: u64::from(align), bytes: content }))
     }
 
-    /// A number of any kind, as bits.
+    /// Reads a number of any kind, as bits.
     fn bits(&mut self) -> Result<u64, PtxError> {
         match self.peek().and_then(|token| float_bits(token.text)) {
             Some(bits) => {
@@ -361,8 +363,9 @@ impl<'a> Parser<'a> {
         Ok(parameters)
     }
 
-    /// Bytes of the shared variables in the body that starts here. Dynamic shared memory begins behind them, and statements
-    /// before their declaration may use it.
+    /// Returns the bytes of the shared variables in the body that starts here, and stays at the body's start. The body's
+    /// statements need the number first: dynamic shared memory begins behind these variables, and may be used before they are
+    /// declared.
     fn static_shared(&mut self) -> Result<u32, PtxError> {
         let (start, mut depth, mut end) = (self.at, 1, 0u32);
         while depth > 0 {
@@ -382,7 +385,7 @@ impl<'a> Parser<'a> {
         Ok(end)
     }
 
-    /// The body of a kernel, up to its closing brace.
+    /// Reads the body of a kernel, up to its closing brace.
     fn body(&mut self, kernel: &mut KernelText, scopes: &mut Scopes) -> Result<(), PtxError> {
         let (mut depth, mut shared_end) = (1, 0);
         while depth > 0 {
@@ -420,7 +423,7 @@ impl<'a> Parser<'a> {
                     self.expect(";")?;
                 }
                 ".loc" | ".file" | ".pragma" => self.skip_line(),
-                // not `.L2::128B`
+                // a label, and not a modifier such as `.L2::128B`
                 _ if self.follows(1, ":") && !self.follows(2, ":") => {
                     let place = kernel.statements.len();
                     scopes.label(token.text, place);
@@ -472,7 +475,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// A whole number as the text writes it, decimal, hexadecimal or with a trailing U.
+/// Reads a whole number: decimal or hexadecimal, with or without a trailing U.
 fn integer(text: &str) -> Option<i64> {
     let text = text.strip_suffix('U').unwrap_or(text);
     match text.strip_prefix("0x") {

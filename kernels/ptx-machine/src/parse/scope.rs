@@ -1,4 +1,4 @@
-//! What names mean at a place of a kernel.
+//! What names mean at a given place in a kernel.
 
 use super::{KernelText, Operand, Register, SHARED_START, Statement};
 use std::collections::HashMap;
@@ -6,7 +6,8 @@ use std::collections::HashMap;
 /// The names of a kernel. Inner scopes shadow outer ones; labels are visible in the whole scope that they are in.
 pub(super) struct Scopes {
     open: Vec<Scope>,
-    /// Every scope ever opened holds the labels that it declared, so that a branch forward finds them.
+    /// For each scope that was ever opened, its labels and the statements that they stand before. They are kept after a scope
+    /// closes, because branches are resolved at the end.
     labels: Vec<HashMap<String, usize>>,
     parameters: HashMap<String, u32>,
 }
@@ -14,13 +15,13 @@ pub(super) struct Scopes {
 #[derive(Default)]
 struct Scope {
     registers: HashMap<String, Register>,
-    /// Addresses of variables, each in the window of its kind of memory.
+    /// Addresses of variables in shared or local memory.
     addresses: HashMap<String, u32>,
-    /// Its place in [`Scopes::labels`].
+    /// The index of its labels in [`Scopes::labels`].
     labels: usize,
 }
 
-/// Scopes around a statement, inner first, by their place in [`Scopes::labels`].
+/// The scopes around a statement, inner ones first, by their indices in [`Scopes::labels`].
 pub(crate) type Chain = Vec<usize>;
 
 /// What a name stands for.
@@ -33,7 +34,7 @@ pub(super) enum Meaning {
 }
 
 impl Scopes {
-    /// The scope of a kernel. `dynamic` are names of the shared memory that is sized at the launch.
+    /// Opens the outer scope of a kernel. `dynamic` are names of the shared memory that is sized at the launch.
     pub(super) fn new(kernel: &KernelText, dynamic: &[String]) -> Scopes {
         let parameters = kernel.parameters.iter().map(|of| (of.name.clone(), of.offset)).collect();
         let mut scopes = Scopes { open: Vec::new(), labels: Vec::new(), parameters };
@@ -89,10 +90,10 @@ impl Scopes {
         self.open.iter().rev().map(|scope| scope.labels).collect()
     }
 
-    /// Puts the statements' numbers in place of the labels' names.
+    /// Replaces names of labels by numbers of statements.
     ///
     /// # Errors
-    /// The line and the reason for a label that is nowhere.
+    /// The line and the reason if a branch names a label that does not exist.
     pub(super) fn resolve_labels(&self, statements: &mut [Statement]) -> Result<(), (u32, String)> {
         for statement in statements {
             for operand in &mut statement.operands {
@@ -109,7 +110,7 @@ impl Scopes {
     }
 }
 
-/// Address of the shared memory that is sized at the launch, behind `declared` bytes.
+/// Returns the address of the shared memory that is sized at the launch: behind `declared` bytes, aligned to 16.
 pub(crate) fn dynamic_start(declared: u32) -> u32 {
     SHARED_START + declared.next_multiple_of(16)
 }

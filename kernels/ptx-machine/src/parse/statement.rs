@@ -9,9 +9,9 @@ use crate::error::PtxError;
 pub(crate) struct Statement {
     /// Line of the text, from 1.
     pub line: u32,
-    /// The predicate that must hold in a lane, and whether it is negated.
+    /// The predicate that must hold for a lane to run it, and whether the predicate is negated.
     pub guard: Option<(Register, bool)>,
-    /// With its modifiers, e.g. `mul.wide.u32`.
+    /// The opcode with its modifiers, e.g. `mul.wide.u32`.
     pub opcode: String,
     pub operands: Vec<Operand>,
 }
@@ -28,7 +28,7 @@ pub(crate) enum Operand {
     Nowhere,
     /// A number, as bits.
     Bits(u64),
-    /// `%tid.x` and its kin, without the `%`.
+    /// A special register such as `%tid.x`, without the `%`.
     Special(String),
     /// `{%r1, %r2}`
     Vector(Vec<Operand>),
@@ -41,7 +41,7 @@ pub(crate) enum Operand {
     Parameter(u32),
     /// The number of the statement that a label stands before.
     Label(usize),
-    /// A name that is no register and nothing in shared or local memory: a label, or a variable of the module.
+    /// A name that is neither a register nor in shared or local memory: a label, or a variable of the module.
     Name {
         name: String,
         chain: Chain,
@@ -61,7 +61,7 @@ impl Parser<'_> {
             }
         }
         let mut opcode = self.next()?.to_owned();
-        // `.L1::no_allocate` and its kin are two words
+        // the text after `::`, as in `.L1::no_allocate`, is a word of its own
         while self.take(":") {
             self.expect(":")?;
             opcode = format!("{opcode}::{}", self.next()?);
@@ -107,7 +107,7 @@ impl Parser<'_> {
         }
     }
 
-    /// An operand that has no others in it.
+    /// Reads an operand that contains no other operand.
     fn simple(&mut self, scopes: &Scopes) -> Result<Operand, PtxError> {
         let token = self.peek().ok_or_else(|| self.error("the text ends within an instruction"))?;
         if token.text == "-" || token.text.starts_with(|c: char| c.is_ascii_digit()) {

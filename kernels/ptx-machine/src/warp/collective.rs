@@ -1,4 +1,4 @@
-//! Instructions whose lanes look at each other.
+//! Instructions in which the lanes of a warp exchange values or wait for each other.
 
 use super::core::lanes_of;
 use super::op::Op;
@@ -6,7 +6,7 @@ use super::registers::LANES;
 use super::{Core, Registers};
 use crate::report::Check;
 
-/// Where a shuffle takes a lane's value from.
+/// How a shuffle chooses the lane whose value a lane takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shuffle {
     Index,
@@ -84,14 +84,14 @@ pub(crate) fn ballot(core: &mut Core<'_>, op: &Op, lanes: u32) {
 
 /// `bar.warp.sync members`: what each lane did before is ordered before what the others do after.
 pub(crate) fn sync_warp(core: &mut Core<'_>, _: &Op, lanes: u32) {
-    // an order between some lanes only is not kept: a race between the others must not be hidden
+    // an order between only some of the lanes is not recorded, so that it hides no race between the others
     if lanes == core.live {
         core.clocks.advance(core.place.warp);
     }
 }
 
 impl Registers {
-    /// The mask of members that a collective instruction names, as its first active lane has it.
+    /// Returns the mask of members that a collective instruction names: the one in the first lane of `lanes`.
     pub(crate) fn members(&self, slot: u16, lanes: u32) -> u32 {
         self.words[usize::from(slot)].0[lanes.trailing_zeros() as usize & 31]
     }

@@ -1,4 +1,4 @@
-//! What the instructions of a warp work on.
+//! What the instructions of a warp read and change.
 
 use super::op::Op;
 use super::registers::Registers;
@@ -24,7 +24,7 @@ pub(crate) struct Core<'a> {
     pub counters: Option<&'a mut Counters>,
 }
 
-/// Where a warp is.
+/// Where a warp is in the grid and in the kernel.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Place {
     /// The block's number in the grid, x first.
@@ -36,13 +36,13 @@ pub(crate) struct Place {
 }
 
 impl Core<'_> {
-    /// Operand `i` of an instruction, a predicate, over all lanes.
+    /// Returns operand `i` of an instruction, a predicate, as a mask of the lanes in which it holds.
     #[inline(always)]
     pub(crate) fn predicate(&self, op: &Op, i: usize) -> u32 {
         self.registers.predicates[usize::from(op.slots[i])]
     }
 
-    /// Counts an execution of the current instruction, if the launch asks for it.
+    /// Counts an execution of the current instruction by `lanes`, if the launch counts.
     pub(crate) fn count_execution(&mut self, lanes: u32) {
         if let Some(counters) = &mut self.counters {
             let counts = &mut counters.instructions[self.place.at as usize];
@@ -58,7 +58,7 @@ impl Core<'_> {
     }
 }
 
-/// The lanes of a mask, lowest first.
+/// Iterates over the lanes of a mask, lowest first.
 pub(crate) fn lanes_of(mut mask: u32) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let lane = mask.trailing_zeros();

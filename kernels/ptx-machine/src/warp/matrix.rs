@@ -1,4 +1,4 @@
-//! Matrices in registers: `ldmatrix` and `mma`. How their elements lie in the lanes is in the PTX manual, section "Matrix
+//! Matrices in registers: `ldmatrix` and `mma`. The PTX manual says which lane holds which element, in its section "Matrix
 //! Fragments for mma.m16n8k16".
 
 use super::Core;
@@ -7,8 +7,8 @@ use super::registers::{ALL, LANES, Lanes};
 use crate::forms::{Step, has_avx2};
 use crate::report::Check;
 
-/// `ldmatrix.sync.aligned.m8n8.xN{.trans}.shared.b16 {d, ..}, [a]`: N matrices of 8 x 8, whose rows the lanes 8i to 8i + 7 name.
-/// N and whether they are transposed are in [`Op::data`].
+/// `ldmatrix.sync.aligned.m8n8.xN{.trans}.shared.b16 {d, ..}, [a]`: N matrices of 8 x 8. Lanes 8i to 8i + 7 hold the addresses of
+/// the rows of matrix i. [`Op::data`] holds N in its low 3 bits, and in bit 3 whether the matrices are transposed.
 pub(crate) fn load_matrix(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let (count, is_transposed) = ((op.data & 7) as usize, op.data & 8 != 0);
     core.all_must_be_there(op, lanes);
@@ -34,8 +34,8 @@ pub(crate) fn load_matrix(core: &mut Core<'_>, op: &Op, lanes: u32) {
     }
 }
 
-/// `mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {d, ..}, {a, ..}, {b, ..}, {c, ..}`: `d = a · b + c`, sums in f32, in the
-/// order of k. (A card adds in an order of its own.)
+/// Returns the step for `mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {d, ..}, {a, ..}, {b, ..}, {c, ..}`: `d = a · b +
+/// c`, with sums in f32, in the order of k. (A card may add in another order.)
 pub(crate) fn multiply() -> Step {
     #[target_feature(enable = "avx2,fma")]
     fn avx2(core: &mut Core<'_>, op: &Op, lanes: u32) {
@@ -103,7 +103,7 @@ fn product(core: &mut Core<'_>, op: &Op, lanes: u32) {
 }
 
 impl Core<'_> {
-    /// A fragment is in all lanes of a warp.
+    /// Reports lanes that are missing: a fragment is spread over all lanes of a warp.
     fn all_must_be_there(&mut self, op: &Op, lanes: u32) {
         if lanes != ALL {
             let text =

@@ -15,13 +15,14 @@ pub(crate) struct Op {
     pub slots: [Slot; MOST_OPERANDS],
     /// What the instruction's step needs to know beside its operands.
     pub data: u32,
-    /// Added to an address.
+    /// Added to the address that the instruction accesses.
     pub offset: i64,
-    /// The predicate that must hold in a lane, and whether it is negated.
+    /// The predicate that must hold for a lane to run it, and whether the predicate is negated.
     pub guard: Option<(Slot, bool)>,
     /// Line of the PTX text.
     pub line: u32,
-    /// Whether it only prepares an operand of the next one: PTX has both in one instruction.
+    /// Whether it is a part of the instruction before or after it, whose result it converts or whose operand it prepares. In PTX
+    /// the two are one instruction.
     pub is_helper: bool,
 }
 
@@ -30,7 +31,7 @@ pub(crate) struct Op {
 pub(crate) enum Flow {
     /// Runs the step, goes to the next instruction.
     Step,
-    /// As `Step`, with all the lanes that the slot's mask names: they wait for each other.
+    /// As `Step`, but only once all the lanes in the mask in `members` have come.
     Together {
         members: Slot,
     },
@@ -45,12 +46,14 @@ pub(crate) enum Flow {
 /// What a barrier does with the warps that come to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Barrier {
-    /// Waits until all are there.
+    /// The warp waits until all have come.
     Wait,
-    /// Is counted, and goes on.
+    /// The warp is counted, and goes on.
     Arrive,
-    /// Waits, and then knows in how many threads a predicate held, whether it held in all, or in any.
+    /// The warp waits, and then gets the number of threads in which a predicate held.
     Count,
+    /// The warp waits, and then learns whether the predicate held in all threads.
     All,
+    /// The warp waits, and then learns whether the predicate held in any thread.
     Any,
 }

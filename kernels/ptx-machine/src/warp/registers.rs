@@ -5,7 +5,7 @@ use crate::parse::Class;
 /// Threads of a warp.
 pub const LANES: usize = 32;
 
-/// Every lane of a warp.
+/// The mask of all lanes of a warp.
 pub(crate) const ALL: u32 = u32::MAX;
 
 /// What 32 lanes hold in one register.
@@ -13,7 +13,7 @@ pub(crate) const ALL: u32 = u32::MAX;
 #[repr(C, align(64))]
 pub(crate) struct Lanes<T>(pub [T; LANES]);
 
-/// The place of a register in its file. Constants lie behind the registers, so an operand is always a place.
+/// The place of a register in its file. Constants come behind the registers, so every operand is in a slot.
 pub(crate) type Slot = u16;
 
 /// The registers of a warp.
@@ -63,12 +63,12 @@ impl Cell for u64 {
 }
 
 impl Registers {
-    /// No registers, while they are elsewhere.
+    /// An empty set: the place holder while the registers are moved elsewhere.
     pub(crate) fn none() -> Registers {
         Registers { predicates: Vec::new(), words: Vec::new(), wides: Vec::new() }
     }
 
-    /// Writes a result in the lanes of `lanes`; the others keep what they hold.
+    /// Writes a result in the lanes of `lanes`. The other lanes keep what they hold.
     #[inline(always)]
     pub(crate) fn write<C: Cell>(&mut self, slot: Slot, values: &[C; LANES], lanes: u32) {
         let to = C::of_mut(self, slot);
@@ -83,7 +83,7 @@ impl Registers {
         }
     }
 
-    /// As [`Registers::write`], a bit for each lane.
+    /// Writes a predicate, a bit for each lane, in the lanes of `lanes`. The other lanes keep what they hold.
     #[inline(always)]
     pub(crate) fn write_predicate(&mut self, slot: Slot, values: u32, lanes: u32) {
         let to = &mut self.predicates[usize::from(slot)];

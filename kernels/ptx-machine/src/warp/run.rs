@@ -1,8 +1,8 @@
 //! How a warp goes through its instructions when its lanes take different ways.
 //!
-//! Its lanes are in groups, each at one instruction. The group that is furthest behind runs until it reaches the next one and
-//! joins it. A barrier, and an instruction whose lanes must be together, let a group wait until the lanes that are missing have
-//! come; if nothing is left that could bring them, that is a fault of the kernel.
+//! The lanes are in groups, each at one instruction. The group that is furthest behind runs until it reaches the next one and
+//! joins it. At a barrier, and at an instruction that lanes run together, a group waits for the lanes that are missing. If every
+//! group waits, that is a fault of the kernel.
 
 use super::core::{Core, lanes_of};
 use super::op::{Barrier, Flow, Op};
@@ -14,7 +14,7 @@ use crate::report::Check;
 struct Group {
     at: u32,
     lanes: u32,
-    /// Whether it waits for lanes that are missing.
+    /// Whether the group waits for lanes that are missing.
     waits: bool,
 }
 
@@ -29,19 +29,20 @@ pub(crate) struct Warp {
 pub(crate) enum Stop {
     /// All its lanes have returned.
     Done,
-    /// It is at a barrier. After it the results go where the instruction's operands say.
+    /// It is at barrier `id`, which is for `threads` threads (`None`: all of the block). `holds` is the mask of lanes in which
+    /// the predicate holds. The first operand of instruction `at` takes the result.
     Barrier { kind: Barrier, id: u32, threads: Option<u32>, holds: u32, at: u32 },
-    /// It has run as long as it was asked to.
+    /// It has run as many instructions as it was asked to.
     Paused,
     /// It can never go on.
     Stuck,
 }
 
-/// What came of an instruction.
+/// What happened when a group came to an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Went {
     On,
-    /// It was not executed yet.
+    /// The group waits. The instruction was not executed.
     Waits,
     Stops(Stop),
 }
@@ -52,7 +53,8 @@ impl Warp {
         Warp { groups: vec![Group { at: 0, lanes, waits: false }] }
     }
 
-    /// Runs at most `quantum` instructions. `executed` counts those of the launch. Returns why it stops, and after how many.
+    /// Runs at most `quantum` instructions, and adds to `executed` how often each was executed. Returns why the warp stops, and
+    /// after how many instructions.
     pub(crate) fn run(&mut self, core: &mut Core<'_>, code: &[Op], quantum: u64, executed: &mut [u64]) -> (Stop, u64) {
         for done in 0..quantum {
             let Some(current) = self.next() else { return (Stop::Done, done) };
@@ -91,7 +93,7 @@ impl Warp {
             Flow::Return => {
                 core.live &= !lanes;
                 self.leave(current, lanes);
-                // what they wait for may have returned
+                // the lanes that a group waits for may have returned
                 self.groups.iter_mut().for_each(|group| group.waits = false);
             }
             Flow::Barrier(kind) => return self.barrier(core, op, current, lanes, kind),
@@ -99,7 +101,7 @@ impl Warp {
         Went::On
     }
 
-    /// The group that runs next: of those that do not wait the one furthest behind.
+    /// Returns the group that runs next: the one furthest behind of those that do not wait.
     fn next(&self) -> Option<usize> {
         if let [only] = self.groups.as_slice() {
             return (!only.waits).then_some(0);
@@ -120,7 +122,7 @@ impl Warp {
         }
     }
 
-    /// Lanes return; the others of the group go on.
+    /// Lets lanes return. The other lanes of the group go on.
     fn leave(&mut self, current: usize, lanes: u32) {
         let group = &mut self.groups[current];
         group.at += 1;
@@ -130,7 +132,7 @@ impl Warp {
         }
     }
 
-    /// Runs a step for which all members must be there.
+    /// Runs a step that all members run together.
     fn together(&mut self, core: &mut Core<'_>, op: &Op, current: usize, lanes: u32, members: Slot) -> Went {
         if lanes == 0 {
             self.groups[current].at += 1;
@@ -138,7 +140,7 @@ impl Warp {
         }
         let named = core.registers.members(members, lanes);
         let missing = named & core.live & !lanes;
-        // lanes of this very group that the guard keeps away never come
+        // missing lanes of this very group never come: the guard keeps them away
         if missing != 0 && missing & self.groups[current].lanes == 0 {
             return self.wait(core, op, current, missing);
         }
@@ -179,7 +181,7 @@ impl Warp {
         Went::Stops(Stop::Barrier { kind, id, threads: (threads > 0).then_some(threads), holds, at })
     }
 
-    /// Lets a group wait for lanes that are elsewhere.
+    /// Lets a group wait for missing lanes. The warp is stuck if no group is left that can run.
     fn wait(&mut self, core: &mut Core<'_>, op: &Op, current: usize, missing: u32) -> Went {
         self.groups[current].waits = true;
         if self.groups.iter().any(|group| !group.waits) {
@@ -196,7 +198,8 @@ impl Warp {
         core.report(Check::Sync, op, lanes.trailing_zeros() as usize & 31, text);
     }
 
-    /// Joins groups that are at one instruction. Those that waited go on and look again.
+    /// Joins groups that are at the same instruction. A joined group does not wait any more: it checks again which lanes are
+    /// missing.
     fn merge(&mut self) {
         if self.groups.len() < 2 {
             return;

@@ -1,9 +1,9 @@
 //! Keys and values in blocks of positions, copied into the layouts that the products read.
 //!
-//! Blocks are counted by position over a segment's prefix and own rows, not by row: block `j` holds positions
-//! `BLOCK * j .. BLOCK * (j + 1)` of the sequence that ends with the segment. So a branch meets the same blocks as the same
-//! sequence without a shared prefix, and a query's output has the same bits. A branch reads the prompt's own blocks where the
-//! prompt fills them; the block in which the prompt ends and the branch begins is the branch's own copy.
+//! Blocks are counted by position over a segment's prefix and own rows, not by row: block `j` holds positions `BLOCK * j .. BLOCK
+//! * (j + 1)` of the sequence that ends with the segment. So a branch has the same blocks as the same sequence without a shared
+//! prefix, and a query's output has the same bits. A branch reads the prompt's own blocks as far as the prompt fills them. The
+//! block in which the prompt ends and the branch begins is a copy that the branch owns.
 
 use crate::arena::taken;
 use crate::attention::{Geometry, Segment};
@@ -32,7 +32,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// What a query at `position` sees of the block that begins at position `begin`.
+    /// Returns what a query at `position` sees of the block that begins at position `begin`.
     pub(super) fn new(geometry: &Geometry, position: usize, begin: usize) -> Span {
         let lo = geometry.first_visible(position).saturating_sub(begin).min(BLOCK);
         Span { lo, hi: (position + 1).saturating_sub(begin).min(BLOCK) }
@@ -42,9 +42,9 @@ impl Span {
 /// The columns of a block that some queries see.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reach {
-    /// Whole vectors: a multiple of [`PAD`].
+    /// The first column, rounded down to a multiple of [`PAD`].
     pub first: usize,
-    /// As `first`.
+    /// The end of the columns, rounded up to a multiple of [`PAD`].
     pub end: usize,
     /// Whether every query sees the whole block.
     pub full: bool,
@@ -62,7 +62,7 @@ impl Reach {
         Some(Reach { first: first.lo / PAD * PAD, end: last.hi.next_multiple_of(PAD), full })
     }
 
-    /// Columns.
+    /// The number of columns.
     pub(super) fn len(&self) -> usize {
         self.end - self.first
     }
@@ -81,14 +81,14 @@ pub(super) struct Blocks {
 struct Own {
     /// The segment whose rows are the prefix; `None` without a prefix.
     root: Option<usize>,
-    /// The first block of its own, by its number in the segment's sequence.
+    /// The number of its first own block in the segment's sequence.
     first: usize,
-    /// Where that block stands among all packed ones.
+    /// The index of that block among all packed blocks.
     at: usize,
 }
 
 impl Blocks {
-    /// Expects segments that passed the check of the kernel call.
+    /// `segments` must have passed `segments::check`.
     pub(super) fn new(segments: &[Segment]) -> Blocks {
         let roots: HashMap<&Range<usize>, usize> = segments
             .iter()
@@ -108,12 +108,12 @@ impl Blocks {
         blocks
     }
 
-    /// Packed blocks.
+    /// The number of packed blocks.
     pub(super) fn len(&self) -> usize {
         self.owners.len()
     }
 
-    /// Finds the packed block that is number `block` of the sequence that ends with `segment`.
+    /// Returns the index of the packed block that is number `block` of the sequence that ends with `segment`.
     pub(super) fn index(&self, segment: usize, block: usize) -> usize {
         let own = &self.segments[segment];
         match (block.checked_sub(own.first), own.root) {
@@ -128,13 +128,13 @@ impl Blocks {
         self.segments[segment].root
     }
 
-    /// The packed blocks that hold positions of the segment's own rows.
+    /// Returns the packed blocks that hold positions of the segment's own rows.
     pub(super) fn own(&self, segment: usize) -> Range<usize> {
         let end = self.segments.get(segment + 1).map_or(self.owners.len(), |next| next.at);
         self.segments[segment].at..end
     }
 
-    /// Segment and number of a packed block.
+    /// Returns the segment of a packed block, and the block's number in the segment's sequence.
     pub(super) fn owner(&self, index: usize) -> (usize, usize) {
         self.owners[index]
     }
@@ -150,7 +150,7 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// Floats of a block of one head.
+    /// Floats of a block of one head in this form.
     fn len(self, geometry: &Geometry) -> usize {
         BLOCK
             * match self {
@@ -170,7 +170,7 @@ pub(super) fn packed_bytes<const PARTS: usize>(geometry: &Geometry, blocks: &Blo
 pub(super) struct KvParts<const PARTS: usize> {
     data: Buffer<f32>,
     blocks: usize,
-    /// Where each part of a block begins and ends.
+    /// Where each part begins and ends in a block, in floats.
     parts: [Range<usize>; PARTS],
 }
 
@@ -182,7 +182,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// The first column of a head.
+    /// Returns the first column of a head's keys or values in a row of `qkv`.
     pub(super) fn first(self, geometry: &Geometry, kv_head: usize) -> usize {
         match self {
             Source::Keys => geometry.key(kv_head),
@@ -191,7 +191,7 @@ impl Source {
     }
 }
 
-/// Packs `parts` of `qkv`: each from keys or values, in the form its blocks take.
+/// Packs blocks of `qkv`. Each of `parts` holds keys or values, in one form.
 pub(super) fn pack<const PARTS: usize>(
     device: &Device,
     cpu: &Cpu,
@@ -239,8 +239,8 @@ pub(super) fn pack<const PARTS: usize>(
     Ok(KvParts { data, blocks: blocks.len(), parts: ranges })
 }
 
-/// Writes `[d, BLOCK]` from `keys` rows of `d`. The rows are taken a cache line of keys at a time: each line of the target is
-/// written once.
+/// Writes `keys` rows of `d` floats as `[d, BLOCK]`. Takes as many keys at a time as fill a cache line, so that each line of the
+/// target is written once.
 fn transpose(target: &mut [f32], source: &[f32], keys: usize, row_at: impl Fn(usize) -> usize, d: usize) {
     const LINE: usize = 16;
     for first in (0..keys).step_by(LINE) {
@@ -255,7 +255,7 @@ fn transpose(target: &mut [f32], source: &[f32], keys: usize, row_at: impl Fn(us
 }
 
 impl<const PARTS: usize> KvParts<PARTS> {
-    /// One part of a packed block.
+    /// Returns one part of the packed block `index`.
     pub(super) fn part(&self, part: usize, kv_head: usize, index: usize) -> &[f32] {
         let size = self.parts[PARTS - 1].end;
         &self.data.view().cpu()[(kv_head * self.blocks + index) * size..][self.parts[part].clone()]

@@ -12,9 +12,9 @@ use std::ops::Range;
 /// Keys of a chunk: enough to outweigh the merge, few enough that one sequence keeps several threads busy.
 const CHUNK: usize = 128;
 
-/// Query heads whose sums are in registers at once. Of 32 registers, 4 heads take 4 each, beside 4 of values and one weight.
+/// Query heads whose sums are in registers at once. Of 32 registers, the sums of 4 heads take 16, the values 4, and a weight one.
 const HEADS: usize = 4;
-/// How many keys ahead of the scoring the cache is prefetched: they arrive while as many are scored.
+/// How many keys ahead of the scoring keys are prefetched: they arrive while the keys before them are scored.
 const AHEAD: usize = 2 * MOST_LANES;
 
 /// Some visible rows of one sequence's cache.
@@ -94,7 +94,8 @@ fn attend<T: Loaded>(
     })
 }
 
-/// Adds the parts `[chunk, part]` of one sequence, each scaled to the largest maximum of its head.
+/// Merges the parts `[chunk, part]` of one sequence: scales each part to its head's largest maximum, adds them, and divides by
+/// the sum of the weights.
 fn merge(parts: &[f32], heads: usize, head_dim: usize, o: &mut [f32]) {
     let part = heads * (head_dim + 2);
     o.fill(0.0);
@@ -115,7 +116,7 @@ fn merge(parts: &[f32], heads: usize, head_dim: usize, o: &mut [f32]) {
     }
 }
 
-/// All query heads of one row against `keys` rows of the cache.
+/// Scores and weighted values of all query heads of one sequence, over `keys` rows of its cache.
 struct Attend<'a, T> {
     geometry: Geometry,
     keys: usize,
@@ -123,7 +124,7 @@ struct Attend<'a, T> {
     q: &'a [f32],
     /// `[keys, num_key_value_heads * head_dim]`
     k: &'a [T],
-    /// As `k`.
+    /// `[keys, num_key_value_heads * head_dim]`
     v: &'a [T],
     /// `[heads, head_dim]`: `Σ exp(z - max) v`
     o: &'a mut [f32],
@@ -147,8 +148,8 @@ impl<T: Loaded> VectorTask for Attend<'_, T> {
         let row = geometry.num_key_value_heads * d;
         for first in (0..keys).step_by(S::LANES) {
             let last = (keys - first).min(S::LANES) - 1;
-            // values are read after all keys; by then they have arrived
-            // SAFETY: the instruction set is S's.
+            // the values are read after all keys, and have arrived by then
+            // SAFETY: the processor has S's instruction set.
             unsafe {
                 let ahead = (first + AHEAD).min(keys) * row..(first + AHEAD + S::LANES).min(keys) * row;
                 prefetch::<S, T>(&k[ahead]);
@@ -156,12 +157,12 @@ impl<T: Loaded> VectorTask for Attend<'_, T> {
             }
             for kv_head in 0..geometry.num_key_value_heads {
                 let k = &k[first * row + kv_head * d..(first + last) * row + (kv_head + 1) * d];
-                // SAFETY: `k` holds the head's `d` numbers in rows up to the last, `columns` those of the lanes; the
-                // instruction set is S's.
+                // SAFETY: `k` holds the head's `d` numbers in rows up to the last, `columns` those of the lanes; the processor
+                // has S's instruction set.
                 unsafe { transpose::<S, T>(k, [last + 1, d], row, columns) };
                 for (head, heads) in groups(kv_head, group) {
                     let (q, z) = (&q[head * d..(head + heads) * d], &mut scores[head * CHUNK + first..]);
-                    // SAFETY: `q` holds the heads, and `z` begins with LANES of a chunk for each, as LANES divides CHUNK.
+                    // SAFETY: `q` holds the heads. `z` begins with LANES scores for each, because LANES divides CHUNK.
                     unsafe {
                         match heads {
                             1 => score::<S, 1>(q, columns, geometry.scale, z),
@@ -179,7 +180,7 @@ impl<T: Loaded> VectorTask for Attend<'_, T> {
             if let Some(cap) = geometry.softcap {
                 z.iter_mut().for_each(|u| *u = cap * (*u / cap).tanh());
             }
-            // SAFETY: every access is within `z`; the instruction set is S's.
+            // SAFETY: every access is within `z`; the processor has S's instruction set.
             unsafe {
                 max[head] = largest::<S>(z);
                 sum[head] = exp_in_place::<S>(z, max[head]);
@@ -190,8 +191,8 @@ impl<T: Loaded> VectorTask for Attend<'_, T> {
             for (head, heads) in groups(kv_head, group) {
                 let weights = &scores[head * CHUNK..(head + heads) * CHUNK];
                 let o = &mut o[head * d..(head + heads) * d];
-                // SAFETY: `v` begins with `d` numbers of the head in each of `keys` rows, `o` and `weights` hold the heads;
-                // the instruction set is S's.
+                // SAFETY: `v` begins with `d` numbers of the head in each of `keys` rows, `o` and `weights` hold the heads; the
+                // processor has S's instruction set.
                 unsafe {
                     match heads {
                         1 => add_values::<S, T, 1>(weights, keys, v, row, o),
@@ -206,8 +207,8 @@ impl<T: Loaded> VectorTask for Attend<'_, T> {
     }
 }
 
-/// Groups the query heads of a key-value head, as many at a time as fit: gives the first of each group and the number of its
-/// heads.
+/// Cuts the query heads of a key-value head into groups of at most [`HEADS`]. Yields the first head of each group and the number
+/// of its heads.
 fn groups(kv_head: usize, heads: usize) -> impl Iterator<Item = (usize, usize)> {
     let end = (kv_head + 1) * heads;
     (kv_head * heads..end).step_by(HEADS).map(move |head| (head, (end - head).min(HEADS)))
@@ -220,7 +221,7 @@ fn groups(kv_head: usize, heads: usize) -> impl Iterator<Item = (usize, usize)> 
 #[inline(always)]
 unsafe fn prefetch<S: Simd, T>(values: &[T]) {
     for at in (0..values.len()).step_by(64 / size_of::<T>()) {
-        // SAFETY: a prefetch needs no valid address, and `at` is below the length; the instruction set is S's.
+        // SAFETY: a prefetch needs no valid address, and `at` is below the length; the processor has S's instruction set.
         unsafe { S::prefetch_far(values.as_ptr().add(at)) };
     }
 }
@@ -234,7 +235,7 @@ unsafe fn transpose<S: Simd, T: Loaded>(from: &[T], [rows, d]: [usize; 2], strid
     let step = T::TRANSPOSED * S::LANES;
     let whole = d / step * step;
     for at in (0..whole).step_by(step) {
-        // SAFETY: the caller's contract.
+        // SAFETY: `from` holds the rows and `to` the lanes, as the caller promises, and `at + step` is at most `d`.
         unsafe {
             let to = to.as_mut_ptr().add(at * S::LANES);
             T::transpose::<S>(from.as_ptr().add(at), stride, rows - 1, to, S::LANES);
@@ -247,14 +248,14 @@ unsafe fn transpose<S: Simd, T: Loaded>(from: &[T], [rows, d]: [usize; 2], strid
     }
 }
 
-/// Scores the keys in the lanes for `H` heads. The heads' scores lie CHUNK apart in `z`.
+/// Scores the keys in the lanes for `H` heads. The scores of each head begin CHUNK floats after those of the head before in `z`.
 ///
 /// # Safety
 /// As [`Simd`]; `q` is `[H, d]`, `columns` `[d, LANES]`, and `z` holds LANES floats for each head.
 #[inline(always)]
 unsafe fn score<S: Simd, const H: usize>(q: &[f32], columns: &[f32], scale: f32, z: &mut [f32]) {
     let d = q.len() / H;
-    // SAFETY: the caller's contract.
+    // SAFETY: `at` is below `d` and `head` below `H`, so every access is inside the slices that the caller promises.
     unsafe {
         let mut sums = [S::splat(0.0); H];
         for at in 0..d {
@@ -283,7 +284,7 @@ unsafe fn add_values<S: Simd, T: Loaded, const H: usize>(
 ) {
     let d = o.len() / H;
     let mut at = 0;
-    // SAFETY: the caller's contract: every piece ends inside `d`.
+    // SAFETY: every piece ends inside `d`; the caller promises the rest.
     unsafe {
         while S::REGISTERS > 16 && at + 4 * S::LANES <= d {
             add_piece::<S, T, H, 4>(weights, keys, v, row, o, at, S::LANES);
@@ -315,7 +316,7 @@ unsafe fn add_piece<S: Simd, T: Loaded, const H: usize, const W: usize>(
     lanes: usize,
 ) {
     let d = o.len() / H;
-    // SAFETY: the caller's contract.
+    // SAFETY: the piece ends inside `d`, and `key` is below `keys` and `head` below `H`, as the caller promises.
     unsafe {
         let mut sums = [[S::splat(0.0); W]; H];
         for key in 0..keys {
@@ -339,13 +340,13 @@ unsafe fn add_piece<S: Simd, T: Loaded, const H: usize, const W: usize>(
     }
 }
 
-/// Sets `z = exp(z - max)` and returns the sum.
+/// Sets `z = exp(z - max)` and returns the sum of the new `z`.
 ///
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
 unsafe fn exp_in_place<S: Simd>(z: &mut [f32], max: f32) -> f32 {
-    // SAFETY: the caller's contract; loads and stores end inside `z`.
+    // SAFETY: loads and stores end inside `z`; the processor has S's instruction set.
     unsafe {
         let whole = z.len() / S::LANES * S::LANES;
         let top = S::splat(max);

@@ -5,7 +5,7 @@ use crate::attention::{Geometry, Segment};
 use std::cmp::Reverse;
 use std::ops::Range;
 
-/// What the calls of all layers walk over.
+/// What the calls of all layers walk over, derived once from a layout.
 #[derive(Debug)]
 pub(in crate::attention) struct Lists {
     /// Rows that no segment covers.
@@ -15,21 +15,21 @@ pub(in crate::attention) struct Lists {
 }
 
 impl Lists {
-    /// Expects segments that passed the check.
+    /// `segments` must have passed `segments::check`.
     pub(in crate::attention) fn new(rows: usize, segments: &[Segment]) -> Lists {
         let blocks = Blocks::new(segments);
         Lists { uncovered: uncovered(rows, segments), trees: trees(segments, &blocks), blocks }
     }
 }
 
-/// A segment without prefix, and the segments that have it as their prefix, by number.
+/// A segment without prefix, and the segments that have its rows as their prefix, by number.
 #[derive(Debug)]
 pub(super) struct Tree {
     pub segments: Vec<usize>,
     pub rows: usize,
 }
 
-/// Lists each prompt first, then its branches in the order of the segments; the costliest tree first.
+/// Returns the trees, the costliest first. Each lists its prompt first, then the branches in the order of the segments.
 fn trees(segments: &[Segment], blocks: &Blocks) -> Vec<Tree> {
     let mut trees: Vec<Tree> = Vec::new();
     let mut tree_of = vec![usize::MAX; segments.len()];
@@ -53,7 +53,7 @@ fn trees(segments: &[Segment], blocks: &Blocks) -> Vec<Tree> {
     trees
 }
 
-/// Some positions of one segment.
+/// A run of positions of one segment.
 pub(super) struct Job {
     pub segment: usize,
     /// The first query's position.
@@ -61,7 +61,8 @@ pub(super) struct Job {
     pub positions: usize,
 }
 
-/// Cuts positions into runs that begin at multiples of `step`, so that few tasks cut a diagonal block. The costliest comes first.
+/// Cuts positions into runs that begin at multiples of `step`, so that few runs cut a diagonal block. Returns the costliest
+/// first.
 pub(super) fn jobs(geometry: &Geometry, segments: &[Segment], step: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (index, segment) in segments.iter().enumerate() {
@@ -79,7 +80,7 @@ pub(super) fn jobs(geometry: &Geometry, segments: &[Segment], step: usize) -> Ve
     jobs
 }
 
-/// Rows that no segment covers.
+/// Returns the rows that no segment covers.
 fn uncovered(rows: usize, segments: &[Segment]) -> Vec<Range<usize>> {
     let mut covered: Vec<_> = segments.iter().map(|segment| &segment.rows).filter(|rows| !rows.is_empty()).collect();
     covered.sort_by_key(|rows| rows.start);
@@ -97,7 +98,7 @@ fn uncovered(rows: usize, segments: &[Segment]) -> Vec<Range<usize>> {
     gaps
 }
 
-/// Sorts the costliest first, so that the threads finish together. Equal ones keep their order.
+/// Sorts by cost, highest first, so that the threads finish together. Jobs of equal cost keep their order.
 fn heaviest_first<T>(jobs: &mut [T], cost: impl Fn(&T) -> usize) {
     jobs.sort_by_key(|job| Reverse(cost(job)));
 }

@@ -1,9 +1,9 @@
-//! Attention on the processor, on vectors or on the unit that multiplies bf16: blocks of keys pass over query rows, all sums in
-//! a fixed order.
+//! Attention on the processor, in vectors or on the unit that multiplies bf16. Blocks of keys pass over query rows, and all sums
+//! have a fixed order.
 //!
-//! A row's results depend on its own sequence alone, to the bit: not on the threads, nor on the segments beside it. A branch
-//! gets the bits of the same sequence without a shared prefix for `o`, `lse`, `dq` and its own `dk` and `dv`; the `dk` and `dv`
-//! of a prompt with several branches are sums over them, and so equal to rounding only.
+//! A row's results depend on its own sequence alone, to the bit: not on the threads, nor on the segments beside it. A branch's
+//! `o`, `lse`, `dq`, `dk` and `dv` have the same bits as in the same sequence without a shared prefix. The `dk` and `dv` of a
+//! prompt with several branches are sums over the branches, and so equal only up to rounding.
 
 mod blocks;
 mod decode;
@@ -63,7 +63,7 @@ pub(super) fn forward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry,
     }
 }
 
-/// The same for [`backward`].
+/// Bytes that [`backward`] takes while it runs on operands of format `dtype`.
 pub(super) fn backward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry, layout: &Layout) -> usize {
     match (cpu.isa().unit(), dtype) {
         (Some(unit), FloatDtype::Bf16) => unit::backward_scratch(cpu, unit, geometry, layout),
@@ -74,7 +74,7 @@ pub(super) fn backward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry
     }
 }
 
-/// Bytes of an f32 copy of the query heads, and of one of all heads.
+/// Returns the bytes of an f32 copy of the query heads, and of one of all heads: 0 for operands in f32.
 fn copies(dtype: FloatDtype, geometry: &Geometry, layout: &Layout) -> [usize; 2] {
     let heads = geometry.num_attention_heads;
     [heads, heads + 2 * geometry.num_key_value_heads].map(|heads| match dtype {

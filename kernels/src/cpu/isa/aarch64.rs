@@ -3,8 +3,8 @@
 use crate::cpu::unit::Unit;
 use crate::cpu::vectors::{VectorTask, neon, portable};
 
-/// An instruction set that the kernels have code for. Outside this crate the values come from [`Isa::available`] and
-/// [`Isa::chosen`] alone (the variants are `non_exhaustive`), so code that holds one may run that set.
+/// An instruction set that the kernels have code for. Outside this crate, the values come only from [`Isa::available`] and
+/// [`Isa::chosen`] (the variants are `non_exhaustive`), so the machine has the set of any value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// What every target has.
@@ -24,7 +24,7 @@ impl Isa {
         found
     }
 
-    /// The name that `ALIGN_CPU` takes.
+    /// The name of the set in `ALIGN_CPU`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
@@ -42,7 +42,7 @@ impl Isa {
         match self {
             // SAFETY: the portable code needs no extension.
             Isa::Portable => unsafe { task.run::<portable::Portable>() },
-            // SAFETY: `Isa::available` found the features that the function enables; no other way makes this value.
+            // SAFETY: `Isa::available` found the features that the function enables; nothing else makes this value.
             Isa::Neon => unsafe { neon::run(task) },
         }
     }
@@ -52,7 +52,7 @@ impl Isa {
 mod tests {
     use super::Isa;
 
-    /// The kernels' tests run on what is available: were NEON not found, they would pass without it.
+    /// The kernels' tests run on the sets that are available. If NEON were not found, they would pass without testing it.
     #[test]
     fn neon_is_found() {
         assert_eq!(Isa::available(), [Isa::Portable, Isa::Neon]);

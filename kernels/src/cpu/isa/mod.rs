@@ -1,4 +1,4 @@
-//! Instruction sets, detected at run time. Each architecture has a file with the sets that there is code for.
+//! Instruction sets, detected at run time. Each architecture has a file with the sets that the kernels have code for.
 
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
@@ -11,7 +11,7 @@ use super::vectors::burst::MultiplyAdd;
 use crate::{KernelError, Result};
 
 impl Isa {
-    /// Chooses the best one, or the one that the variable `ALIGN_CPU` names.
+    /// Returns the fastest set that this machine has, or the one that the variable `ALIGN_CPU` names.
     ///
     /// # Errors
     /// [`KernelError::InstructionSet`] if the variable names one that this machine does not have.
@@ -27,18 +27,18 @@ impl Isa {
         }
     }
 
-    /// Whether it has a unit for products of bf16.
+    /// Whether the set has a unit that multiplies bf16.
     pub fn has_bf16_unit(self) -> bool {
         self.unit().is_some()
     }
 
-    /// Number of bf16 terms that the unit takes for an f32 number in a product with bf16 weights. `None` if multiply-adds
-    /// compute it.
+    /// How many bf16 terms the unit splits an f32 number into, in a product with bf16 weights. `None` if multiply-adds compute
+    /// such a product.
     pub fn bf16_terms_of_f32(self) -> Option<usize> {
         self.unit()?.terms_of_f32()
     }
 
-    /// Whether this crate's tests emulate its unit, at some microseconds an instruction.
+    /// Whether this crate's tests emulate the unit, at some microseconds an instruction.
     #[cfg(test)]
     pub(crate) fn is_emulated(self) -> bool {
         self.unit().is_some_and(|unit| unit.is_emulated())

@@ -1,4 +1,4 @@
-//! The instruction set of architectures that have no code of their own.
+//! The instruction set of architectures that the kernels have no special code for.
 
 use crate::cpu::unit::Unit;
 use crate::cpu::vectors::{VectorTask, portable};
@@ -16,12 +16,12 @@ impl Isa {
         vec![Isa::Portable]
     }
 
-    /// The name that `ALIGN_CPU` takes.
+    /// The name of the set in `ALIGN_CPU`.
     pub fn name(self) -> &'static str {
         "portable"
     }
 
-    /// `None`: vectors multiply bf16 here.
+    /// Always `None`: no unit multiplies bf16 here. bf16 is widened to f32 for multiply-adds.
     pub(crate) fn unit(self) -> Option<Unit> {
         None
     }

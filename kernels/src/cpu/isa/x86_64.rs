@@ -6,8 +6,8 @@ use crate::cpu::vectors::{VectorTask, avx2, avx512, portable};
 use std::sync::OnceLock;
 use std::time::Instant;
 
-/// An instruction set that the kernels have code for. Outside this crate the values come from [`Isa::available`] and
-/// [`Isa::chosen`] alone (the variants are `non_exhaustive`), so code that holds one may run that set.
+/// An instruction set that the kernels have code for. Outside this crate, the values come only from [`Isa::available`] and
+/// [`Isa::chosen`] (the variants are `non_exhaustive`), so the machine has the set of any value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// What every target has.
@@ -18,10 +18,10 @@ pub enum Isa {
     /// AVX-512 F, BW, DQ and VL: 16 lanes.
     #[non_exhaustive]
     Avx512,
-    /// AVX-512 as above and its dot products of bf16: vectors of 16 lanes, matrix products of bf16 in vectors.
+    /// The sets of `Avx512`, and dot products of bf16: vectors of 16 lanes; vectors also multiply matrices of bf16.
     #[non_exhaustive]
     Avx512Bf16,
-    /// AVX-512 as above, its bf16 conversions, and AMX: vectors of 16 lanes, matrix products in tiles of bf16.
+    /// The sets of `Avx512`, conversions to bf16, and AMX: vectors of 16 lanes; tiles multiply matrices of bf16.
     #[non_exhaustive]
     Amx,
 }
@@ -47,20 +47,20 @@ impl Isa {
         if !is_x86_feature_detected!("avx512bf16") {
             return found;
         }
-        // some processors run these products at half the speed of f32: there they rank below it and serve tests
+        // some processors run dot products of bf16 at half the speed of f32: there they rank below it and serve tests
         // SAFETY: `avx512bf16` and the AVX-512 sets were found above.
         let faster = unsafe { dot_products_are_faster() };
         found.insert(found.len() - usize::from(!faster), Isa::Avx512Bf16);
         if amx::available() {
             found.push(Isa::Amx);
         } else if amx::emulated() {
-            // emulated, it is the slowest by far
+            // the emulated unit is the slowest by far
             found.insert(0, Isa::Amx);
         }
         found
     }
 
-    /// The name that `ALIGN_CPU` takes.
+    /// The name of the set in `ALIGN_CPU`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
@@ -85,16 +85,16 @@ impl Isa {
         match self {
             // SAFETY: the portable code needs no extension.
             Isa::Portable => unsafe { task.run::<portable::Portable>() },
-            // SAFETY: `Isa::available` found the features that the function enables; no other way makes this value.
+            // SAFETY: `Isa::available` found the features that the function enables; nothing else makes this value.
             Isa::Avx2 => unsafe { avx2::run(task) },
-            // SAFETY: as for `Avx2`.
+            // SAFETY: `Isa::available` found the features that the function enables; nothing else makes these values.
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512::run(task) },
         }
     }
 }
 
-/// Whether dot products of bf16 in vectors take less time than the multiply-adds that they replace. Measured once, in turns, by
-/// the best of a few bursts of each. On some processors they are twice as fast, on the others half as fast.
+/// Whether dot products of bf16 in vectors take less time than the multiply-adds that they replace. Measured once: bursts of the
+/// two alternate, and the best of each counts. On some processors dot products are twice as fast, on the others half as fast.
 ///
 /// # Safety
 /// The processor has AVX-512 with bf16.
@@ -107,7 +107,7 @@ unsafe fn dot_products_are_faster() -> bool {
         let mut best = [0.0f64; 2];
         for _ in 0..5 {
             let started = Instant::now();
-            // SAFETY: the caller's contract.
+            // SAFETY: the processor has AVX-512 with bf16, as the caller promises.
             let flops = unsafe { dot::burst(ROUNDS) };
             best[0] = best[0].max(flops / started.elapsed().as_secs_f64());
             let started = Instant::now();

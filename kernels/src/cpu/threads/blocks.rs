@@ -1,16 +1,16 @@
 //! Splitting a kernel over the threads of the device.
 //!
-//! Work is cut into blocks of a fixed size, whatever the number of threads, and no block reads what another writes: the bits
-//! of a result do not depend on who computed it.
+//! Work is cut into blocks of a fixed size, whatever the number of threads, and no block reads what another writes. So the bits
+//! of a result do not depend on which thread computed it.
 
 use crate::cpu::Cpu;
 use std::sync::Mutex;
 
-/// Elements of a block: 64 KiB per f32 operand, so that a block of three operands stays in L2 and takes some microseconds.
-/// One block or less is done by the calling thread, because handing it over takes 5 to 50 µs.
+/// Elements of a block: 64 KiB for each f32 operand, so that a block of three operands stays in the second-level cache and takes
+/// some microseconds. The calling thread computes a single block itself, because handing it over takes 5 to 50 µs.
 pub(crate) const BLOCK: usize = 16 * 1024;
 
-/// Rows of a block, at least one.
+/// How many rows of `cols` elements a block has, at least one.
 pub(crate) fn rows_per_block(cols: usize) -> usize {
     (BLOCK / cols.max(1)).max(1)
 }

@@ -2,13 +2,13 @@
 
 use std::sync::OnceLock;
 
-/// The processors that this process could use when its first pool began.
+/// The processors that this process was allowed to use when its first pinned pool began.
 static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
 
 /// Ties thread `index` of a pool to one of the processors that this process may use, if it may use exactly `threads` of them.
 ///
-/// A thread that is woken by another is often put on the waker's processor, where the two take turns while another one idles:
-/// products on two threads were seen to take as long as on one. A pool of another size is left to the system.
+/// A thread that is woken by another is often put on the waker's processor. There the two take turns while another processor
+/// idles: products on two threads were seen to take as long as on one. A pool of another size is left to the system.
 pub(in crate::cpu) fn pin(index: usize, threads: usize) {
     // SAFETY: each call gets a set of its own and the size of that set; a set is plain bits, and zeros are valid.
     unsafe {
@@ -28,8 +28,8 @@ pub(in crate::cpu) fn pin(index: usize, threads: usize) {
     }
 }
 
-/// Lets this thread run on every processor that the process may use. For threads that work beside a device's: a thread that one
-/// of the pool's threads started is tied to that thread's processor.
+/// Lets this thread run on every processor that the process may use. For threads that work beside a device's: a thread that a
+/// thread of the pool started is tied to the same processor as that one.
 pub fn unpin_this_thread() {
     if let Some(allowed) = ALLOWED.get() {
         // SAFETY: the call gets a set and the size of that set. If the system refuses, the thread runs as before.

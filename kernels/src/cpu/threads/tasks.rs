@@ -1,7 +1,7 @@
 //! Tasks of uneven size over the threads of the device.
 //!
-//! Tasks are handed out one by one in the order of their number, so a caller that numbers the heaviest first keeps the threads
-//! busy to the end. No task may read what another writes: the bits of a result do not depend on who computed it.
+//! Tasks are handed out one by one in the order of their numbers, so a caller that numbers the heaviest first keeps the threads
+//! busy to the end. No task may read what another writes, so the bits of a result do not depend on which thread computed it.
 
 use crate::Result;
 use crate::arena::taken;
@@ -10,11 +10,11 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 impl Cpu {
-    /// Calls `work(task, scratch)` for each task in `0..count`. Each thread has `scratch_len` floats of its own, which hold
-    /// what its last task left there.
+    /// Calls `work(task, scratch)` for each task in `0..count`. Each thread has its own `scratch_len` floats, which still hold
+    /// what its last task wrote.
     ///
     /// # Errors
-    /// [`crate::KernelError::OutOfMemory`] for the scratch, counted under `name`.
+    /// [`crate::KernelError::OutOfMemory`] for the scratch, which is counted under `name`.
     pub(crate) fn for_each_task(
         &self,
         name: &'static str,
@@ -34,13 +34,13 @@ impl Cpu {
         Ok(())
     }
 
-    /// Bytes that [`Cpu::for_each_task`] takes.
+    /// Bytes of scratch that [`Cpu::for_each_task`] takes.
     pub(crate) fn bytes_of_tasks(&self, count: usize, scratch_len: usize) -> usize {
         taken(size_of::<f32>() * whole_lines(scratch_len) * self.threads().min(count))
     }
 }
 
-/// Rounds up to whole cache lines: threads must not share one.
+/// Rounds up to whole cache lines: two threads must not share a line.
 fn whole_lines(floats: usize) -> usize {
     floats.next_multiple_of(16)
 }
@@ -54,16 +54,16 @@ pub(crate) fn parts<const N: usize>(mut scratch: &mut [f32], lens: [usize; N]) -
     })
 }
 
-/// A slice that several threads write, each a different part.
+/// A slice to which several threads write, each to a different part.
 pub(crate) struct Disjoint<'a, T> {
     at: *mut T,
     len: usize,
     _borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a `&mut [T]` whose users promise, at `slice`, to touch different parts; T itself may be sent.
+// SAFETY: it is a `&mut [T]` whose users promise, when they call `slice`, to touch different parts; T itself may be sent.
 unsafe impl<T: Send> Send for Disjoint<'_, T> {}
-// SAFETY: shared access gives elements through `slice` alone, whose callers promise different parts.
+// SAFETY: shared access gives elements only through `slice`, whose callers promise different parts.
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
@@ -81,7 +81,7 @@ impl<'a, T> Disjoint<'a, T> {
     #[expect(clippy::mut_from_ref, reason = "that is its purpose; the caller promises disjoint ranges")]
     pub(crate) unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} is inside {} elements", self.len);
-        // SAFETY: inside the slice by the assertion, borrowed once by the caller's promise.
+        // SAFETY: the assertion keeps the range inside the slice, and the caller promises that no other borrow of it is live.
         unsafe { std::slice::from_raw_parts_mut(self.at.add(range.start), range.len()) }
     }
 }

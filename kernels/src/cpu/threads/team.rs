@@ -1,8 +1,8 @@
 //! Handing tasks to the threads of a device, many times a millisecond.
 //!
-//! A training step is some thousand kernel calls. A thread that sleeps between them takes 5 to 50 µs to wake, on virtual
-//! machines more; so the threads of the pool that have finished a call wait for the next one awake, for a while, and go back to
-//! the pool when none comes.
+//! A training step is some thousand kernel calls. A thread that sleeps between them takes 5 to 50 µs to wake, on virtual machines
+//! more. So threads of the pool that have finished a call stay awake for a while and wait for the next one. If none comes, they
+//! go back to the pool.
 
 use crate::cpu::Cpu;
 use std::any::Any;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// How long a thread waits for the next call: longer than the gap between the calls of a step, shorter than the gap between steps.
 const PATIENCE: Duration = Duration::from_micros(500);
-/// Polls between two looks at the clock; after them another thread may have the processor.
+/// Polls between two looks at the clock. After each look the thread lets another one have the processor.
 const LOOKS: u32 = 64;
 
 /// `task(thread, number)`
@@ -23,11 +23,12 @@ type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// What the threads of a device share.
 pub(crate) struct Team {
-    /// The number of the call in the upper half; then whether it may be joined; then how many threads have joined and not left.
+    /// The number of the call in the upper 32 bits, whether it may be joined in bit 31, and below that how many threads have
+    /// joined and not left.
     state: AtomicU64,
     /// The call, written while it cannot be joined.
     call: UnsafeCell<Option<Call>>,
-    /// The next task.
+    /// The number of the next task.
     next: AtomicUsize,
     /// Threads that have joined the call.
     joined: AtomicUsize,
@@ -49,7 +50,7 @@ struct Call {
     threads: usize,
 }
 
-// SAFETY: the thread that holds `busy` writes `call` while nobody is inside; threads inside only read it; see `run`.
+// SAFETY: the thread that holds `busy` writes `call` while nobody is inside; the threads inside only read it.
 unsafe impl Sync for Team {}
 // SAFETY: the pointer in `call` is used only until `run` returns, so its task is alive.
 unsafe impl Send for Team {}
@@ -73,7 +74,7 @@ impl Team {
         }
     }
 
-    /// Takes part in calls until none has come for a while.
+    /// Joins calls until none has come for a while.
     fn wait_for_calls(&self) {
         let mut seen = u64::MAX;
         loop {
@@ -93,7 +94,7 @@ impl Team {
         }
     }
 
-    /// Takes part in the current call, unless it has ended or this thread has seen it before.
+    /// Takes part in the current call, unless it has ended or this thread has seen it before. Returns whether it joined.
     fn join(&self, seen: &mut u64) -> bool {
         let state = self.state.load(Ordering::Relaxed);
         let number = state / CALL;
@@ -115,7 +116,7 @@ impl Team {
         true
     }
 
-    /// Runs tasks until none is left. A panic ends the call for all, and is kept.
+    /// Runs tasks until none is left. A panic ends the call for all threads, and is kept in `panic`.
     fn work(&self, call: Call, thread: usize) {
         // SAFETY: the caller of `run` waits until every thread that joined has left, so the task is alive.
         let task = unsafe { &*call.task };
@@ -135,10 +136,10 @@ impl Team {
     /// Runs `task(thread, number)` for each number below `tasks` on up to `threads` threads, which are numbered from 0.
     /// `invite` brings one more thread to [`Team::wait_for_calls`].
     fn run(&self, tasks: usize, threads: usize, task: &Task<'_>, invite: impl Fn()) {
-        // SAFETY: only the lifetime changes; nobody uses the reference after this function, which waits for them.
+        // SAFETY: only the lifetime changes. No thread uses the reference after this function, which waits for all that joined.
         let task: *const Task<'static> = unsafe { std::mem::transmute(std::ptr::from_ref(task)) };
         let call = Call { task, tasks, threads };
-        // SAFETY: this thread holds `busy`, and the call before has ended: nobody is inside, and nobody can join.
+        // SAFETY: this thread holds `busy`, and the call before this one has ended: nobody is inside, and nobody can join.
         unsafe { *self.call.get() = Some(call) };
         self.next.store(0, Ordering::Relaxed);
         self.joined.store(0, Ordering::Relaxed);
@@ -163,8 +164,8 @@ impl Team {
 
 impl Cpu {
     /// Calls `task(thread, number)` for each number below `tasks`, handed out in order, on the threads of the device. The threads
-    /// that take part have numbers below [`Cpu::threads`]. A call made while another runs, e.g. from within a task, runs on its own
-    /// thread alone.
+    /// that take part have numbers below [`Cpu::threads`]. A call that is made while another runs, e.g. from within a task, runs
+    /// on the calling thread alone.
     pub(crate) fn parallel(&self, tasks: usize, task: impl Fn(usize, usize) + Sync + Send) {
         let threads = self.threads().min(tasks);
         if threads <= 1 || self.team.busy.swap(true, Ordering::Acquire) {

@@ -1,22 +1,22 @@
-//! No unit multiplies bf16 here.
+//! For architectures without a unit that multiplies bf16.
 
-/// See the module for x86-64. The type has no value here.
+/// Stands for the type of the same name on x86-64. Here it has no value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Unit {}
 
 impl Unit {
-    /// As for x86-64.
+    /// Never called, because the type has no value.
     pub(crate) fn terms_of_f32(self) -> Option<usize> {
         match self {}
     }
 
-    /// As for x86-64.
+    /// Never called, because the type has no value.
     #[cfg(test)]
     pub(crate) fn is_emulated(self) -> bool {
         match self {}
     }
 
-    /// As for x86-64.
+    /// Never called, because the type has no value.
     pub(crate) fn burst(self) -> f64 {
         match self {}
     }

@@ -9,12 +9,12 @@ pub(crate) const LINES: usize = 16;
 pub(crate) const BLOCK: usize = 32;
 /// Depth that one step multiplies.
 pub(crate) const STEP_DEPTH: usize = 32;
-/// Pairs of that depth.
+/// Pairs in the depth of one step.
 pub(crate) const STEP_PAIRS: usize = STEP_DEPTH / 2;
-/// Bytes of one step of a packed operand, for one term: two tiles.
+/// Bytes of one step of a packed operand, for each term: two tiles.
 pub(crate) const STEP_BYTES: usize = 2048;
 
-/// Where the operands of a step lie, in bytes from the start of the panels.
+/// Where the operands of a step begin, in bytes from the start of the panels.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Step {
@@ -23,7 +23,7 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Returns `steps` steps that follow each other in both panels, and one more.
+    /// Returns `steps` steps that follow each other in both panels, and then the first one again.
     pub(crate) fn consecutive(steps: usize) -> Vec<Step> {
         (0..=steps).map(|step| Step { left: step % steps * STEP_BYTES, right: step % steps * STEP_BYTES }).collect()
     }
@@ -35,33 +35,33 @@ pub(crate) struct Sums {
     pub(crate) at: *mut f32,
     /// Bytes from row to row.
     pub(crate) stride: usize,
-    /// Whether they start from zero rather than from what is there.
+    /// Whether the sums start from zero instead of what is in memory.
     pub(crate) from_zero: bool,
 }
 
 /// `to[32, 32] = from[32, 32] + Σ_step left[step] · right[step]`, in the order of the steps.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockSum {
-    /// `count` steps, and one more, so that the last can load "the next" too.
+    /// `count` steps and one more, because the last one also loads tiles for a next step.
     pub(crate) steps: *const Step,
     /// At least 1.
     pub(crate) count: usize,
     pub(crate) left: *const u8,
     pub(crate) right: *const u8,
-    /// The sums to start from, and the bytes from row to row. Null means zeros, 0 bytes repeat one row.
+    /// The sums to start from, and the bytes from row to row. Null means zeros. With 0 bytes, all rows start from the same row.
     pub(crate) from: (*const f32, usize),
     pub(crate) to: (*mut f32, usize),
-    /// Rows of `to` that are used. Those beyond may hold anything.
+    /// Rows of `to` that are used. Rows beyond may hold anything.
     pub(crate) rows: usize,
     /// Columns of `to` that are used.
     pub(crate) cols: usize,
-    /// For each step, how many pairs of its depth to multiply. The others are zero. Null means all.
+    /// For each step, how many pairs of its depth to multiply. The other pairs are zero. Null means all pairs.
     pub(crate) pairs: *const u8,
-    /// Prefetched into the second-level cache, 128 bytes a step. It need not be valid.
+    /// What to prefetch into the second-level cache, 128 bytes a step. The address need not be valid.
     pub(crate) ahead: *const u8,
 }
 
-/// A finished block of sums that is rounded to bf16 on the way, and where it goes.
+/// A finished block of sums that is rounded to bf16 while another block is computed, and where the result goes.
 #[derive(Clone, Copy)]
 pub(crate) struct Finished {
     /// 32 rows of 32 floats, one after the other, at a multiple of [`SUMS_BYTES`]
@@ -77,8 +77,8 @@ pub(crate) const SUMS_BYTES: usize = 4 * BLOCK * BLOCK;
 /// The first of several lines, and the bytes from one to the next.
 pub(crate) type Lines = (*const u8, usize);
 
-/// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed: each pair of the depth has a vector with
-/// a lane for each row. The columns' pairs are read where they lie. On vectors, a pair is repeated in all lanes as it is read. On
+/// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed: each pair of the depth has a vector
+/// with a lane for each row. The columns' pairs are read in place. In vectors, a pair is repeated in all lanes as it is read. On
 /// AMX, a tile of columns is loaded in place as the left operand, and the rows are the right one.
 pub(crate) trait ColumnSums {
     /// Bytes of a vector of rows.
@@ -89,14 +89,14 @@ pub(crate) trait ColumnSums {
     /// # Safety
     /// The processor has AVX-512 with bf16, and the unit, configured on this thread.
     unsafe fn of(lines: [__m512i; LINES]) -> Self;
-    /// Returns a line for each column.
+    /// Returns the sums as lines, one for each column.
     ///
     /// # Safety
     /// As [`ColumnSums::of`].
     unsafe fn lines(&self) -> [__m512i; LINES];
-    /// Adds `steps` steps of the depth; in the last one the pairs after the first `pairs` are zero. The lines of `right` hold
+    /// Adds `steps` steps of the depth; in the last step, the pairs after the first `pairs` are zero. The lines of `right` hold
     /// the columns' numbers. Prefetches 64 bytes a step of each of 16 lines `ahead`, in the order in which they will be needed.
-    /// These lines need not be valid.
+    /// The lines `ahead` need not be valid.
     ///
     /// # Safety
     /// As [`ColumnSums::of`]; each column has 32 bf16 a step; `left` points at the vectors of the steps, aligned to a vector;

@@ -1,23 +1,24 @@
-//! Blocks of sums in vectors. `vdpbf16ps` adds the products of a pair of the depth to 16 sums: it takes the left operand's pair
-//! repeated, and the right operand's pairs for 16 columns. The panels are the same as for the tiles of the matrix unit.
+//! Computes blocks of sums in vectors. `vdpbf16ps` adds the products of a pair of the depth to 16 sums. Its operands are the left
+//! operand's pair, repeated, and the right operand's pairs for 16 columns. The panels are the same as for the tiles of the matrix
+//! unit.
 
 use super::block_sum::{BLOCK, BlockSum, ColumnSums, LINES, Lines, STEP_PAIRS};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// A right panel of 12 steps is 24 KiB of a first-level cache of 32.
+/// Steps of a block: a right panel of 12 steps is 24 KiB, and fits in a first-level cache of 32 KiB.
 pub(super) const STEPS_PER_BLOCK: usize = 12;
-/// Rows whose sums are in registers at once: 8 or 16 vectors of sums beside one or two of the right operand. That is enough to
-/// hide the latency of an instruction that begins once a cycle, and each vector of the right operand serves 8 products.
+/// Rows whose sums are in registers at once: 8 or 16 vectors of sums, beside one or two of the right operand. That is enough to
+/// hide the latency of an instruction that can begin once a cycle, and each vector of the right operand is used in 8 products.
 const ROWS: usize = 8;
 
-/// As [`super::Unit::run`].
+/// Computes a block, as [`super::Unit::run`] does.
 ///
 /// # Safety
 /// As [`super::Unit::run`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn run(block: BlockSum) {
-    // SAFETY: the caller's contract.
+    // SAFETY: `run_vectors` needs only what the caller promises.
     unsafe {
         match block.cols {
             ..=16 => run_vectors::<1>(block),
@@ -36,7 +37,8 @@ unsafe fn run_vectors<const V: usize>(block: BlockSum) {
     let BlockSum { steps, count, left, right, from, to, rows, pairs, .. } = block;
     for first in (0..rows.min(BLOCK)).step_by(ROWS) {
         let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
-        // SAFETY: the caller's contract; every row is below BLOCK and has 32 floats.
+        // SAFETY: the steps, the panels and the sums are valid, as the caller promises; every row is below BLOCK and has 32
+        // floats.
         unsafe {
             if !from.0.is_null() {
                 for (i, sums) in sums.iter_mut().enumerate() {
@@ -74,7 +76,7 @@ unsafe fn run_vectors<const V: usize>(block: BlockSum) {
     }
 }
 
-/// [`ColumnSums`] in a vector for each column.
+/// Implements [`ColumnSums`] with a vector for each column.
 macro_rules! sums_in_vectors {
     ($vector:ty, $register:ident, $rows:tt, $repeat:literal, $zero:ident, $of:expr, $whole:expr) => {
         impl ColumnSums for [$vector; LINES] {
@@ -108,7 +110,7 @@ macro_rules! sums_in_vectors {
                     let (right, stride) = (right.0.wrapping_add(step * 64), right.1);
                     let left = left.wrapping_add(step * STEP_PAIRS * Self::VECTOR_BYTES);
                     let pairs = if step + 1 < steps { STEP_PAIRS } else { pairs };
-                    // one register addresses four lines: the others lie one, two and three strides behind its own
+                    // one register addresses four lines: its own, and those one, two and three strides behind
                     let [s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15] = self;
                     // SAFETY: the contract of `ColumnSums::add`: the lines and vectors of these steps can be read.
                     unsafe {
@@ -187,16 +189,16 @@ sums_in_vectors!(
     |sum| _mm512_zextsi256_si512(_mm256_castps_si256(sum))
 );
 
-/// The same bits as 32 bf16.
+/// Returns the same bits as 32 bf16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn bf16s(bits: __m512i) -> __m512bh {
-    // SAFETY: both are 512 bits of any content.
+    // SAFETY: both types are 512 bits wide, and every bit pattern is valid for them.
     unsafe { std::mem::transmute(bits) }
 }
 
-/// Runs the unit at its limit on this thread: products of vectors that stay in registers. Returns the floating-point operations
-/// done.
+/// Runs the unit at its limit on this thread: multiplies vectors that stay in registers. Returns the number of floating-point
+/// operations.
 ///
 /// # Safety
 /// The processor has AVX-512 with bf16.

@@ -1,4 +1,4 @@
-//! The units that multiply bf16: the sums of their products, the layout of their operands, and vectors in between.
+//! The units that multiply bf16: blocks of sums of their products, the layout of their operands, and the vector code beside them.
 //!
 //! | word | means |
 //! |---|---|
@@ -22,8 +22,8 @@ pub(crate) mod vector;
 use amx::block_sum as tiles;
 use block_sum::{BLOCK, BlockSum, Finished, Step, Sums};
 
-/// A unit that multiplies bf16 and sums in f32. Both units read the same panels, and add to a sum step after step of 32 of the
-/// depth. The order of the products within a step is the unit's own.
+/// A unit that multiplies bf16 and sums in f32. Both units read the same panels, and add to a sum one step of 32 of the depth
+/// after the other. Each unit adds the products within a step in an order of its choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// The tiles of AMX.
@@ -40,13 +40,13 @@ impl Unit {
     #[inline]
     pub(crate) unsafe fn configure(self) {
         match self {
-            // SAFETY: the caller's contract.
+            // SAFETY: the processor has the unit, as the caller promises.
             Unit::Amx => unsafe { amx::configure() },
             Unit::Dot => {}
         }
     }
 
-    /// Terms that an f32 is made of. `None` if multiply-adds compute its products.
+    /// How many terms an f32 is split into. `None` if multiply-adds compute the products of f32.
     pub(crate) fn terms_of_f32(self) -> Option<usize> {
         match self {
             Unit::Amx => Some(3),
@@ -60,20 +60,20 @@ impl Unit {
         self == Unit::Amx && !amx::available()
     }
 
-    /// Runs the unit at its limit for about a millisecond, on this thread, and returns the floating-point operations done.
+    /// Runs the unit at its limit for about a millisecond, on this thread. Returns the number of floating-point operations.
     pub(crate) fn burst(self) -> f64 {
         match self {
-            // SAFETY: `Isa::available` found the unit; no other way makes these values.
+            // SAFETY: `Isa::available` found the unit or, in tests, installed its emulator; nothing else makes this value.
             Unit::Amx => unsafe { amx::burst() },
-            // SAFETY: `Isa::available` found AVX-512 with bf16; no other way makes this value.
+            // SAFETY: `Isa::available` found AVX-512 with bf16; nothing else makes this value.
             Unit::Dot => unsafe { dot::burst(100_000) },
         }
     }
 
-    /// Largest depth of a block, in steps: its right panel stays in the first-level cache while the left ones pass.
+    /// Largest depth of a block, in steps. A right panel of this depth stays in the first-level cache while the left ones pass.
     pub(crate) fn steps_per_block(self) -> usize {
         match self {
-            // 40 KiB of 48
+            // 40 KiB of a cache of 48
             Unit::Amx => 20,
             Unit::Dot => dot::STEPS_PER_BLOCK,
         }
@@ -88,7 +88,7 @@ impl Unit {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run(self, block: BlockSum) {
-        // SAFETY: the caller's contract.
+        // SAFETY: each unit's `run` needs what this one does, and at most 16 columns are used if the narrow one is chosen.
         unsafe {
             match self {
                 Unit::Amx if block.cols <= 16 => tiles::run_narrow(block),
@@ -98,7 +98,7 @@ impl Unit {
         }
     }
 
-    /// Computes a block of all rows in place.
+    /// Computes a block of 32 rows and columns in place. `steps` ends with the one that follows the last, see [`BlockSum`].
     ///
     /// # Safety
     /// As [`Unit::run`].
@@ -115,7 +115,7 @@ impl Unit {
         let from = if sums.from_zero { std::ptr::null() } else { sums.at.cast_const() };
         let (from, to) = ((from, sums.stride), (sums.at, sums.stride));
         let (steps, count) = (steps.as_ptr(), steps.len() - 1);
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller promises the unit, the panels and the sums, and `count` is one less than the length of `steps`.
         unsafe {
             self.run(BlockSum {
                 steps,
@@ -132,15 +132,15 @@ impl Unit {
         }
     }
 
-    /// As [`Unit::run`]; also rounds a block that was finished before if that costs nothing beside the products. Returns
-    /// whether it did.
+    /// As [`Unit::run`]. Also rounds a block that was finished before, if the products are enough to hide that. Returns whether
+    /// it rounded the block.
     ///
     /// # Safety
-    /// As [`Unit::run`]; `finished.sums` is another block than `to`, and its output holds 32 rows of 32.
+    /// As [`Unit::run`]; `finished.sums` is another block than `to`, and `finished.to` has room for 32 rows of 32.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run_and_round(self, block: BlockSum, finished: Finished) -> bool {
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller promises what both functions need, and `run_and_round` gets at least `ROUNDING_STEPS` steps.
         unsafe {
             match self {
                 Unit::Amx if block.count >= tiles::ROUNDING_STEPS => {

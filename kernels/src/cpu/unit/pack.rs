@@ -1,8 +1,8 @@
-//! Operands as a unit that multiplies bf16 reads them: panels of 32 rows (left) or 32 columns (right). A panel holds step after
-//! step of 32 of the depth, and each term of a step is two tiles of 16 lines of 64 bytes.
+//! Packs operands as a unit that multiplies bf16 reads them: in panels of 32 rows (left) or 32 columns (right). A panel holds
+//! step after step of 32 of the depth. Each term of a step is two tiles of 16 lines of 64 bytes.
 //!
-//! A line of a left tile is a row, 32 deep; a line of a right tile is a pair of the depth, 16 columns wide. A number is one
-//! bf16 term, or the sum of up to three: each term rounds what the terms before it left.
+//! A line of a left tile is a row, 32 deep. A line of a right tile is a pair of the depth, 16 columns wide. A number is one bf16
+//! term or the sum of up to three, each of which rounds what the terms before it left.
 
 use super::block_sum::{BLOCK, LINES, STEP_BYTES, STEP_DEPTH};
 use half::{bf16, f16};
@@ -20,7 +20,7 @@ pub(crate) struct Matrix<T> {
     pub(crate) depth: usize,
 }
 
-/// Which operand it becomes.
+/// Which operand of a product a matrix becomes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Left,
@@ -29,14 +29,14 @@ pub(crate) enum Role {
 
 /// A number format of operands.
 pub(crate) trait Element: Copy {
-    /// Whether a number is its own term.
+    /// Whether the format is bf16, so that a number is its own term.
     const IS_BF16: bool = false;
     /// Splits 32 numbers into terms.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; `at` points at 32 numbers.
     unsafe fn all_terms<const T: usize>(at: *const Self) -> [__m512i; T];
-    /// Splits `len <= 32` numbers into terms. The lanes beyond them are 0.
+    /// Splits `len <= 32` numbers into terms. The lanes beyond `len` are 0.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; `at` points at `len` numbers.
@@ -110,19 +110,19 @@ impl Element for f32 {
     }
 }
 
-/// A mask of the first `len <= 32` lanes.
+/// Returns a mask of the first `len <= 32` lanes.
 #[inline]
 fn first(len: usize) -> __mmask32 {
     ((1u64 << len) - 1) as __mmask32
 }
 
-/// Splits 32 numbers into sums of `T` bf16 terms.
+/// Splits each of 32 numbers into `T` bf16 terms.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn split<const T: usize>(mut low: __m512, mut high: __m512) -> [__m512i; T] {
     let mut terms = [_mm512_setzero_si512(); T];
     for (i, term) in terms.iter_mut().enumerate() {
-        // SAFETY: both are 512 bits of any content.
+        // SAFETY: both types are 512 bits wide, and every bit pattern is valid for them.
         *term = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) };
         if i + 1 < T {
             low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(*term)));
@@ -132,20 +132,20 @@ fn split<const T: usize>(mut low: __m512, mut high: __m512) -> [__m512i; T] {
     terms
 }
 
-/// 16 bf16 as f32.
+/// Widens 16 bf16 to f32.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn widen(values: __m256i) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(values)))
 }
 
-/// Bytes of a panel of numbers of `terms` terms.
+/// Bytes of a panel whose numbers have `terms` terms each.
 pub(crate) fn panel_bytes(depth: usize, terms: usize) -> usize {
     depth.div_ceil(STEP_DEPTH) * terms * STEP_BYTES
 }
 
-/// Packs panels `panels` of a matrix whose lines are along the depth: `x` of a layer, `w` in its forward direction. The panels
-/// begin `bytes` apart.
+/// Packs panels `panels` of a matrix whose lines are along the depth: `x` of a layer, or `w` in its forward direction. Each panel
+/// begins `bytes` bytes after the one before.
 ///
 /// # Safety
 /// As [`Element::terms`]; the matrix holds its sizes, and `to` all panels, at multiples of 64 bytes.
@@ -195,8 +195,8 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
     }
 }
 
-/// Packs a tile of 16 whole lines of 32 numbers, which stay in registers throughout; its terms lie [`STEP_BYTES`] apart. With
-/// `ahead`, prefetches the lines of the next panel.
+/// Packs a tile of 16 whole lines of 32 numbers, which stay in registers throughout. The tiles of its terms are [`STEP_BYTES`]
+/// apart. With `ahead`, prefetches the lines of the next panel.
 ///
 /// # Safety
 /// As [`along_depth`]; `from` begins 16 lines of 32 numbers of the matrix, and `to` a tile of the panel.
@@ -205,7 +205,7 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
 unsafe fn whole_tile<E: Element, const T: usize>(from: *const E, stride: usize, role: Role, to: *mut u8, ahead: bool) {
     let mut lines = [[_mm512_setzero_si512(); LINES]; T];
     for i in 0..LINES {
-        // SAFETY: the caller's contract.
+        // SAFETY: `from` begins 16 lines of 32 numbers, as the caller promises.
         let terms: [_; T] = unsafe { E::all_terms(from.add(i * stride)) };
         for t in 0..T {
             lines[t][i] = terms[t];
@@ -218,13 +218,13 @@ unsafe fn whole_tile<E: Element, const T: usize>(from: *const E, stride: usize, 
     }
     for (t, lines) in lines.into_iter().enumerate() {
         let lines = if role == Role::Right { transposed(lines) } else { lines };
-        // SAFETY: the caller's contract.
+        // SAFETY: `to` begins a tile of the panel, as the caller promises, and so do the places of the other terms.
         unsafe { store(lines, to.add(t * STEP_BYTES)) };
     }
 }
 
-/// Packs panels `panels` of a matrix whose lines are across the depth: `w` in its backward direction, both sides of an
-/// adapter's gradient. The panels begin `bytes` apart.
+/// Packs panels `panels` of a matrix whose lines are across the depth: `w` in its backward direction, or either side of an
+/// adapter's gradient. Each panel begins `bytes` bytes after the one before.
 ///
 /// # Safety
 /// As [`along_depth`].
@@ -290,7 +290,7 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
 /// How many panels ahead [`across_depth`] prefetches its lines.
 const AHEAD: usize = 4;
 
-/// Prefetches `len` elements into the second-level cache. They need not be valid.
+/// Prefetches `len` elements into the second-level cache. The address need not be valid.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn prefetch<E>(at: *const E, len: usize) {
@@ -299,7 +299,7 @@ pub(crate) fn prefetch<E>(at: *const E, len: usize) {
     }
 }
 
-/// `a[0] b[0] a[1] b[1] ...` of 32 bf16 each, the first half and the second.
+/// Returns the two halves of `a[0] b[0] a[1] b[1] ...`, where `a` and `b` are 32 bf16 each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
@@ -321,6 +321,8 @@ pub(crate) fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
     })
 }
 
+/// Writes a tile.
+///
 /// # Safety
 /// `to` points at a tile of 1024 bytes, at a multiple of 64.
 #[inline]

@@ -1,10 +1,11 @@
-//! What vectors do to sums between two products of the unit.
+//! Vector code between two products of the unit: exponentials, rounding to bf16, and masks.
 
 use crate::cpu::vectors::math::EXP;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// `e^x` of 16 values up to 0, as [`crate::cpu::vectors::Simd::exp_nonpositive`], in fewer instructions: below -87 it goes to 0.
+/// Returns `e^x` of 16 values up to 0. It saves the clamp of [`crate::cpu::vectors::Simd::exp_nonpositive`], so below -87 the
+/// result goes to 0.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn exp(x: __m512) -> __m512 {
@@ -22,11 +23,11 @@ pub(crate) fn exp(x: __m512) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn rounded(low: __m512, high: __m512) -> __m512i {
-    // SAFETY: both are 512 bits of any content.
+    // SAFETY: both types are 512 bits wide, and every bit pattern is valid for them.
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
-/// A mask of the 16 lanes that begin at `at`: those inside `range`.
+/// Returns a mask of 16 lanes: bit `i` is set if `at + i` is inside `range`.
 #[inline]
 pub(crate) fn lanes(range: &Range<usize>, at: usize) -> __mmask16 {
     let [start, end] = [range.start, range.end].map(|bound| bound.clamp(at, at + 16) - at);

@@ -8,11 +8,11 @@ use std::arch::x86_64::*;
 pub(crate) struct Avx2;
 
 /// # Safety
-/// As [`run`].
+/// The processor has AVX2, FMA and F16C.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn run_apart<T: VectorTask>(task: T) -> T::Output {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees AVX2, FMA and F16C.
     unsafe { task.run::<Avx2>() }
 }
 
@@ -20,7 +20,7 @@ unsafe fn run_apart<T: VectorTask>(task: T) -> T::Output {
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn run<T: VectorTask>(task: T) -> T::Output {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees AVX2, FMA and F16C.
     unsafe { task.run::<Avx2>() }
 }
 
@@ -36,7 +36,7 @@ unsafe fn low_halves(words: __m256i) -> __m128i {
     // SAFETY: the processor has AVX2, by the contract of `Simd`.
     unsafe {
         let low = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
-        // packs within each half: the wanted quarters are 0 and 2
+        // `packus` packs each 128-bit half by itself, so the wanted 64-bit quarters are 0 and 2
         _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0b1000))
     }
 }
@@ -62,7 +62,7 @@ impl Simd for Avx2 {
         }
         fn store_bf16(to: *mut bf16, v: __m256) {
             let upper = _mm256_srli_epi32(_mm256_castps_si256(Self::round_to_bf16(v)), 16);
-            // the halves are packed apart: lanes 0-3 twice, then 4-7 twice
+            // `packus` packs each 128-bit half by itself: lanes 0-3 twice, then lanes 4-7 twice
             let packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0b1000);
             _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
         }
@@ -85,7 +85,7 @@ impl Simd for Avx2 {
             let odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
             let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
             let cut = _mm256_castsi256_ps(_mm256_and_si256(rounded, _mm256_set1_epi32(0xffff_0000_u32 as i32)));
-            // adding could carry a NaN's payload into infinity, and cutting could clear it: make a quiet NaN instead
+            // the addition could overflow a NaN to a zero, and the cut could make it an infinity: use a quiet NaN instead
             let quiet = _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000)));
             _mm256_blendv_ps(cut, quiet, _mm256_cmp_ps(a, a, _CMP_UNORD_Q))
         }

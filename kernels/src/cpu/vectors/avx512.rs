@@ -8,19 +8,19 @@ use std::arch::x86_64::*;
 pub(crate) struct Avx512;
 
 /// # Safety
-/// As [`run`].
+/// The processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn run_apart<T: VectorTask>(task: T) -> T::Output {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C.
     unsafe { task.run::<Avx512>() }
 }
 
 /// # Safety
-/// The processor has AVX-512 F, BW, DQ and VL, and what AVX2 code needs.
+/// The processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(crate) unsafe fn run<T: VectorTask>(task: T) -> T::Output {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C.
     unsafe { task.run::<Avx512>() }
 }
 
@@ -75,7 +75,7 @@ impl Simd for Avx512 {
             let odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
             let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
             let cut = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
-            // adding could carry a NaN's payload into infinity, and cutting could clear it: make a quiet NaN instead
+            // the addition could overflow a NaN to a zero, and the cut could make it an infinity: use a quiet NaN instead
             let quiet = _mm512_castsi512_ps(_mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000)));
             _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), cut, quiet)
         }
@@ -87,7 +87,7 @@ impl Simd for Avx512 {
             _mm_cvtss_f32(_mm_add_ss(eighth, _mm_shuffle_ps(eighth, eighth, 1)))
         }
         fn reduce_max(a: __m512) -> f32 { _mm512_reduce_max_ps(a) }
-        // 32 shuffles, the rest are loads
+        // 32 shuffles; everything else is a load, because the insertions read from memory
         fn columns<T>(from: *const T, stride: usize, last_row: usize) -> Self::Columns {
             let mut columns = [_mm512_setzero_ps(); 16];
             for quarter in 0..4 {

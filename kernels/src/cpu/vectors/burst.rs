@@ -1,10 +1,10 @@
-//! Runs vectors at their limit, on one thread, from registers. This gives benches their ceilings, and decides between two ways to
-//! multiply if the processor has both.
+//! Multiply-adds at the peak rate of the vectors: on one thread, from registers alone. Benches take that rate as their ceiling. It
+//! also decides whether dot products of bf16 are worth using on a processor that has them.
 
 use super::{Simd, VectorTask};
 use std::hint::black_box;
 
-/// Runs independent chains of multiply-adds that fill the registers and touch no memory. Returns the operations done.
+/// Runs independent chains of multiply-adds that touch no memory. Returns the number of floating-point operations.
 pub(crate) struct MultiplyAdd {
     pub(crate) rounds: usize,
 }
@@ -13,7 +13,8 @@ impl VectorTask for MultiplyAdd {
     type Output = f64;
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f64 {
-        // Latency 4, two a cycle: eight chains or more keep the units busy, if they fit into the registers.
+        // A multiply-add takes four cycles and two start in each, so eight chains or more keep the units busy. If there are too
+        // few registers for ten, five chains have to do.
         // SAFETY: `dispatch` checked that the processor has the instruction set.
         unsafe { if S::REGISTERS > 10 { chains::<S, 10>(self.rounds) } else { chains::<S, 5>(self.rounds) } }
     }

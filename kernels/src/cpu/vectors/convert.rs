@@ -5,7 +5,7 @@ use crate::cpu::Cpu;
 use crate::cpu::threads::blocks::BLOCK;
 
 impl Cpu {
-    /// Sets `to = from`, both of one length, rounded to nearest even if `to` has fewer bits.
+    /// Copies `from` to `to`, which is as long. Rounds to nearest even if `to` has fewer bits.
     pub(crate) fn convert<A: Loaded, B: Stored>(&self, from: &[A], to: &mut [B]) {
         let blocks = from.chunks(BLOCK).zip(to.chunks_mut(BLOCK));
         self.for_each_block(blocks, |(from, to)| self.isa().dispatch(Convert { from, to }));
@@ -26,7 +26,7 @@ impl<A: Loaded, B: Stored> VectorTask for Convert<'_, A, B> {
         let whole = self.from.len() / S::LANES * S::LANES;
         let (from, to) = (&self.from[..self.from.len()], &mut self.to[..self.from.len()]);
         for at in (0..whole).step_by(S::LANES) {
-            // SAFETY: `at + LANES` is at most the length of both.
+            // SAFETY: `at + LANES` is at most the length of `from` and of `to`.
             unsafe { B::store::<S>(to.as_mut_ptr().add(at), A::load::<S>(from.as_ptr().add(at))) };
         }
         for (to, from) in to[whole..].iter_mut().zip(&from[whole..]) {

@@ -11,10 +11,11 @@
 //! ```
 //!
 //! The body is compiled once per instruction set, inside a function that has it enabled. Closures and calls that are not
-//! `#[inline(always)]` leave that function, so threads are split outside and `dispatch` is called inside each task.
+//! `#[inline(always)]` may be compiled outside that function, without the instruction set. So split the work over threads first,
+//! and call `dispatch` inside each thread's task.
 
 /// Defines functions that are inlined into the task that calls them. Their unsafe code relies on the contract of their trait:
-/// the instruction set and the pointers are valid.
+/// the processor has the instruction set, and the pointers are valid.
 macro_rules! inlined {
     ($(
         $(#[$attribute:meta])*
@@ -24,7 +25,7 @@ macro_rules! inlined {
         #[inline(always)]
         #[allow(unused_unsafe, reason = "plain Rust needs none")]
         unsafe fn $name $(<$T $(: $bound)?>)? ($($argument)*) $(-> $output)? {
-            // SAFETY: the caller's contract.
+            // SAFETY: by the trait's contract the processor has the instruction set, and the pointers are valid.
             unsafe { $($body)* }
         }
     )*};
@@ -45,7 +46,7 @@ pub(super) mod portable;
 use crate::formats::Element;
 use half::{bf16, f16};
 
-/// f32 lanes of one instruction set. All functions need that set: they are called below [`super::Isa::dispatch`] only.
+/// Vectors of f32 in one instruction set. All functions need that set: call them only in a task that [`super::Isa::dispatch`] runs.
 ///
 /// # Safety
 /// For every function: the processor has the instruction set, and pointers are valid for the lanes they are read or written at.
@@ -56,10 +57,10 @@ pub(crate) trait Simd: Copy + 'static {
     const REGISTERS: usize;
     /// A vector of f32.
     type V: Copy;
-    /// As many vectors as one has lanes.
+    /// An array of LANES vectors.
     type Columns: IntoIterator<Item = Self::V>;
 
-    /// Runs a task of this instruction set in a function of its own, so that it does not share registers with the caller.
+    /// Runs a task in this instruction set, in a function that is never inlined, so that it shares no registers with the caller.
     unsafe fn apart<T: VectorTask>(task: T) -> T::Output;
     /// Prefetches the cache line at `at`, which need not be valid, into the first-level cache.
     unsafe fn prefetch<T>(at: *const T);
@@ -74,7 +75,7 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn store_partial(to: *mut f32, v: Self::V, n: usize);
     /// Loads LANES bf16 values, widened.
     unsafe fn load_bf16(from: *const bf16) -> Self::V;
-    /// Stores LANES values, rounded to bf16 as [`Simd::round_to_bf16`].
+    /// Stores LANES values, rounded to bf16 as by [`Simd::round_to_bf16`].
     unsafe fn store_bf16(to: *mut bf16, v: Self::V);
     /// Loads LANES f16 values, widened.
     unsafe fn load_f16(from: *const f16) -> Self::V;
@@ -85,9 +86,9 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn sqrt(a: Self::V) -> Self::V;
     /// `a * b + c`, rounded once if the set has a fused instruction.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger; `b` if one is NaN.
+    /// The larger of each lane; that of `b` if either is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller; `b` if one is NaN.
+    /// The smaller of each lane; that of `b` if either is NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// Rounds to the nearest integer, ties to even.
     unsafe fn round(a: Self::V) -> Self::V;
@@ -95,22 +96,21 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn scale_by_power_of_two(a: Self::V, n: Self::V) -> Self::V;
     /// Rounds each lane to bf16 (nearest even) and widens it again; NaN stays NaN.
     unsafe fn round_to_bf16(a: Self::V) -> Self::V;
-    /// Sums the lanes in a fixed order: halves are added until one lane is left.
+    /// Sums the lanes in a fixed order: adds the upper half of the lanes to the lower half until one lane is left.
     unsafe fn reduce_add(a: Self::V) -> f32;
     unsafe fn reduce_max(a: Self::V) -> f32;
 
-    /// Returns column `j` of LANES rows of LANES words, for `j` in order. A word is an f32 or two numbers of 16 bits. The rows
-    /// are those of [`Simd::transpose_f32`].
+    /// Reads LANES rows of LANES words and returns their columns in order. A word is an f32 or two 16-bit numbers. Row `i` starts
+    /// at `from + min(i, last_row) * stride`, in elements of `T`.
     unsafe fn columns<T>(from: *const T, stride: usize, last_row: usize) -> Self::Columns;
-    /// Each lane is two bf16. Returns the first of each, widened, and the second.
+    /// Splits lanes that are two bf16 each. Returns the first of every lane and the second of every lane, widened.
     unsafe fn halves_of_bf16(words: Self::V) -> [Self::V; 2];
-    /// Each lane is two f16. Returns the first of each, widened, and the second.
+    /// Splits lanes that are two f16 each. Returns the first of every lane and the second of every lane, widened.
     unsafe fn halves_of_f16(words: Self::V) -> [Self::V; 2];
 
     inlined! {
         /// Transposes LANES values of each of LANES rows: value `j` of row `i` goes to `to[j * to_stride + i]`. Row `i` starts
-        /// at `from + min(i, last_row) * stride`, in elements, so that fewer rows can be read; the lanes beyond repeat the last
-        /// row.
+        /// at `from + min(i, last_row) * stride`, in elements. So there may be fewer rows: the lanes beyond repeat the last one.
         fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
             for (j, column) in Self::columns(from, stride, last_row).into_iter().enumerate() {
                 Self::store(to.add(j * to_stride), column);
@@ -133,10 +133,10 @@ pub(crate) trait Simd: Copy + 'static {
             }
         }
 
-        /// `e^x` per lane, within a relative `EPSILON` between -87.3 and 88.7, constant beyond (1.2e-38 and 3.4e38): callers
-        /// subtract a maximum first. NaN stays NaN.
+        /// `e^x` per lane. From -87.3 to 88.7 the relative error is at most `f32::EPSILON`; beyond, the result is constant
+        /// (1.2e-38 and 3.4e38). NaN stays NaN.
         fn exp(x: Self::V) -> Self::V { math::exp::<Self>(x) }
-        /// `e^x` per lane for `x` up to 0 (and a rounding error above), otherwise as [`Simd::exp`]: the weights of a softmax.
+        /// As [`Simd::exp`], but only for `x` that is at most 0 or a rounding error above, e.g. for the weights of a softmax.
         fn exp_nonpositive(x: Self::V) -> Self::V { math::exp_nonpositive::<Self>(x) }
         /// `tanh(x)` per lane, within 5 units in the last place.
         fn tanh(x: Self::V) -> Self::V { math::tanh::<Self>(x) }
@@ -156,7 +156,7 @@ pub(crate) const MOST_LANES: usize = 16;
 /// # Safety
 /// For every unsafe function: as [`Simd`].
 pub(crate) trait Loaded: Element {
-    /// Vectors of each row that [`Loaded::transpose`] takes.
+    /// Vectors of values that [`Loaded::transpose`] reads from each row.
     const TRANSPOSED: usize;
 
     /// Widens to f32, exactly.
@@ -172,14 +172,14 @@ pub(crate) trait Loaded: Element {
             std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n);
             Self::load::<S>(lanes.as_ptr())
         }
-        /// Loads the first `lanes` lanes, all of them or fewer; the others are 0.
+        /// Loads the first `lanes <= LANES` lanes; the others are 0.
         fn load_lanes<S: Simd>(from: *const Self, lanes: usize) -> S::V {
             if lanes == S::LANES { Self::load::<S>(from) } else { Self::load_partial::<S>(from, lanes) }
         }
     }
 }
 
-/// A number format that vectors are stored to as well.
+/// A number format that vectors can also be stored in.
 ///
 /// # Safety
 /// As [`Loaded`].
@@ -195,7 +195,7 @@ pub(crate) trait Stored: Loaded {
             Self::store::<S>(lanes.as_mut_ptr(), v);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
         }
-        /// Stores the first `lanes` lanes, all of them or fewer.
+        /// Stores the first `lanes <= LANES` lanes.
         fn store_lanes<S: Simd>(to: *mut Self, v: S::V, lanes: usize) {
             if lanes == S::LANES { Self::store::<S>(to, v) } else { Self::store_partial::<S>(to, v, lanes) }
         }
@@ -269,13 +269,13 @@ impl Loaded for f16 {
     }
 }
 
-/// Returns the largest number and ignores NaN.
+/// Returns the largest number of `z`, and ignores NaN. Minus infinity if there is no number.
 ///
 /// # Safety
-/// As [`Simd`].
+/// The processor has the instruction set of `S`.
 #[inline(always)]
 pub(crate) unsafe fn largest<S: Simd>(z: &[f32]) -> f32 {
-    // SAFETY: the caller's contract; loads end inside `z`.
+    // SAFETY: the caller guarantees the instruction set of `S`; loads end inside `z`.
     unsafe {
         let whole = z.len() / S::LANES * S::LANES;
         let mut max = S::splat(f32::NEG_INFINITY);

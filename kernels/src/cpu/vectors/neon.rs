@@ -9,11 +9,11 @@ use std::arch::asm;
 pub(crate) struct Neon;
 
 /// # Safety
-/// As [`run`].
+/// The processor has NEON.
 #[inline(never)]
 #[target_feature(enable = "neon")]
 unsafe fn run_apart<T: VectorTask>(task: T) -> T::Output {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees NEON.
     unsafe { task.run::<Neon>() }
 }
 
@@ -21,7 +21,7 @@ unsafe fn run_apart<T: VectorTask>(task: T) -> T::Output {
 /// The processor has NEON.
 #[target_feature(enable = "neon")]
 pub(crate) unsafe fn run<T: VectorTask>(task: T) -> T::Output {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees NEON.
     unsafe { task.run::<Neon>() }
 }
 
@@ -33,7 +33,7 @@ impl Simd for Neon {
 
     inlined! {
         fn apart<T: VectorTask>(task: T) -> T::Output { run_apart(task) }
-        // The intrinsic for prefetches is not stable. The instruction changes nothing and faults at no address.
+        // The prefetch intrinsic is not stable. The instruction changes no register or memory, and faults at no address.
         fn prefetch<T>(at: *const T) {
             asm!("prfm pldl1keep, [{}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags))
         }
@@ -43,7 +43,7 @@ impl Simd for Neon {
         fn splat(x: f32) -> float32x4_t { vdupq_n_f32(x) }
         fn load(from: *const f32) -> float32x4_t { vld1q_f32(from) }
         fn store(to: *mut f32, v: float32x4_t) { vst1q_f32(to, v) }
-        // There are no masks. Lanes are moved in pieces: a copy of `n` floats would call `memcpy`.
+        // NEON has no masks. Lanes are moved one or two at a time, because a copy of `n` floats would call `memcpy`.
         fn load_partial(from: *const f32, n: usize) -> float32x4_t {
             match n {
                 0 => vdupq_n_f32(0.0),
@@ -76,7 +76,7 @@ impl Simd for Neon {
         fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t { vdivq_f32(a, b) }
         fn sqrt(a: float32x4_t) -> float32x4_t { vsqrtq_f32(a) }
         fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t { vfmaq_f32(c, a, b) }
-        // Not `vmaxq_f32` and `vminq_f32`, which give NaN if either operand is NaN.
+        // Not `vmaxq_f32` and `vminq_f32`, which return NaN if either operand is NaN.
         fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t { vbslq_f32(vcgtq_f32(a, b), a, b) }
         fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t { vbslq_f32(vcltq_f32(a, b), a, b) }
         fn round(a: float32x4_t) -> float32x4_t { vrndnq_f32(a) }
@@ -89,7 +89,7 @@ impl Simd for Neon {
             let odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
             let rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
             let cut = vandq_u32(rounded, vdupq_n_u32(0xffff_0000));
-            // adding could carry a NaN's payload into infinity, and cutting could clear it: make a quiet NaN instead
+            // the addition could overflow a NaN to a zero, and the cut could make it an infinity: use a quiet NaN instead
             let quiet = vorrq_u32(bits, vdupq_n_u32(0x0040_0000));
             vreinterpretq_f32_u32(vbslq_u32(vceqq_f32(a, a), cut, quiet))
         }

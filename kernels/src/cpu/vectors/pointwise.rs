@@ -1,4 +1,4 @@
-//! Functions of single elements: written for one vector, walked over slices, split over threads.
+//! Elementwise functions: written for one vector, applied along slices, split over threads.
 
 use super::{Loaded, Simd, Stored, VectorTask};
 use crate::cpu::Cpu;
@@ -13,11 +13,11 @@ pub(crate) trait Pointwise<const IN: usize, const OUT: usize>: Sync {
     /// Computes the outputs from the inputs `x` and the previous outputs `y`. Mark it `#[inline(always)]`.
     ///
     /// # Safety
-    /// As [`Simd`].
+    /// The processor has the instruction set of `S`.
     unsafe fn apply<S: Simd>(&self, x: [S::V; IN], y: [S::V; OUT]) -> [S::V; OUT];
 }
 
-/// One function over slices of one length.
+/// Applies a function along slices of equal length.
 pub(crate) struct Map<'a, F, X, Y, const IN: usize, const OUT: usize> {
     pub f: &'a F,
     pub x: [&'a [X]; IN],
@@ -63,7 +63,7 @@ where
 /// Applies `f` to the `lanes` elements from `at` on.
 ///
 /// # Safety
-/// As [`Simd`]; the operands hold these elements.
+/// The processor has the instruction set of `S`; the operands hold these elements.
 #[inline(always)]
 unsafe fn apply_at<S: Simd, F: Pointwise<IN, OUT>, X: Loaded, Y: Stored, const IN: usize, const OUT: usize>(
     f: &F,
@@ -72,7 +72,7 @@ unsafe fn apply_at<S: Simd, F: Pointwise<IN, OUT>, X: Loaded, Y: Stored, const I
     at: usize,
     lanes: usize,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees the instruction set of `S`, and that the operands hold these elements.
     unsafe {
         let mut values = [S::splat(0.0); IN];
         for j in 0..IN {
@@ -92,7 +92,7 @@ unsafe fn apply_at<S: Simd, F: Pointwise<IN, OUT>, X: Loaded, Y: Stored, const I
 }
 
 impl Cpu {
-    /// Applies `f` to every element, over all threads. The slices have one length.
+    /// Applies `f` to every element, with all threads. All slices have the same length.
     pub(crate) fn pointwise<F, X, Y, const IN: usize, const OUT: usize>(&self, f: &F, x: [&[X]; IN], y: [&mut [Y]; OUT])
     where
         F: Pointwise<IN, OUT>,

@@ -1,4 +1,4 @@
-//! Eight lanes in plain Rust, for processors without their own file. The compiler vectorises what it can.
+//! Eight lanes in plain Rust, for processors that no other file covers. The compiler vectorises what it can.
 
 use super::{Simd, VectorTask};
 use half::{bf16, f16};
@@ -25,7 +25,7 @@ fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
-/// Takes number `half` of a word that was read as two numbers of 16 bits.
+/// Returns the bits of the first (`half` is 0) or second (1) 16-bit number of a word.
 #[inline(always)]
 fn half_of(word: f32, half: usize) -> u16 {
     bytemuck::cast::<f32, [u16; 2]>(word)[half]
@@ -33,7 +33,7 @@ fn half_of(word: f32, half: usize) -> u16 {
 
 impl Simd for Portable {
     const LANES: usize = N;
-    /// Every x86-64 has sixteen registers, and one of these vectors takes two.
+    /// Every x86-64 has sixteen registers of four floats, and one of these vectors takes two.
     const REGISTERS: usize = 8;
     type V = V;
     type Columns = [V; N];
@@ -66,7 +66,7 @@ impl Simd for Portable {
         fn div(a: V, b: V) -> V { zip(a, b, |x, y| x / y) }
         fn sqrt(a: V) -> V { map(a, f32::sqrt) }
         fn fma(a: V, b: V, c: V) -> V {
-            // Not `mul_add`: without the instruction it is a slow library call.
+            // Not `mul_add`: without a fused instruction it is a slow library call.
             std::array::from_fn(|i| a[i] * b[i] + c[i])
         }
         fn max(a: V, b: V) -> V { zip(a, b, |x, y| if x > y { x } else { y }) }

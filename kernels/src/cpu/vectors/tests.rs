@@ -1,4 +1,4 @@
-//! Every instruction set against the f64 functions.
+//! Vectors of every instruction set: functions against f64, transposes, partial vectors, NaN, and the order of sums.
 
 use super::{Simd, VectorTask};
 use crate::cpu::Isa;
@@ -30,7 +30,8 @@ impl<const F: u8> VectorTask for Apply<'_, F> {
     }
 }
 
-/// `ulps` counts units of `EPSILON` times the value, each one to two of its units in the last place.
+/// Compares function number `F` with `truth` at 40,001 points of `range`. Allows an error of `ulps * EPSILON` times the value.
+/// `EPSILON` times a value is one to two of its units in the last place.
 fn check<const F: u8>(range: (f32, f32), truth: impl Fn(f64) -> f64, ulps: f64) {
     let x: Vec<f32> = (0..40_001).map(|i| range.0 + (range.1 - range.0) * i as f32 / 40_000.0).collect();
     for isa in Isa::available() {
@@ -69,7 +70,7 @@ fn bf16_rounding_is_that_of_the_half_crate() {
     check::<3>((-3.0, 3.0), |x| f64::from(half::bf16::from_f32(x as f32).to_f32()), 0.0);
 }
 
-/// Transposes a block of `rows` rows from the middle of a wider matrix, in all three formats.
+/// Transposes a block of `rows` rows from the middle of a wider matrix in all three formats, and checks every value.
 struct Transpose<'a> {
     values: &'a [f32],
     cols: usize,
@@ -86,7 +87,7 @@ impl VectorTask for Transpose<'_> {
         let (n, first, stride) = (S::LANES, 3, S::LANES + 1);
         let rows = rows.min(n);
         let expected = |depth: usize, row: usize| values[row.min(rows - 1) * cols + first + depth];
-        // SAFETY: `rows` rows of `first + 2 * LANES` values are there, and `to` holds 2 * LANES rows of `stride`.
+        // SAFETY: `values` has `rows` rows of at least `first + 2 * LANES` values, and `to` has 2 * LANES rows of `stride`.
         unsafe {
             for (format, depths) in [("f32", n), ("bf16", 2 * n), ("f16", 2 * n)] {
                 let mut to = vec![0.0; 2 * n * stride];
@@ -117,7 +118,7 @@ fn transposed_blocks_hold_every_value_in_its_place() {
     }
 }
 
-/// Copies the first `n` lanes through a vector.
+/// Copies the first `n` values through a vector, but at most its lanes. Returns how many it copied.
 struct CopyLanes<'a> {
     from: &'a [f32],
     to: &'a mut [f32],
@@ -130,7 +131,7 @@ impl VectorTask for CopyLanes<'_> {
     unsafe fn run<S: Simd>(self) -> usize {
         let lanes = self.n.min(S::LANES);
         let mut all = [f32::NAN; super::MOST_LANES];
-        // SAFETY: both slices hold `lanes` elements, the array the lanes of every instruction set.
+        // SAFETY: both slices hold `lanes` elements, and `all` holds as many as the widest vector has lanes.
         unsafe {
             let v = S::load_partial(self.from.as_ptr(), lanes);
             S::store_partial(self.to.as_mut_ptr(), v, lanes);
@@ -154,14 +155,14 @@ fn partial_vectors_touch_their_lanes_alone() {
     }
 }
 
-/// `[max(a, b), min(a, b), reduce_max(a)]` of vectors that hold one number.
+/// Returns `[max(a, b), min(a, b), reduce_max(a)]` of vectors `a` and `b` that hold one number in all lanes.
 struct Extremes(f32, f32);
 
 impl VectorTask for Extremes {
     type Output = [f32; 3];
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> [f32; 3] {
-        // SAFETY: as `VectorTask`; the partial vectors hold one lane.
+        // SAFETY: `dispatch` gives the instruction set; each partial store writes one f32.
         unsafe {
             let (a, b) = (S::splat(self.0), S::splat(self.1));
             let (mut max, mut min) = (0.0, 0.0);
@@ -183,7 +184,7 @@ fn max_and_min_give_the_second_operand_where_one_is_nan() {
     }
 }
 
-/// Widens f16 values, whole vectors of them.
+/// Widens f16 values, whole vectors at a time.
 struct WidenF16<'a>(&'a [half::f16], &'a mut [f32]);
 
 impl VectorTask for WidenF16<'_> {
@@ -191,7 +192,7 @@ impl VectorTask for WidenF16<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         for at in (0..self.0.len()).step_by(S::LANES) {
-            // SAFETY: the slices are equally long, and a multiple of the lanes.
+            // SAFETY: the slices are equally long, and their length is a multiple of the lanes.
             unsafe { S::store(self.1.as_mut_ptr().add(at), S::load_f16(self.0.as_ptr().add(at))) };
         }
     }
@@ -210,7 +211,7 @@ fn every_f16_is_widened_exactly() {
     }
 }
 
-/// The sum of the lanes of a vector that holds the first of `values`.
+/// Returns the number of lanes, and the sum of a vector of the first values.
 struct SumLanes<'a>(&'a [f32]);
 
 impl VectorTask for SumLanes<'_> {
@@ -224,7 +225,7 @@ impl VectorTask for SumLanes<'_> {
 
 #[test]
 fn lanes_are_added_by_halves() {
-    // powers of three lose bits at every addition, so the order shows
+    // every addition of these values is rounded, so the sum depends on the order
     let values: Vec<f32> = (0..16).map(|i| 3.0f32.powi(i) * 1.1).collect();
     for isa in Isa::available() {
         let (lanes, got) = isa.dispatch(SumLanes(&values));

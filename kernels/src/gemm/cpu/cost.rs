@@ -1,6 +1,6 @@
-//! What the products take from the device while they run, and what the threads keep for packing. Operands that are not f32 are
-//! copied to f32 ([`Cpu::widened`], [`Cpu::in_f32`]), and columns become matrices of their own. The unit takes its operands as
-//! they are.
+//! What the products take from the device while they run, and what the threads keep for packing. On vectors, activations that are
+//! not f32 are copied to f32 ([`Cpu::widened`], [`Cpu::in_f32`]), and some columns of a matrix are copied to a matrix of their own.
+//! The unit reads its operands as they are.
 
 use super::stack::columns;
 use super::{unit, vectors};
@@ -42,7 +42,7 @@ pub(in crate::gemm) fn dw(cpu: &Cpu, call: Dw<'_>) -> Cost {
     Cost { operations, scratch, packed: vectors::packed_by_dw(cpu, [m, n, k]) }
 }
 
-/// The cost of one run of a stack.
+/// Returns the cost of a stack's outputs for one run of rows.
 pub(in crate::gemm) fn stack_forward(cpu: &Cpu, run: StackForward<'_, '_>) -> Cost {
     let StackForward { m, k, x, ref y, residual, precision, .. } = run;
     let operations = stack(m, k, run.pieces);
@@ -66,7 +66,7 @@ pub(in crate::gemm) fn stack_forward(cpu: &Cpu, run: StackForward<'_, '_>) -> Co
     Cost { operations, scratch: wide(x.dtype(), m * k) + of_y + own_x, packed }
 }
 
-/// The cost of one run of a stack.
+/// Returns the cost of the gradient of a stack's input for one run of rows.
 pub(in crate::gemm) fn stack_dx(cpu: &Cpu, run: StackDx<'_, '_>) -> Cost {
     let StackDx { m, k, dy, ref dx, precision, .. } = run;
     let operations = stack(m, k, run.pieces);
@@ -101,19 +101,19 @@ fn stack(m: usize, k: usize, pieces: &[Piece<'_>]) -> f64 {
     pieces.iter().map(of_piece).sum()
 }
 
-/// Bytes of a copy in f32, if the values are not f32.
+/// Bytes of a copy in f32; 0 if the values are f32 already.
 fn wide(dtype: FloatDtype, len: usize) -> usize {
     if dtype == FloatDtype::F32 { 0 } else { taken(len * F32) }
 }
 
-/// What it takes to make columns a matrix of their own.
+/// Bytes that it takes to copy some columns of a matrix to an f32 matrix of their own: while the copy is made, and afterwards.
 struct Dense {
     while_made: usize,
     held: usize,
 }
 
 impl Dense {
-    /// `n` columns of `rows` rows.
+    /// Returns the bytes for `n` columns of `rows` rows.
     fn of(columns: Columns<'_>, rows: usize, n: usize) -> Dense {
         let wide = wide(columns.values.dtype(), rows * columns.stride);
         if n == columns.stride {
@@ -123,7 +123,7 @@ impl Dense {
         Dense { while_made: wide + held, held }
     }
 
-    /// The most bytes held at once if the next part takes `bytes`.
+    /// Returns the most bytes held at once if `bytes` more are taken after the copy is made.
     fn then(self, bytes: usize) -> usize {
         self.while_made.max(self.held + bytes)
     }

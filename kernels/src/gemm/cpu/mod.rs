@@ -1,9 +1,9 @@
 //! The products as `output[rows, cols] (+)= alpha * left[rows, depth] · right[depth, cols]`, on vectors or on the unit that
 //! multiplies bf16.
 //!
-//! The bits of an output element are a function of its own operands and of the depth: within a block one accumulator takes the
-//! products in order, the blocks' sums are added in order, and where the blocks end depends on the depth alone. So the bits do
-//! not depend on the number of rows, on the number of threads or on the edges of tiles.
+//! The bits of an output element are a function of its own operands and of the depth. The depth is cut into blocks, and where they
+//! end depends on the depth alone. Within a block one accumulator adds the products in order, and the blocks' sums are added in
+//! order. So the bits do not depend on the number of rows, on the number of threads or on the edges of tiles.
 
 pub(super) mod cost;
 mod scratch;
@@ -60,7 +60,7 @@ pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Res
     })
 }
 
-/// The right operand and how it lies.
+/// The right operand and the order of its elements.
 #[derive(Clone, Copy)]
 struct Right<'a> {
     values: Values<'a>,
@@ -83,7 +83,7 @@ enum Order {
 }
 
 impl<'a> Values<'a> {
-    /// On a device that counts, gives the format alone.
+    /// Returns the values of weights. On a device that counts, these are an empty slice in the format of the weights.
     fn of(weights: WeightSlice<'a>) -> Values<'a> {
         match weights {
             WeightSlice::F32(values) => Values::F32(values.cpu_or_none()),

@@ -17,11 +17,11 @@ pub(super) struct Area {
 }
 
 impl Area {
-    /// At least `len` floats at a multiple of 64 bytes, initialised, of unspecified content.
+    /// Returns at least `len` floats at a multiple of 64 bytes, initialised but of unspecified content.
     pub(super) fn floats(&mut self, len: usize) -> *mut f32 {
         let lines = len.div_ceil(16);
         if self.lines.len() < lines {
-            // freed first: the old content need not be copied, nor stay beside the new one
+            // the old memory is freed first, so that its content is not copied and does not exist beside the new memory
             self.lines = Vec::new();
             self.lines = vec![Line::zeroed(); lines];
             self.counted.set("gemm.packed", lines * size_of::<Line>());
@@ -29,18 +29,18 @@ impl Area {
         bytemuck::cast_slice_mut::<Line, f32>(&mut self.lines).as_mut_ptr()
     }
 
-    /// Bytes of an area that was asked for `len` floats.
+    /// Returns the bytes of an area that was asked for `len` floats at most.
     pub(super) fn bytes_of(len: usize) -> usize {
         len.div_ceil(16) * size_of::<Line>()
     }
 }
 
-/// What one task packs and keeps: at most 1.2 MiB a thread, from the limits on a task's size.
+/// What one task packs. It is kept for later tasks: on vectors at most 1.2 MiB a thread, because a task's size is limited.
 ///
 /// The order of the areas is that of [`Packed`](crate::device::Packed).
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// The rows' part of the left operand, if it is not read in place.
+    /// The task's rows of the left operand, if they are not read in place.
     pub(super) left: Area,
     /// One panel of the right operand.
     pub(super) right: Area,
@@ -48,7 +48,7 @@ pub(super) struct Scratch {
     pub(super) partial: Area,
 }
 
-/// Runs `work` with this thread's scratch. `work` must start no other task on this thread.
+/// Runs `work` with this thread's scratch. `work` must not start another task on this thread, which would need the same scratch.
 pub(super) fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
     thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
     SCRATCH.with(|scratch| work(&mut scratch.borrow_mut()))

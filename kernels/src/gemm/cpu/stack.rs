@@ -1,4 +1,4 @@
-//! Stacks, cut into runs of rows. In a run, each layer has at most one update, and it covers all rows.
+//! Stacks, cut into runs of rows. In a run, each layer has at most one update, which covers all rows of the run.
 
 use crate::Result;
 use crate::cpu::Cpu;
@@ -54,17 +54,17 @@ pub(in crate::gemm) fn dx_runs(
     Ok(())
 }
 
-/// Columns of all layers.
+/// Returns how many columns all layers have together.
 pub(super) fn columns(pieces: &[Piece<'_>]) -> usize {
     pieces.iter().map(|piece| piece.n).sum()
 }
 
-/// Whether every update covers all rows.
+/// Whether there are rows, and every update covers all of them.
 fn is_one_run(m: usize, pieces: &[Piece<'_>]) -> bool {
     m > 0 && pieces.iter().flat_map(|piece| &piece.updates).all(|update| update.rows == (0..m))
 }
 
-/// The rows, cut wherever an update begins or ends.
+/// Returns the runs: the rows, cut wherever an update begins or ends.
 pub(super) fn runs(m: usize, pieces: &[Piece<'_>]) -> Vec<Range<usize>> {
     let updates = pieces.iter().flat_map(|piece| &piece.updates);
     let mut cuts: Vec<usize> = updates.flat_map(|update| [update.rows.start, update.rows.end]).chain([0, m]).collect();
@@ -73,7 +73,7 @@ pub(super) fn runs(m: usize, pieces: &[Piece<'_>]) -> Vec<Range<usize>> {
     cuts.windows(2).map(|cut| cut[0]..cut[1]).collect()
 }
 
-/// Returns the layers of a stack of depth `k`, with the updates of a run's rows.
+/// Returns the layers of a stack of depth `k`, each with its update of the run `rows`, if there is one.
 fn pieces_of<'a>(rows: &Range<usize>, k: usize, pieces: &'a mut [Piece<'_>]) -> Vec<Piece<'a>> {
     let mut of_run = Vec::with_capacity(pieces.len());
     for Piece { n, w, bias, updates } in pieces {
@@ -96,7 +96,7 @@ fn pieces_of<'a>(rows: &Range<usize>, k: usize, pieces: &'a mut [Piece<'_>]) -> 
     of_run
 }
 
-/// Adds the biases of a stack to rows of all its columns.
+/// Adds the biases of a stack to `y`, whose rows have the `cols` columns of all layers.
 pub(super) fn add_biases(pieces: &[Piece<'_>], cols: usize, y: &mut [f32], cpu: &Cpu) {
     if cols == 0 || pieces.iter().all(|piece| piece.bias.is_none()) {
         return;

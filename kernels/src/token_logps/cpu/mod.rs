@@ -1,8 +1,8 @@
 //! Log-probs of targets on the processor, on vectors or on the unit that multiplies bf16: blocks of the vocabulary by the matrix
 //! product, then one pass of the online softmax.
 //!
-//! A block's columns are walked in the same order whatever the rows beside it, so the bits of a row do not depend on its
-//! neighbours, nor on the number of threads.
+//! A row goes through the columns of a block in the same order, whatever other rows there are. So the bits of a row do not depend
+//! on the other rows or on the number of threads.
 
 #[cfg_attr(not(target_arch = "x86_64"), path = "unit/absent.rs")]
 mod unit;
@@ -30,12 +30,12 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     }
 }
 
-/// The unit that multiplies bf16, if the products are of bf16.
+/// Returns the unit that multiplies bf16, if there is one and the products are of bf16.
 fn unit(cpu: &Cpu, precision: Precision) -> Option<Unit> {
     cpu.isa().unit().filter(|_| precision == Precision::Bf16)
 }
 
-/// What [`forward`] takes, with or without extras.
+/// Returns what [`forward`] takes beside its arguments, with or without extras.
 pub(super) fn forward_cost(cpu: &Cpu, head: &Head<'_>, with_extras: bool) -> Cost {
     match unit(cpu, head.precision) {
         Some(unit) => Cost { scratch: unit::forward_scratch(cpu, unit, head, with_extras), ..Cost::default() },
@@ -43,7 +43,7 @@ pub(super) fn forward_cost(cpu: &Cpu, head: &Head<'_>, with_extras: bool) -> Cos
     }
 }
 
-/// What [`backward`] takes.
+/// Returns what [`backward`] takes beside its arguments.
 pub(super) fn backward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
     match unit(cpu, head.precision) {
         Some(unit) => Cost { scratch: unit::backward_scratch(cpu, unit, head), ..Cost::default() },
@@ -69,7 +69,7 @@ impl Running {
     const EMPTY: Running =
         Running { max: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0, sum_of_squares: 0.0, target: f32::NAN };
 
-    /// Adds a block, given with its own maximum.
+    /// Adds the sums of a block, which are relative to the block's own maximum. Leaves `target` as it is.
     fn add(&mut self, block: Running) {
         if self.max == f32::NEG_INFINITY {
             *self = Running { target: self.target, ..block };
@@ -83,14 +83,14 @@ impl Running {
         self.sum_of_squares = before.sum_of_squares + after.sum_of_squares;
     }
 
-    /// Returns the same sums relative to a maximum that is at least as large.
+    /// Returns the sums relative to `max`, which is at least `self.max`.
     fn rescaled(&self, max: f32) -> Running {
         let by = self.max - max;
         let factor = by.exp();
         Running {
             max,
             sum: self.sum * factor,
-            // factor 0 stands for a block that no longer counts, whatever its distance
+            // with a factor of 0 the sums no longer count; the product would be NaN if `by` is infinite
             weighted: if factor == 0.0 { 0.0 } else { factor * (self.weighted + by * self.sum) },
             sum_of_squares: self.sum_of_squares * factor * factor,
             target: self.target,
@@ -132,10 +132,10 @@ impl Logit {
     }
 
     /// # Safety
-    /// As [`Simd`].
+    /// The processor has the instruction set of `S`.
     #[inline(always)]
     unsafe fn of<S: Simd>(self, u: S::V) -> S::V {
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller guarantees the instruction set of `S`.
         unsafe {
             let capped = match self.cap {
                 Some(cap) => S::mul(S::tanh(S::div(u, S::splat(cap))), S::splat(cap)),
@@ -145,7 +145,7 @@ impl Logit {
         }
     }
 
-    /// `dz/du`, of a logit.
+    /// Returns `dz/du` at the logit `z`.
     fn slope(self, z: f32) -> f32 {
         let t = self.cap.map_or(0.0, |cap| z * self.temperature / cap);
         (1.0 - t * t) / self.temperature

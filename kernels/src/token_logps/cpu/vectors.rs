@@ -1,4 +1,4 @@
-//! On vectors: a block of logits is `[rows, VOCAB_BLOCK]`, made by the matrix product.
+//! Log-probs of targets on vectors: the matrix product computes a block of logits, `[rows, tokens]`, and the softmax reads it.
 
 use super::{Logit, Outputs, Running};
 use crate::arena::taken;
@@ -10,11 +10,11 @@ use crate::token_logps::{Backward, Forward, Head};
 use crate::{Buffer, Columns, Device, FloatDtype, IGNORE, Result, Slice, SliceMut};
 use std::ops::Range;
 
-/// Tokens of a block: with 1024 rows it is 2 MiB, which the second-level caches of two cores hold until the softmax reads it.
-/// Twice as many were 5 % slower.
+/// Most tokens of a block. With 1024 rows, a block has 2 MiB, which the second-level caches of two cores hold until the softmax
+/// reads it. Twice as many tokens were 5 % slower.
 const VOCAB_BLOCK: usize = 512;
-/// Rows of a block at most: it bounds the scratch to 4 MiB, and at 2048 rows the packing of the weights is a twentieth of the
-/// product's time.
+/// Most rows of a block. This bounds a block to 4 MiB; with 2048 rows, packing the weights takes a twentieth of the product's
+/// time.
 const ROW_BLOCK: usize = 2048;
 /// Rows that one thread takes at a time.
 const ROWS_PER_TASK: usize = 16;
@@ -78,7 +78,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     })
 }
 
-/// Rows and tokens of each block, with the rows in the outer loop.
+/// Returns the rows and tokens of each block, with the rows in the outer loop.
 fn blocks(head: &Head<'_>) -> impl Iterator<Item = [Range<usize>; 2]> + use<> {
     let (rows, vocab_size) = (head.rows, head.vocab_size);
     (0..rows).step_by(ROW_BLOCK).flat_map(move |row| {
@@ -88,12 +88,13 @@ fn blocks(head: &Head<'_>) -> impl Iterator<Item = [Range<usize>; 2]> + use<> {
     })
 }
 
-/// Numbers of the largest block.
+/// Returns how many numbers the largest block has.
 fn block_len(head: &Head<'_>) -> usize {
     head.rows.min(ROW_BLOCK) * head.vocab_size.min(VOCAB_BLOCK)
 }
 
-/// The product of some rows of the hidden states with some tokens, `[rows, tokens]`.
+/// Returns the call that multiplies some rows of the hidden states by the weights of some tokens. It sets the beginning of
+/// `products`, `[rows, tokens]`.
 fn logits<'a>(
     head: &Head<'a>,
     hidden_states: Slice<'a, f32>,
@@ -114,8 +115,8 @@ fn logits<'a>(
     }
 }
 
-/// The product of gradients of logits with some tokens: sets the gradients of the rows' hidden states for the first tokens, and
-/// adds to them for later ones.
+/// Returns the call that multiplies the gradients of logits by the weights of these tokens. It sets the gradients of the rows'
+/// hidden states if the tokens are the first of the vocabulary, and adds to them otherwise.
 fn hidden_gradients<'a>(
     head: &Head<'a>,
     products: Slice<'a, f32>,
@@ -136,7 +137,7 @@ fn hidden_gradients<'a>(
     }
 }
 
-/// Computes [`logits`] into `products`.
+/// Runs the call of [`logits`] and returns the part of `products` that it set.
 fn multiply<'a>(
     device: &Device,
     head: &Head<'_>,
@@ -148,7 +149,7 @@ fn multiply<'a>(
     Ok(products.view_mut().range(0..rows.len() * tokens.len()).cpu())
 }
 
-/// What [`forward`] takes.
+/// Returns the memory that [`forward`] needs.
 pub(super) fn forward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
     let mut cost = Cost { scratch: wide(head) + block_bytes(head), ..Cost::default() };
     for [rows, tokens] in different_blocks(head) {
@@ -159,7 +160,7 @@ pub(super) fn forward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
     cost
 }
 
-/// What [`backward`] takes.
+/// Returns the memory that [`backward`] needs.
 pub(super) fn backward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
     let mut cost = forward_cost(cpu, head);
     cost.scratch += wide(head);
@@ -171,7 +172,8 @@ pub(super) fn backward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
     cost
 }
 
-/// Blocks that differ in their numbers of rows and tokens or in being the first of their rows: one of each kind.
+/// Returns one block of each kind. Two blocks are of one kind if they have as many rows and as many tokens, and if both or
+/// neither begin with the first token.
 fn different_blocks(head: &Head<'_>) -> Vec<[Range<usize>; 2]> {
     let kind = |[rows, tokens]: &[Range<usize>; 2]| (rows.len(), tokens.len(), tokens.start == 0);
     let mut different: Vec<[Range<usize>; 2]> = Vec::new();
@@ -183,7 +185,7 @@ fn different_blocks(head: &Head<'_>) -> Vec<[Range<usize>; 2]> {
     different
 }
 
-/// Bytes of a copy in f32 of the hidden states or of their gradients, if they are not f32.
+/// Returns the bytes of an f32 copy of the hidden states or of their gradients. 0 if they are f32 already.
 fn wide(head: &Head<'_>) -> usize {
     match head.hidden_states.dtype() {
         FloatDtype::F32 => 0,
@@ -191,7 +193,7 @@ fn wide(head: &Head<'_>) -> usize {
     }
 }
 
-/// Bytes of the largest block.
+/// Returns the bytes of the largest block.
 fn block_bytes(head: &Head<'_>) -> usize {
     taken(block_len(head) * size_of::<f32>())
 }
@@ -233,7 +235,7 @@ impl VectorTask for AddBlock<'_> {
     }
 }
 
-/// Turns a block of logits into their gradients: `d_logp ([v = target] - exp(z - lse)) dz/du`.
+/// Turns a block of products, in `logits`, into their gradients: `d_logp ([v = target] - exp(z - lse)) dz/du`.
 struct LogitGradients<'a> {
     logits: &'a mut [f32],
     targets: &'a [u32],
@@ -274,7 +276,7 @@ impl VectorTask for LogitGradients<'_> {
 /// As [`Simd`].
 #[inline(always)]
 unsafe fn to_logits<S: Simd>(z: &mut [f32], logit: Logit) {
-    // SAFETY: the caller's contract; `lanes <= z.len() - at`, so loads and stores end inside it.
+    // SAFETY: the processor has the instruction set of S; `lanes <= z.len() - at`, so loads and stores end inside `z`.
     unsafe {
         for at in (0..z.len()).step_by(S::LANES) {
             let lanes = S::LANES.min(z.len() - at);
@@ -284,13 +286,14 @@ unsafe fn to_logits<S: Simd>(z: &mut [f32], logit: Logit) {
     }
 }
 
-/// The sums of one block relative to its maximum. Lane `l` adds the tokens `l` modulo the lanes, then the lanes are added.
+/// Returns the sums of one row over a block, relative to `max`, its maximum there. Lane `l` adds every `LANES`-th token from
+/// token `l` on. Then the lanes are added, and last the tokens that do not fill a vector.
 ///
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
 unsafe fn sums<S: Simd, const EXTRAS: bool>(z: &[f32], max: f32) -> Running {
-    // SAFETY: the caller's contract; loads end inside `z`.
+    // SAFETY: the processor has the instruction set of S; loads end at `whole`, inside `z`.
     unsafe {
         let whole = z.len() / S::LANES * S::LANES;
         let (mut sum, mut weighted, mut squares) = (S::splat(0.0), S::splat(0.0), S::splat(0.0));
@@ -322,13 +325,13 @@ unsafe fn sums<S: Simd, const EXTRAS: bool>(z: &[f32], max: f32) -> Running {
     }
 }
 
-/// Computes the gradients of all columns as if none were the target.
+/// Replaces the products of one row by their gradients, as if none were the target's.
 ///
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
 unsafe fn logit_gradients<S: Simd>(u: &mut [f32], lse: f32, d_logp: f32, logit: Logit) {
-    // SAFETY: the caller's contract; `lanes <= u.len() - at`, so loads and stores end inside it.
+    // SAFETY: the processor has the instruction set of S; `lanes <= u.len() - at`, so loads and stores end inside `u`.
     unsafe {
         for at in (0..u.len()).step_by(S::LANES) {
             let lanes = S::LANES.min(u.len() - at);

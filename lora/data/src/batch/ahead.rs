@@ -1,4 +1,4 @@
-//! Reads and encodes batches while the one before is computed.
+//! Reads and encodes each batch while the batch before it is computed.
 
 use align_kernels::cpu::unpin_this_thread;
 use std::ops::ControlFlow;
@@ -6,8 +6,9 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
 
-/// Calls `each` with what `next` reads, in order, until `each` breaks. A thread calls `next` once ahead. If that call fails,
-/// the error comes in its turn, as it would without the thread. If the system has no thread left, `next` is called in its turn.
+/// Calls `each` with what `next` reads, in order, until `next` returns `None` or `each` breaks. Another thread calls `next` one
+/// batch ahead. If that call fails, the error is returned only after `each` has had the batches before it. If the system cannot
+/// start a thread, `next` is called between the calls of `each`.
 ///
 /// # Errors
 /// Those of `next` and of `each`.
@@ -17,7 +18,7 @@ pub fn for_each_ahead<T: Send, E: Send>(
 ) -> Result<(), E> {
     let next = Mutex::new(next);
     let next = || next.lock().unwrap_or_else(PoisonError::into_inner)();
-    // the channel holds nothing: the batch that waits to be taken is the one ahead
+    // the channel stores no batch: the one ahead waits in `send`
     let (give, take) = sync_channel(0);
     std::thread::scope(|scope| {
         let encoder = move || {

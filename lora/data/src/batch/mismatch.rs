@@ -7,15 +7,15 @@ use crate::row::EncodedRow;
 pub enum Mismatch {
     /// The answer of the row before, as in TRL.
     Previous,
-    /// The answer of the nearest earlier row with another prompt, if there is one. For rows made from pairs, where two share a
-    /// prompt.
+    /// The answer of the nearest earlier row with another prompt, if there is one. For rows made from pairs: both rows of a pair
+    /// have the same prompt.
     OtherPrompt,
 }
 
-/// Returns for each of `n` rows the place of the row whose answer follows its prompt. The rows form a circle.
+/// Returns, for each of `n` rows, the place of its donor. The rows form a circle: the last row is before the first.
 /// `same_prompt(a, b)` is called for neighbours only.
 ///
-/// If all rows have one prompt, it is the row before, as with [`Mismatch::Previous`].
+/// If all rows have the same prompt, each donor is the row before, as with [`Mismatch::Previous`].
 pub fn donors(n: usize, mismatch: Mismatch, same_prompt: impl Fn(usize, usize) -> bool) -> Vec<usize> {
     let before = |place: usize| (place + n - 1) % n;
     let mut donors: Vec<usize> = (0..n).map(before).collect();
@@ -35,9 +35,9 @@ pub fn donors(n: usize, mismatch: Mismatch, same_prompt: impl Fn(usize, usize) -
 /// Returns the completion ids of the mismatched answer of each row of `batch`: the full answer of its donor, cut so that
 /// prompt + answer is at most `max_length` tokens.
 ///
-/// Full means: before it was cut to fit behind its own prompt. Rows hold one answer each. Rows with no answer or with several
-/// have no mismatched one, since the losses that use it are unpaired. In a batch of one row, the row would get its own answer,
-/// which is not mismatched: the trainer refuses that batch size.
+/// Full means: before it was cut to fit behind its own prompt. If a donor has no answer or several, its mismatched answer is
+/// empty: the losses that use such answers are unpaired. In a batch of one row, the row would get its own answer, which is not
+/// mismatched: the trainer refuses that batch size.
 ///
 /// Source: TRL 1.16 `KTOTrainer`, `add_kl_completion_ids` and its collator.
 pub fn mismatched_answers<'a>(
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_full_answer_of_the_previous_row_after_this_prompt() {
-        // max_length 5: the second row keeps one token of its own answer, but lends all three
+        // with max_length 5, the second row keeps one token of its own answer, but lends all three
         let batch = [row(&[1, 2], &[7], 1), row(&[1, 2, 3, 4], &[8, 9, 10], 1), row(&[1], &[11, 12], 2)];
         for mismatch in [Mismatch::Previous, Mismatch::OtherPrompt] {
             assert_eq!(answers(&batch, mismatch, 5), vec![&[11, 12][..], &[7][..], &[8, 9, 10][..]]);
@@ -89,7 +89,7 @@ mod tests {
     fn a_donor_is_of_another_prompt_where_there_is_one() {
         let of = |prompts: &[u32]| donors(prompts.len(), Mismatch::OtherPrompt, |a, b| prompts[a] == prompts[b]);
         assert_eq!(of(&[1, 2, 1, 2]), [3, 0, 1, 2]);
-        // the last row is of the first one's prompt
+        // the last row has the prompt of the first one
         assert_eq!(of(&[1, 2, 3, 1]), [2, 0, 1, 2]);
         assert_eq!(of(&[1, 1, 2, 2, 2, 1]), [4, 4, 1, 1, 1, 4]);
         assert_eq!(of(&[5, 5, 5]), [2, 0, 1]);

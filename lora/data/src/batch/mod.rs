@@ -1,4 +1,5 @@
-//! The order of an epoch, and the rows of a batch: read ahead, packed under a budget, given a mismatched answer.
+//! The order of the rows in an epoch, and the rows of a batch: reading them ahead, packing them under a token budget, and giving
+//! them mismatched answers.
 
 pub(crate) mod ahead;
 pub(crate) mod mismatch;

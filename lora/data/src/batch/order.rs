@@ -14,13 +14,13 @@ pub(crate) fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A hash of a number under a seed.
+/// Hashes a number under a seed.
 pub(crate) fn keyed(seed: u64, number: u64) -> u64 {
     mix(mix(seed.wrapping_add(GOLDEN)).wrapping_add(number.wrapping_mul(GOLDEN)))
 }
 
-/// Draws evenly from `0..n`: multiply-shift with rejection (Lemire, arXiv 1805.10941). Every rejected value moves to another
-/// stream of the same counter, so one draw never shifts the next.
+/// Draws evenly from `0..n`: multiply-shift with rejection (Lemire, arXiv 1805.10941). After a rejected value, the next attempt
+/// uses another stream at the same counter, so a rejection never changes a later draw.
 fn below(key: u64, counter: u64, n: u64) -> u64 {
     let threshold = n.wrapping_neg() % n; // 2^64 mod n: values whose low word is below it would make the draw uneven
     let mut attempt = 0u64;
@@ -51,11 +51,11 @@ pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
 /// half of the rows).
 ///
 /// For unpaired data made from pairs: KTO's mismatched answer is that of the previous row, and must not answer the same prompt.
-/// This changes little. A row that follows one of its group is exchanged with the next row that fits. If no such row is left,
-/// at the end of the order, it moves back to the last place between two rows of other groups.
+/// Most rows stay where they are. A row that follows one of its group is exchanged with the next row of another group. If there
+/// is none, only rows of that group are left; they move back to the last places between two rows of other groups.
 pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
     let mut left = 0;
-    let mut next = 0; // no row before this one fits; a hint, so that a long run of one group is not searched again and again
+    let mut next = 0; // no row between `i` and this one fits; kept, so that a long run of one group is searched only once
     let mut hint_group = None;
     let mut i = 1;
     while i < order.len() {
@@ -99,9 +99,9 @@ pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
 /// Alternates the rows of `chosen` and `rejected` so that neighbours are of different groups. This is the unshuffled order of
 /// rows that were made from pairs. `chosen` and `rejected` are in the order of the pairs.
 ///
-/// Rejected answers come two pairs late, so those of the first two pairs stand at the end. If one list is longer, the shorter
-/// one is spread over it. A row that would follow one of its group waits for the next place of its class. A row that still
-/// waits at the end is exchanged with an earlier row of its class, if one fits in both places.
+/// Rejected answers come two pairs late, so those of the first two pairs stand at the end. If one list is longer, the shorter one
+/// is spread over it. A row that would follow one of its group waits for the next place of its class. If all that are left would,
+/// the first of them takes the place, and is later exchanged with an earlier row of its class, if each fits in the other's place.
 pub fn interleave(chosen: &[u32], rejected: &[u32], group: impl Fn(u32) -> u32) -> Vec<u32> {
     let behind = rejected.len().min(2);
     let mut classes = [Queue::new(chosen.to_vec()), Queue::new([&rejected[behind..], &rejected[..behind]].concat())];
@@ -140,7 +140,7 @@ impl Queue {
         Queue { rows, next: 0, waiting: std::collections::VecDeque::new() }
     }
 
-    /// Takes the first row that fits. `None` if none does.
+    /// Takes the first row that fits. `None` if no row fits.
     fn take(&mut self, fits: impl Fn(u32) -> bool, group: impl Fn(u32) -> u32) -> Option<u32> {
         if self.waiting.front().is_some_and(|&row| fits(row)) {
             return self.waiting.pop_front();
@@ -166,18 +166,18 @@ impl Queue {
     }
 }
 
-/// Exchanges the rows at the places `left`, which follow one of their own group, with earlier rows of their class.
+/// Exchanges the rows at the places `left`, which follow a row of their own group, with earlier rows of their class.
 fn exchange(order: &mut [u32], class_of: &[usize], left: &[usize], group: impl Fn(u32) -> u32) {
     let fits = |order: &[u32], at: usize, row: u32| {
         let beside = |other: Option<&u32>| other.is_none_or(|&other| group(other) != group(row));
         beside(at.checked_sub(1).map(|before| &order[before])) && beside(order.get(at + 1))
     };
-    // for each class and group: all places from this one on were tried
+    // for each class and group, the lowest place that was tried
     let mut tried = std::collections::HashMap::new();
     for &at in left {
         let row = order[at];
         if group(order[at - 1]) != group(row) {
-            continue; // an earlier exchange has settled it
+            continue; // an earlier exchange has changed the row before it
         }
         let upto = tried.entry((class_of[at], group(row))).or_insert(at);
         while *upto > 0 {
@@ -212,8 +212,8 @@ mod tests {
     }
     const PINNED: [u32; 8] = [7, 5, 1, 0, 4, 3, 6, 2];
 
-    /// All 24 orders of 4 rows over 24000 epochs: 1000 each is expected; the standard deviation is sqrt(1000 * 23/24) = 31, and
-    /// the largest of 24 deviations passes 5 of them once in 70000 seeds.
+    /// Counts all 24 orders of 4 rows over 24000 epochs. 1000 of each are expected, with a standard deviation of sqrt(1000 *
+    /// 23/24) = 31. The largest of 24 deviations exceeds 5 standard deviations for one seed in 70000.
     #[test]
     fn all_orders_are_alike() {
         let mut counts = std::collections::HashMap::new();
@@ -224,7 +224,7 @@ mod tests {
         assert!(counts.values().all(|&c| (c - 1000).abs() < 155), "{counts:?}");
     }
 
-    /// Orders on which a search that begins anew for each row, or a row at a time moved back, would take hours.
+    /// Orders for which it would take hours to begin the search anew for each row, or to move rows back one at a time.
     #[test]
     fn large_orders_are_separated() {
         const N: u32 = 1 << 20;
@@ -268,10 +268,10 @@ mod tests {
     fn pairs_stand_in_turn() {
         assert_eq!(interleaved(&[0, 1, 2, 3, 4]), [0, 5, 2, 7, 4, 9, 6, 1, 8, 3]);
         assert_eq!(interleaved(&[0, 1, 2]), [0, 5, 2, 1, 4, 3]);
-        // with two prompts the classes cannot take turns without a neighbour of the same one
+        // with two prompts, the classes cannot take turns without neighbours of one prompt
         assert_eq!(interleaved(&[0, 1]), [0, 3, 2, 1]);
         assert_eq!(interleaved(&[0]), [0, 1]);
-        // five pairs of a prompt one after the other, as there are in files with several answers to a prompt
+        // five pairs of each prompt in a row, as in files with several answers to a prompt
         let prompts: Vec<u32> = (0..40).map(|pair| pair / 5).collect();
         let order = interleaved(&prompts);
         assert_eq!(follows(&order, |row| prompts[row as usize / 2]), 0, "{order:?}");
@@ -310,7 +310,7 @@ mod tests {
             prop_assert!(order.iter().enumerate().all(|(place, row)| place % 2 == *row as usize % 2));
             let follows = follows(&order, |row| prompts[row as usize / 2]);
             let largest = (0..9).map(|p| prompts.iter().filter(|&&x| x == p).count()).max().unwrap_or(0);
-            // in four pairs of which no prompt has more than a quarter there is room for an exchange
+            // with four pairs or more, and no prompt in more than a quarter of them, there is room for exchanges
             if largest * 4 <= prompts.len() && prompts.len() >= 4 {
                 prop_assert_eq!(follows, 0);
             }
@@ -335,7 +335,7 @@ mod tests {
             let follows = order.windows(2).filter(|w| groups[w[0] as usize] == groups[w[1] as usize]).count();
             prop_assert_eq!(follows, left);
             let largest = (0..6).map(|g| groups.iter().filter(|&&x| x == g).count()).max().unwrap_or(0);
-            // n rows hold a group of k apart exactly if k <= n - k + 1
+            // k rows of one group among n can be kept apart exactly if k <= n - k + 1
             prop_assert_eq!(left, (2 * largest).saturating_sub(groups.len() + 1));
         }
     }

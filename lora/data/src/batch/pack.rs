@@ -3,16 +3,17 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Packs the trees of one optimiser batch into micro-batches. Returns them as indices into `tokens`. First fit, longest first,
-/// decides how many there are. Longest first into the emptiest then makes them even, unless one would exceed the fullest so far.
+/// Packs the trees of one optimiser batch into micro-batches. Returns them as indices into `tokens`. First fit, longest tree
+/// first, decides how many there are. Then each tree, longest first, goes into the emptiest micro-batch, which makes them even.
+/// This second packing is used unless a micro-batch of it exceeds the budget or the fullest of first fit.
 ///
 /// `tokens` holds the length of each tree: prompt + every branch (for KTO the mismatched branch too). No micro-batch has more
-/// than `budget` tokens, except that a tree larger than the budget is a micro-batch of its own. The result depends on the
-/// lengths alone (ties go by index). Micro-batches are ordered by their first tree in the order of lengths; the indices inside
-/// one ascend.
+/// than `budget` tokens, except that a tree larger than the budget is a micro-batch of its own. The result depends on the lengths
+/// alone (ties go by index). The micro-batch with the longest tree comes first, and so on; the indices inside a micro-batch
+/// ascend.
 ///
-/// Even micro-batches need the least memory, since the largest one decides that. None is so small that all weights are read for
-/// a few rows.
+/// Even micro-batches need the least memory, since the largest one decides how much is needed. And none of them is so small that
+/// all weights are read for a few rows.
 pub fn pack(tokens: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut by_length: Vec<usize> = (0..tokens.len()).collect();
     by_length.sort_by_key(|&i| (Reverse(tokens[i]), i));
@@ -27,7 +28,8 @@ pub fn pack(tokens: &[usize], budget: usize) -> Vec<Vec<usize>> {
 }
 
 /// Puts each tree into the emptiest of `count` bins. `None` if one becomes fuller than `most`. Source: Graham, "Bounds on
-/// multiprocessing timing anomalies", SIAM J. Appl. Math. 17 (1969): the fullest bin is at most 4/3 of the best one.
+/// multiprocessing timing anomalies", SIAM J. Appl. Math. 17 (1969): the fullest bin has at most 4/3 of the tokens of the fullest
+/// bin in the best packing.
 fn evenly(tokens: &[usize], by_length: &[usize], count: usize, most: usize) -> Option<Vec<Vec<usize>>> {
     let mut bins: Vec<Vec<usize>> = vec![Vec::new(); count];
     let mut emptiest: BinaryHeap<Reverse<(usize, usize)>> = (0..count).map(|bin| Reverse((0, bin))).collect();
@@ -58,10 +60,10 @@ fn first_fit(tokens: &[usize], by_length: &[usize], budget: usize) -> Vec<Vec<us
     bins
 }
 
-/// Tokens left in each bin, unopened ones included, under a tree of maxima. It finds the first bin with enough room in log(n)
-/// steps. If a batch has small rows and a small budget, a search bin by bin would be quadratic.
+/// How many tokens fit into each bin, opened or not, under a tree of maxima. The tree finds the first bin with enough room in
+/// log(n) steps. A search bin by bin would be quadratic in a batch of many bins.
 struct Room {
-    /// Node i has the children 2 i and 2 i + 1; the bins are the last `leaves` nodes.
+    /// The most room below each node. Node i has the children 2 i and 2 i + 1; the last `leaves` nodes are the bins.
     most: Vec<usize>,
     leaves: usize,
 }
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn longest_first_into_the_first_bin_that_fits() {
-        // evenly, it would be 3 + 2 + 2 and 3 + 2
+        // the emptiest bin first would make 3 + 2 + 2, beyond the budget, and 3 + 2
         assert_eq!(pack(&[3, 3, 2, 2, 2], 6), vec![vec![0, 1], vec![2, 3, 4]]);
     }
 
@@ -122,7 +124,7 @@ mod tests {
         assert_eq!(pack(&tokens, 100).len(), tokens.len());
     }
 
-    /// First fit as its definition has it.
+    /// First fit by its definition, with a search bin by bin.
     fn bin_by_bin(tokens: &[usize], budget: usize) -> Vec<Vec<usize>> {
         let mut by_length: Vec<usize> = (0..tokens.len()).collect();
         by_length.sort_by_key(|&i| (Reverse(tokens[i]), i));
@@ -158,7 +160,7 @@ mod tests {
             for bin in &bins {
                 prop_assert!(used(bin) <= budget || bin.len() == 1);
             }
-            // as few as first fit, and the fullest no fuller
+            // as many bins as first fit makes, and the fullest is no fuller
             let first_fit = bin_by_bin(&tokens, budget);
             prop_assert_eq!(bins.len(), first_fit.len());
             prop_assert!(bins.iter().map(used).max() <= first_fit.iter().map(used).max());

@@ -138,7 +138,7 @@ pub enum BadRow {
         /// The column.
         field: String,
     },
-    /// A conversation beside two answers that ends with a third.
+    /// A conversation beside two answers that ends with a third answer.
     #[error(
         "`{field}` ends with a turn of the assistant that is not `{chosen}`, so it is not clear where the prompt ends; with \
          --columns prompt={field}, all of it is the prompt"
@@ -169,7 +169,7 @@ pub enum BadRow {
         /// The place of the missing part.
         field: String,
     },
-    /// A value of another kind than needed.
+    /// A value of a kind that is not accepted at its place.
     #[error("`{field}` is {found}, expected {expected}")]
     Type {
         /// The place of the value.
@@ -189,10 +189,10 @@ pub enum BadRow {
         /// What is accepted there.
         expected: &'static str,
     },
-    /// Only one of the two probabilities of a pair.
+    /// A pair with a probability for only one of its answers.
     #[error("`{missing}` is missing or null, but the other answer has its probability: give both or neither")]
     HalfProbability {
-        /// The column.
+        /// The column that is missing or null.
         missing: String,
     },
     /// A speaker that ShareGPT's data sets do not have.
@@ -287,7 +287,7 @@ pub enum BadRow {
         chosen: String,
         /// The column of the rejected answer.
         rejected: String,
-        /// The mark, if nearly all rows have one.
+        /// The mark of the other rows, if nearly all rows have one.
         marker: Option<String>,
     },
     /// A conversation that is the beginning of the other one.
@@ -306,7 +306,7 @@ pub enum BadRow {
         /// The number of answers and of rewards.
         counts: (usize, usize),
     },
-    /// An answer that is an object with further keys, as UltraFeedback has them.
+    /// An answer that is an object, but no turn, as in UltraFeedback.
     #[error(
         "`{field}` is an object with the keys {keys}, and an answer is a text or a list of turns: write the texts as a list into \
          `completions`, and their scores into `rewards`"
@@ -327,7 +327,7 @@ pub enum BadRow {
         answers: u64,
         /// Pairs that `--pairs all` would make.
         pairs: u64,
-        /// Bytes of all of them.
+        /// Bytes of all these pairs.
         bytes: u64,
     },
     /// Two equal answers: there is nothing to prefer.
@@ -338,7 +338,7 @@ pub enum BadRow {
         /// The column of the rejected answer.
         rejected: String,
     },
-    /// Two answers that differ as texts and are the same tokens.
+    /// Two answers that differ as texts, but are the same tokens.
     #[error(
         "`{chosen}` and `{rejected}` differ, but are the same tokens (does the chat template drop the difference?)"
     )]
@@ -380,7 +380,7 @@ pub enum BadRow {
 }
 
 impl BadRow {
-    /// The kind of fault in a few words, for counting.
+    /// Returns the kind of fault in a few words, for counting.
     pub fn label(&self) -> &'static str {
         match self {
             BadRow::Utf8 { .. } => "not UTF-8",
@@ -429,7 +429,7 @@ impl BadRow {
     }
 }
 
-/// Says what is wrong with two texts that share no mark.
+/// Says what is wrong with two texts that share no turn marker. `marker` is that of the other rows.
 fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String {
     match marker {
         Some(marker) => {

@@ -8,7 +8,7 @@ use crate::source::column_map::ColumnMap;
 use crate::source::error::SourceError;
 use crate::source::reader::Rows;
 
-/// Whether any row of the files has any of the columns that `map` names. Bad rows count as having none.
+/// Whether any row of the files has any of the columns that `map` names. Rows that cannot be parsed count as having none.
 ///
 /// # Errors
 /// [`SourceError`] of a file that cannot be read.

@@ -1,4 +1,4 @@
-//! The columns of a row: the strict parsing of an object's top level.
+//! The columns of a row, from a strict parse of the top level of its object.
 
 use align_engine::json::kind;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::source::strict_json::{Strict, words_of};
 const ANSWERS: [&[&str]; 5] =
     [&["chosen", "rejected"], &["completions", "rewards"], &["completion"], &["messages"], &["text"]];
 
-/// The columns of one row: values of those that we read, by our names; names of the others.
+/// The columns of one row: by our names, the values of those that we read; and the names of the others.
 pub(crate) struct Columns<'m> {
     map: &'m ColumnMap,
     known: Map<String, Value>,
@@ -24,7 +24,7 @@ pub(crate) struct Columns<'m> {
     spare: Map<String, Value>,
     /// Names of all other columns, the spare ones included.
     others: Vec<String>,
-    /// Our name and the file's, for columns that are read without a map.
+    /// Our name and the file's, for columns that are read though the map does not name them.
     by_name: Vec<(&'static str, String)>,
 }
 
@@ -40,7 +40,7 @@ impl<'m> Columns<'m> {
                 None => not_a_number(text, column).unwrap_or(BadRow::Json { message, column }),
             }
         })?;
-        // the parser has turned the id into a float, and outputs would echo another id than the file's
+        // the parser turns such an id into a float, so outputs would echo an id that is not the file's
         match columns.known.get("id").and_then(Value::as_number) {
             Some(id) if id.is_f64() && id.as_f64().is_some_and(|id| id.abs() >= 2f64.powi(63)) => Err(BadRow::Type {
                 field: columns.column("id"),
@@ -56,7 +56,7 @@ impl<'m> Columns<'m> {
         self.known.get_mut(name).map(Value::take)
     }
 
-    /// As [`Columns::take`], and returns the file's name of the column too. Null if the row lacks it.
+    /// As [`Columns::take`], but also returns the file's name of the column. The value is null if the row lacks the column.
     pub(crate) fn take_named(&mut self, name: &str) -> (String, Value) {
         (self.column(name), self.take(name).unwrap_or_default())
     }
@@ -70,7 +70,7 @@ impl<'m> Columns<'m> {
         self.known.contains_key(name)
     }
 
-    /// Sets the name that messages use for our column, which the row lacks.
+    /// Sets the name that messages use for our column `name`, which the row lacks.
     pub(crate) fn call(&mut self, name: &'static str, column: &str) {
         self.by_name.push((name, column.to_owned()));
     }
@@ -81,20 +81,21 @@ impl<'m> Columns<'m> {
         self.by_name.push((name, column));
     }
 
-    /// Notes that one of our columns is read though few users would expect it, unless the map names it.
+    /// Notes in `by_name` that our column `name` is read though few users would expect it. Does nothing if the map names the
+    /// column.
     pub(crate) fn note(&mut self, name: &'static str) {
         if !self.map.is_mapped(name) && !self.by_name.iter().any(|(own, _)| *own == name) {
             self.by_name.push((name, name.to_owned()));
         }
     }
 
-    /// Returns the value of a column that is not called by our name. `None` if it is missing or null.
+    /// Returns the value of a spare column, by the file's name. `None` if it is missing or null.
     pub(crate) fn spare(&self, column: &str) -> Option<&Value> {
         self.spare.get(column).filter(|value| !value.is_null())
     }
 
-    /// Reads our column from one of another name. Does nothing if the map names ours, if the row has ours, or if it lacks the
-    /// other.
+    /// Reads our column `name` from the spare column `column`. Does nothing if the map names our column, if the row has it
+    /// already, or if `column` is missing or null.
     pub(crate) fn adopt(&mut self, name: &'static str, column: &str) {
         if self.has(name) || self.map.is_mapped(name) || self.spare(column).is_none() {
             return;
@@ -104,7 +105,8 @@ impl<'m> Columns<'m> {
         self.set(name, column.to_owned(), value);
     }
 
-    /// Drops null columns if other columns hold the same thing: the answers in another shape, or the prompt.
+    /// Drops null columns whose content is elsewhere: those of the answers if another set of columns has a value, and the prompt
+    /// if another column may hold it.
     pub(crate) fn drop_nulls(&mut self) {
         let has_value = |own: &&str| self.known.get(*own).is_some_and(|value| !value.is_null());
         let (full, empty): (Vec<&[&str]>, Vec<&[&str]>) =
@@ -142,7 +144,7 @@ impl<'m> Columns<'m> {
         bits.map(|(i, _)| 1 << i).sum()
     }
 
-    /// The file's names of the first twelve columns, in alphabetical order.
+    /// Returns the file's names of the first twelve columns, in alphabetical order.
     pub(crate) fn some_names(&self) -> String {
         let known = self.known.keys().map(|own| self.column(own));
         let mut found: Vec<String> = known.chain(self.others.iter().cloned()).take(12).collect();
@@ -150,7 +152,7 @@ impl<'m> Columns<'m> {
         found.join(", ")
     }
 
-    /// The file's names of all columns except `used` (our names).
+    /// Returns the file's names of all columns except `used` (our names).
     pub(crate) fn names_except(&self, used: &[&str]) -> Vec<String> {
         let unused = self.known.keys().filter(|own| !used.contains(&own.as_str()));
         unused.map(|own| self.column(own)).chain(self.others.iter().cloned()).collect()
@@ -178,7 +180,7 @@ fn not_a_number(text: &str, column: usize) -> Option<BadRow> {
     Some(BadRow::NotANumber { column: last_key(before)?, found })
 }
 
-/// Returns the last key at the top level of an object that may be cut off.
+/// Returns the last key at the top level of an object whose text may be cut off.
 fn last_key(text: &str) -> Option<String> {
     let (mut depth, mut in_string, mut is_escaped, mut start) = (0usize, false, false, 0);
     let mut key = None;
@@ -203,7 +205,7 @@ fn last_key(text: &str) -> Option<String> {
     serde_json::from_str(key?).ok()
 }
 
-/// The kind of a value that is not an object, by its first byte.
+/// Returns the kind of a value that is not an object, by its first byte.
 fn other_kind(text: &str) -> Option<&'static str> {
     Some(match text.trim_start().bytes().next()? {
         b'n' => "null",
@@ -287,7 +289,7 @@ mod tests {
             let error = id(beyond).unwrap_err().to_string();
             assert_eq!(error, "`id` is a number beyond 64 bits, expected a string, or a number that fits in 64 bits");
         }
-        // a number that nothing echoes may be what it likes
+        // numbers that are not echoed may be beyond 64 bits
         assert!(Columns::parse(r#"{"margin": 18446744073709551616, "x": 18446744073709551616}"#, &map).is_ok());
     }
 

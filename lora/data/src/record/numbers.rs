@@ -1,4 +1,4 @@
-//! Numbers beside a pair, for the losses that read them.
+//! Columns of numbers that a pair may have beside its answers, for the losses that read them.
 
 use super::bad_row::BadRow;
 use super::columns::{Columns, wrong_type};

@@ -1,4 +1,4 @@
-//! Reads lists and dictionaries as Python prints them: `str(value)` leaves such texts in CSV files and databases.
+//! Reads lists and dictionaries as Python prints them: CSV files and databases often hold the result of `str(value)`.
 
 use serde_json::{Map, Number, Value};
 
@@ -24,7 +24,7 @@ impl Parser<'_> {
         self.rest = self.rest.trim_start();
     }
 
-    /// Skips space, and takes `token` if it comes next.
+    /// Skips space, then skips `token` if it comes next. Returns whether it did.
     fn eat(&mut self, token: &str) -> bool {
         self.skip_space();
         let rest = self.rest.strip_prefix(token);
@@ -69,7 +69,7 @@ impl Parser<'_> {
                 return Some(Value::Array(items));
             }
             items.push(self.value(depth)?);
-            // NumPy writes each object on a line of its own
+            // NumPy prints each object on its own line, without a comma between them
             let is_apart = self.eat(",") || self.rest.starts_with('{');
             if !is_apart && !self.rest.starts_with(close) {
                 return None;

@@ -47,16 +47,16 @@ pub enum Texts {
     AsTurns,
 }
 
-/// Which pairs scored answers make. Answers with the same score make none.
+/// Which pairs scored answers make. Two answers with the same score make no pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairs {
-    /// One pair: the best and the worst answer. Of equal ones, the first.
+    /// One pair: the best and the worst answer. If several are equally good or bad, the first of them.
     BestWorst,
     /// A pair of every two answers with different scores.
     All,
 }
 
-/// Writes the value of the flag.
+/// Writes the value of the flag `--pairs`.
 impl fmt::Display for Pairs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -98,7 +98,7 @@ impl From<ColumnMap> for Reading {
 }
 
 impl Reading {
-    /// Returns the settings that decide tokens, under the names of the user's flags.
+    /// Returns the settings on which the tokens depend, under the names of the user's flags.
     pub(crate) fn options(&self) -> Vec<(&'static str, String)> {
         vec![
             ("--columns", format!("{:?}", self.columns)),

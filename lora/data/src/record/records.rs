@@ -1,4 +1,4 @@
-//! A row of data as the file has it, before any template or token: shapes, their columns, implicit prompts.
+//! A row of data as the file has it, before the chat template and the tokenizer.
 
 use serde_json::Value;
 
@@ -46,9 +46,9 @@ pub struct Record {
 pub struct Parsed {
     /// The record.
     pub record: Record,
-    /// The file's names of its other columns.
+    /// The file's names of the columns that were not read.
     pub ignored_columns: Vec<String>,
-    /// Whether every answer began with a copy of the prompt, which was cut.
+    /// Whether every answer began with a copy of the prompt or of its last turns, which was cut.
     pub is_prompt_cut: bool,
     /// Which answer still repeats the prompt, if one does.
     pub repetition: Option<Repetition>,
@@ -69,8 +69,8 @@ impl Record {
         Record::parse_seen(row, line, reading, &mut None)
     }
 
-    /// As [`Record::parse_with`]. Sets `seen` to the entries of the map that the row has a column for, as soon as the row is an
-    /// object: even a bad row has columns.
+    /// As [`Record::parse_with`]. Also sets `seen` to the entries of the column map for which the row has a column. It is set for
+    /// every row that is an object, even if the row is bad.
     pub(crate) fn parse_seen(
         row: usize,
         line: &[u8],
@@ -152,14 +152,14 @@ impl Record {
         Ok(Parsed { record, ignored_columns, is_prompt_cut, repetition, prompt_in_answers, is_prompt_blank, by_name })
     }
 
-    /// Shape and form.
+    /// Returns the shape and the form.
     pub fn layout(&self) -> RowLayout {
         RowLayout { shape: self.shape, form: self.prompt.form() }
     }
 
     /// Returns a number for the prompt. The same text or turns give the same number; two different ones share a number once in
-    /// 2^32. The prompt of a whole conversation is the turns before the assistant's last ones. A row without a prompt, such as
-    /// a text, counts by its first answer.
+    /// 2^32. The prompt of a whole conversation is the turns before the assistant's last ones. For a row without a prompt, such
+    /// as a text, its first answer takes the place of the prompt.
     pub fn prompt_group(&self) -> u32 {
         let hash_turns =
             |turns: &[Value]| blake3::hash(serde_json::to_string(turns).expect("JSON values print").as_bytes());
@@ -189,7 +189,7 @@ impl Record {
         self.with_answers(&places, Target::Pair)
     }
 
-    /// Refuses a record if `--pairs all` would make more pairs or bytes of it than one row may make.
+    /// Refuses a record if `--pairs all` would make more pairs of it, or pairs of more bytes, than are allowed for one row.
     fn check_all_pairs(&self) -> Result<(), BadRow> {
         let answers = self.answers.len() as u64;
         let others = answers.saturating_sub(1);
@@ -204,7 +204,7 @@ impl Record {
         }
     }
 
-    /// Returns the same prompt with some of the answers.
+    /// Returns a record with the same prompt and the answers at these places.
     fn with_answers(&self, places: &[usize], target: Target) -> Record {
         Record {
             row: self.row,
@@ -253,7 +253,7 @@ impl BadRow {
         BadRow::SameAnswers { chosen: columns[0].clone(), rejected: columns[1].clone() }
     }
 
-    /// Makes the error for two columns of one row that differ in form. Each comes with its text.
+    /// Makes the error for two columns of one row that differ in form. Each argument is the name of a column and its text.
     pub(crate) fn mixed_forms((other, first): (&str, &Text), (field, differs): (&str, &Text)) -> BadRow {
         let (prompt, found) = (first.form().describe(), differs.form().describe());
         BadRow::MixedForms { other: other.to_owned(), prompt, field: field.to_owned(), found }
@@ -262,9 +262,9 @@ impl BadRow {
 
 /// Removes what the two answers of a pair have in common at the start, and returns it as the prompt.
 ///
-/// [`ImplicitPrompt`] says where the prompt of texts ends; the prompt of turns is the common turns. If one side is a prefix of the
-/// other, all of it is common. (TRL's loop ends one short there and moves the last shared character or turn into the answers.)
-/// An answer may then be an empty text, but not an empty list of turns.
+/// [`ImplicitPrompt`] says where the prompt of texts ends; the prompt of turns is the common turns. If one side is a prefix of
+/// the other, all of it is common. (TRL's loop ends one step early there, and leaves the last shared character or turn in the
+/// answers.) An answer may then be an empty text, but not an empty list of turns.
 fn split_common_prefix(answers: &mut [Text], columns: &[String], reading: &Reading) -> Result<Text, BadRow> {
     if answers[0] == answers[1] {
         return Err(BadRow::same_answers(columns));

@@ -1,4 +1,5 @@
-//! Finds answers that begin with the prompt. Data sets get such answers if a prompt column is added and the answers stay whole.
+//! Finds answers that begin with the prompt. A data set has such answers if somebody added a prompt column but did not cut the
+//! prompt from the answers.
 
 use serde_json::Value;
 
@@ -6,7 +7,7 @@ use super::text::{FEW, Text};
 use super::turn::{content_of, is_assistant, is_system, role_of};
 use super::turn_marker::ends_with_mark;
 
-/// Most bytes in an answer before the prompt, if these end with a turn marker.
+/// Most bytes that may stand before the prompt in an answer. They must end with a turn marker.
 const OF_A_MARK: usize = 200;
 /// Most turns at the end of a prompt to look for in an answer that does not repeat the whole prompt.
 const LAST_TURNS: usize = 16;
@@ -14,11 +15,11 @@ const LAST_TURNS: usize = 16;
 /// Answers that repeat the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repetition {
-    /// How the first of them repeats it.
+    /// How the first such answer repeats the prompt.
     pub how: RepeatedAs,
-    /// Which answer that is.
+    /// The number of that answer.
     pub answer: usize,
-    /// Whether all answers of the row repeat it in this way.
+    /// Whether all answers of the row repeat the prompt in this way.
     pub is_in_all: bool,
     /// Whether the prompt is so short that a single row proves nothing.
     pub is_short: bool,
@@ -35,8 +36,8 @@ pub enum RepeatedAs {
     Content,
 }
 
-/// Cuts turns of the prompt from the start of the answers if all answers begin with the same ones and go on. A system turn that
-/// only the answers have moves to the prompt. Returns whether anything was cut.
+/// Cuts turns of the prompt from the start of the answers if all answers begin with the same turns of the prompt and go on. A
+/// system turn that only the answers have moves to the prompt. Returns whether anything was cut.
 pub(crate) fn cut_repeated_turns(prompt: &mut Text, answers: &mut [Text]) -> bool {
     let Text::Turns(prompt) = prompt else { return false };
     let repeated = |answer: &Text| repeated_turns(prompt, answer.turns());
@@ -87,7 +88,7 @@ pub(crate) fn repeated_turns(prompt: &[Value], answer: &[Value]) -> usize {
     }
 }
 
-/// Whether two turns say the same.
+/// Whether two turns have the same role, name, tool calls and content. Blanks around the content do not matter.
 fn is_same(one: &Value, other: &Value) -> bool {
     let content = |turn| content_of(turn).map(str::trim);
     ["role", "tool_calls", "name"].iter().all(|field| one.get(*field) == other.get(*field))
@@ -118,15 +119,15 @@ pub(crate) fn cut_repeated_text(prompt: &mut Text, answers: &mut [Text]) -> bool
     true
 }
 
-/// Returns where a text goes on after `start`. `None` if it does not begin with `start`, apart from blanks, or if it ends
-/// there.
+/// Returns the byte at which `text` goes on after `start`. Blanks before `start` are skipped. `None` if `text` does not begin
+/// with `start`, or ends with it.
 fn end_of(text: &Text, start: &str) -> Option<usize> {
     let Text::Plain(text) = text else { return None };
     let rest = text.trim_start().strip_prefix(start)?;
     (!rest.is_empty()).then(|| text.len() - rest.len())
 }
 
-/// Finds answers that repeat the prompt.
+/// Returns how the answers repeat the prompt. `None` if no answer does.
 pub(crate) fn repetition(prompt: &Text, answers: &[Text]) -> Option<Repetition> {
     let asked = match prompt {
         Text::Plain(text) => text.trim(),

@@ -21,8 +21,9 @@ use super::turns::{joined, list, text, turns, turns_in_text, value_in_text};
 use crate::row::{RowNumbers, Target};
 use crate::source::column_map::{INSTRUCTION, NUMBER_COLUMNS, PREFERRED, PROMPT_NAMES, REJECTED_RESPONSE};
 
-/// Most keys of an object that a message names, and most characters of each.
+/// Most keys of an object that an error message names.
 const KEYS: usize = 12;
+/// Most characters of each of these keys.
 const KEY_CHARACTERS: usize = 40;
 
 /// What the columns of a row hold.
@@ -45,7 +46,7 @@ pub(crate) struct RowContent {
 /// Reads prompt and answers from the columns.
 ///
 /// # Errors
-/// [`BadRow`], naming the column.
+/// [`BadRow`] with the name of the column.
 pub(crate) fn read(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowContent, BadRow> {
     adopt_preferred(columns)?;
     columns.drop_nulls();
@@ -156,8 +157,9 @@ fn conversation(columns: &mut Columns<'_>) -> Result<(String, Vec<Value>), BadRo
     Ok((field, turns))
 }
 
-/// Reads the conversation before two answers, unless the answers are whole conversations themselves. If it ends with the chosen
-/// answer, that is removed.
+/// Reads the conversation that the two answers continue, in `messages`. If it ends with the chosen answer, that is removed.
+/// `None` if there is no conversation, if an answer is a whole conversation itself, or if the answers are texts and the
+/// conversation ends with another answer.
 fn conversation_before(columns: &mut Columns<'_>, answers: &mut [Text]) -> Result<Option<Vec<Value>>, BadRow> {
     if !columns.has("messages") || answers.iter().any(begins_otherwise) {
         return Ok(None);
@@ -179,7 +181,7 @@ fn conversation_before(columns: &mut Columns<'_>, answers: &mut [Text]) -> Resul
     }
 }
 
-/// Reads `messages` whose last turn is the chosen answer. The rejected one has its own column.
+/// Reads `messages` whose last turn is the chosen answer. The rejected answer is in a column of its own.
 fn last_turn_chosen(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let (field, mut conversation) = conversation(columns)?;
     let chosen = conversation.pop().filter(is_assistant).filter(|_| !conversation.is_empty());
@@ -269,7 +271,7 @@ fn whole_text(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     Ok(RowContent::new(Shape::Text, prompt, answers, Some(Target::Sequence), vec!["text"]))
 }
 
-/// Checks that the row has the columns of a shape.
+/// Checks that the row has all columns of a shape.
 fn require(columns: &Columns<'_>, shape: Shape) -> Result<(), BadRow> {
     match shape.names().find(|name| !columns.has(name)) {
         None => Ok(()),
@@ -291,7 +293,7 @@ fn prompt_name(columns: &mut Columns<'_>) -> Result<(), BadRow> {
     Ok(())
 }
 
-/// Reads the prompt, with `input` on a line of its own after an instruction. Also returns our names of the columns it comes from.
+/// Reads the prompt. After an instruction, `input` is added on a new line. Also returns our names of the columns that were read.
 fn prompt(columns: &mut Columns<'_>) -> Result<(Text, Vec<&'static str>), BadRow> {
     let (field, value) = columns.take_named("prompt");
     let mut prompt = texts(std::slice::from_ref(&field), vec![value])?.remove(0);
@@ -325,7 +327,7 @@ fn answers(columns: &mut Columns<'_>, own: &[&str]) -> Result<Answers, BadRow> {
     Ok((texts(&names, values)?, names))
 }
 
-/// Reads texts or conversations. Strings that hold turns become turns, unless another value is a plain text.
+/// Reads texts or conversations. Strings that hold turns become turns, unless one of the strings holds none.
 fn texts(names: &[String], values: Vec<Value>) -> Result<Vec<Text>, BadRow> {
     let in_texts: Vec<Option<Value>> = values.iter().map(|value| value.as_str().and_then(turns_in_text)).collect();
     let is_text = |(value, turns): (&Value, &Option<Value>)| value.is_string() && turns.is_none();
@@ -337,7 +339,7 @@ fn texts(names: &[String], values: Vec<Value>) -> Result<Vec<Text>, BadRow> {
     names.iter().zip(values).map(read).collect()
 }
 
-/// Whether an answer begins with a turn of the user or the system, and so is a whole conversation.
+/// Whether an answer begins with a turn of the user or the system: it is then a whole conversation.
 fn begins_otherwise(answer: &Text) -> bool {
     answer.turns().first().is_some_and(|turn| matches!(role_of(turn), "user" | "system"))
 }
@@ -370,7 +372,7 @@ fn label(columns: &mut Columns<'_>) -> Result<bool, BadRow> {
 /// needed.
 ///
 /// # Errors
-/// [`BadRow::MixedForms`] if the answers differ in form, or are whole conversations that ask something else.
+/// [`BadRow::MixedForms`] if the answers differ in form, or are whole conversations whose common turns do not say the prompt.
 pub(crate) fn one_form(
     prompt: Text,
     answers: &mut [Text],
@@ -402,7 +404,8 @@ fn is_repeated(asked: &str, answers: &[Text]) -> bool {
     common_turns(answers).iter().any(|turn| content_of(turn).is_some_and(|content| content.trim() == asked.trim()))
 }
 
-/// Returns the turns with which all conversations begin. For a single one, these are the turns before the assistant's last ones.
+/// Returns the turns with which all conversations begin. For a single conversation, these are the turns before the assistant's
+/// last turns.
 fn common_turns(answers: &[Text]) -> &[Value] {
     match answers {
         [Text::Turns(one)] => match before_last_said(one) {
@@ -437,7 +440,7 @@ pub(crate) fn split_common_turns(answers: &mut [Text], answer_columns: &[String]
 /// Checks that the assistant says something in each answer of turns.
 ///
 /// # Errors
-/// [`BadRow::NotTheAssistant`] with the roles that are there.
+/// [`BadRow::NotTheAssistant`] with the first roles of the answer.
 pub(crate) fn check_speakers(answers: &[Text], answer_columns: &[String]) -> Result<(), BadRow> {
     for (answer, column) in answers.iter().zip(answer_columns) {
         if let Text::Turns(turns) = answer
@@ -452,11 +455,11 @@ pub(crate) fn check_speakers(answers: &[Text], answer_columns: &[String]) -> Res
     Ok(())
 }
 
-/// Reads the column `system`: a text, parts of one, or one system turn, alone or in a list. A number or a boolean is read only if
-/// the user names the column.
+/// Reads the column `system`: a text, parts of one, or one system turn, alone or in a list. A number or a boolean is ignored, or
+/// refused if the user names the column.
 ///
 /// # Errors
-/// [`BadRow::Type`].
+/// [`BadRow`] if the column holds anything else.
 pub(crate) fn system(columns: &mut Columns<'_>, used: &mut Vec<&'static str>) -> Result<Option<String>, BadRow> {
     let (field, value) = columns.take_named("system");
     if matches!(value, Value::Number(_) | Value::Bool(_)) && !columns.is_mapped("system") {

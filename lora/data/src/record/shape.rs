@@ -55,12 +55,12 @@ impl Shape {
         }
     }
 
-    /// The names of the columns, without those that any shape may have.
+    /// Returns the names of the columns, without those that any shape may have.
     pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
         self.columns().trim_matches(['{', '}']).split(", ")
     }
 
-    /// Returns the kind of its rows. `None` for a prompt alone.
+    /// Returns the kind of rows that have this shape. `None` for a prompt alone.
     pub fn kind(self) -> Option<RowKind> {
         match self {
             Shape::Pair | Shape::PairImplicitPrompt => Some(RowKind::Pair),
@@ -71,14 +71,14 @@ impl Shape {
         }
     }
 
-    /// Whether its rows are pairs.
+    /// Whether rows of this shape are pairs.
     pub(crate) fn is_pair(self) -> bool {
         self.kind() == Some(RowKind::Pair)
     }
 }
 
-/// Shape and form of a row. All rows of a run have those of its first row, except that pairs may have a prompt or share it
-/// implicitly.
+/// Shape and form of a row. All rows of a run have the shape and form of its first row, except that pairs with a prompt column
+/// and pairs without one may be mixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RowLayout {
     /// The columns.

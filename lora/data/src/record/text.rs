@@ -30,7 +30,7 @@ impl Text {
         }
     }
 
-    /// The turns of a conversation; none for a text.
+    /// Returns the turns of a conversation. Empty for a text.
     pub(crate) fn turns(&self) -> &[Value] {
         match self {
             Text::Plain(_) => &[],
@@ -38,7 +38,7 @@ impl Text {
         }
     }
 
-    /// Which of the two it is.
+    /// Returns whether it is a string or turns.
     pub fn form(&self) -> Form {
         match self {
             Text::Plain(_) => Form::Plain,
@@ -54,7 +54,7 @@ impl Text {
         }
     }
 
-    /// Returns the bytes of a text, or the number of turns. It grows if something is put before the text.
+    /// Returns the bytes of a text, or the number of turns. It grows if a system text is put before the text or the turns.
     pub(crate) fn extent(&self) -> usize {
         match self {
             Text::Plain(text) => text.len(),
@@ -62,15 +62,16 @@ impl Text {
         }
     }
 
-    /// Turns a text into a turn.
+    /// Turns a string into a turn of this role. Leaves turns as they are.
     pub(crate) fn make_turn(&mut self, role: &str) {
         if let Text::Plain(text) = self {
             *self = Text::Turns(vec![said_by(role, text)]);
         }
     }
 
-    /// Puts the system text before the prompt: as a turn if there is no system turn yet, or as a text and a blank line. Changes
-    /// nothing if the prompt has that text already: in a text (at its start if it is short), or at the start of the first turn.
+    /// Puts the system text before the prompt: as a turn before turns, or with a blank line before a text. Changes nothing if the
+    /// turns have a system turn, or if the prompt has the system text already: at the start of its first turn, or in the text. A
+    /// short system text must be at the start of the text to count.
     #[must_use]
     pub fn with_system(self, system: &str) -> Text {
         let asked = system.trim();
@@ -95,7 +96,7 @@ pub(crate) fn common_start<'t>(text: &'t str, other: &str) -> &'t str {
     &text[..end]
 }
 
-/// Whether a text begins with another one, or contains it and the other one is too long for a coincidence.
+/// Whether `text` begins with `other`, or contains it and `other` is too long for a coincidence.
 fn holds(text: &str, other: &str) -> bool {
     text.trim_start().starts_with(other) || other.chars().count() >= FEW && text.contains(other)
 }
@@ -110,7 +111,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form in a user's words.
+    /// Returns the form in a user's words.
     pub fn describe(self) -> &'static str {
         match self {
             Form::Plain => "strings",
@@ -119,7 +120,7 @@ impl Form {
     }
 }
 
-/// Whether nobody except the system says anything.
+/// Whether a prompt is blank. Turns are blank if nobody except the system says anything.
 pub(crate) fn is_blank(prompt: &Text) -> bool {
     let is_empty = |turn: &Value| content_of(turn).is_some_and(|content| content.trim().is_empty());
     match prompt {

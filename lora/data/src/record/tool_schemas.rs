@@ -2,7 +2,8 @@
 //! gets the parameters of all other tools, as nulls. The reader of Parquet leaves such nulls out. If a library made JSONL from
 //! a table, the nulls are still there, among nulls that are intended.
 //!
-//! A null under `properties` is not a schema and is removed. All others stay: `"default": null` is a value.
+//! A null under `properties` or another key of named schemas is not a schema and is removed. All others stay: `"default": null`
+//! is a value.
 
 use serde_json::Value;
 
@@ -26,10 +27,10 @@ const INNER: [&str; 13] = [
     "allOf",
     "oneOf",
 ];
-/// Keys for the schema of a tool's arguments: OpenAI's, then Anthropic's and MCP's.
+/// Keys of a tool whose value is the schema of its arguments: OpenAI's, then Anthropic's and MCP's.
 const PARAMETERS: [&str; 3] = ["parameters", "input_schema", "inputSchema"];
 
-/// Removes the nulls in the `properties` of a tool, at any depth.
+/// Removes the nulls among the named schemas in the parameters of a tool, at any depth.
 pub(crate) fn drop_null_properties(tool: &mut Value) {
     let function = function_mut(tool);
     for name in PARAMETERS {
@@ -71,7 +72,7 @@ mod tests {
     fn only_a_null_that_stands_for_a_schema_goes() {
         let padded = json!({
             "city": {"type": "string", "default": null}, "a": null,
-            // a parameter of this name is no list of schemas
+            // a parameter that is called `properties` does not hold named schemas
             "properties": {"type": "array", "default": null, "items": {"type": "object", "properties": {"x": null, "y": {}}}},
             "either": {"anyOf": [{"type": "null"}, {"properties": {"z": null}}], "enum": ["q", null]},
         });

@@ -10,13 +10,14 @@ const SPEAKERS: [(&str, &[&str]); 4] = [
     ("tool", &["tool", "observation", "function"]),
 ];
 
-/// Names that are not translated under `role`, since some templates treat them specially.
+/// Names that stay as they are if they are a turn's `role`, since some templates treat them specially.
 pub(crate) const OF_TEMPLATES: [&str; 2] = ["observation", "function"];
 
 /// Further roles that templates know.
 pub(crate) const TEMPLATE_ROLES: [&str; 3] = ["developer", "ipython", "environment"];
 
-/// Returns the name that templates know. Case and blanks around the name do not matter.
+/// Returns the role that templates know for a speaker with this name. `None` if the name is unknown. Case and blanks around the
+/// name do not matter.
 pub(crate) fn speaker(name: &str) -> Option<&'static str> {
     let name = name.trim();
     let has_name = |(_, names): &(&str, &[&str])| names.iter().any(|theirs| theirs.eq_ignore_ascii_case(name));
@@ -26,7 +27,7 @@ pub(crate) fn speaker(name: &str) -> Option<&'static str> {
 /// The role of the turns that a model writes.
 pub(crate) const ASSISTANT: &str = "assistant";
 
-/// Makes a turn.
+/// Makes a turn in which `role` says `content`.
 pub(crate) fn said_by(role: &str, content: &str) -> Value {
     serde_json::json!({"role": role, "content": content})
 }
@@ -41,19 +42,20 @@ pub(crate) fn function(call: &Value) -> &Value {
     call.get("function").unwrap_or(call)
 }
 
-/// As [`function`], but mutable.
+/// As [`function`], but mutable. Returns the value itself also if its field `function` is not an object.
 pub(crate) fn function_mut(call: &mut Value) -> &mut Value {
     if call.get("function").is_some_and(Value::is_object) { &mut call["function"] } else { call }
 }
 
-/// Returns the turns before the assistant's last ones. Returns all turns if there are no such turns.
+/// Returns the turns before the assistant's last turns. Returns all turns if none is before those, or if the assistant has no
+/// turn.
 pub(crate) fn before_last_said(turns: &[Value]) -> &[Value] {
     let end = turns.iter().rposition(is_assistant).map_or(0, |last| last + 1);
     let start = turns[..end].iter().rposition(|turn| !is_assistant(turn)).map_or(0, |before| before + 1);
     if start == 0 { turns } else { &turns[..start] }
 }
 
-/// Returns the role of a turn.
+/// Returns the role of a turn. Empty if it has none.
 pub(crate) fn role_of(turn: &Value) -> &str {
     turn.get("role").and_then(Value::as_str).unwrap_or_default()
 }
@@ -64,7 +66,7 @@ pub(crate) fn is_known_role(role: &str) -> bool {
     is_own || OF_TEMPLATES.contains(&role) || TEMPLATE_ROLES.contains(&role)
 }
 
-/// Whether a value has a role, and so is a turn and not a part of one.
+/// Whether a value has a role: it is then a turn, and not a part of one.
 pub(crate) fn has_role(value: &Value) -> bool {
     value.get("role").is_some() || value.get("from").is_some()
 }

@@ -1,10 +1,10 @@
 //! Finds where the answers begin in a pair of texts without a prompt column.
 //!
-//! Such texts share their beginning: the prompt, and any letters that both answers happen to begin with. If the data marks
-//! turns, as HH does with `\n\nAssistant:`, the prompt ends with the last such mark. A sample of the rows shows which mark that
-//! is. Candidates stand in the common prefix of at least 95 % of the rows, after the last mark of a user. A mark with the name
-//! of a role goes first, then one with another known name, then the latest. The order matters because answers have labels of
-//! their own: `Step 1:`, `Answer:`.
+//! Such texts share their beginning: the prompt, and any letters that both answers happen to begin with. If the data marks turns,
+//! as HH does with `\n\nAssistant:`, the prompt ends with the last such mark. A sample of the rows shows which mark that is.
+//! Candidates are marks in the common prefix of at least 95 % of the rows, after the last mark of a user or the like. A mark with
+//! the name of a role is preferred, then a mark with another known name, then the latest mark. The order matters because the
+//! answers may contain labels too: `Step 1:`, `Answer:`.
 //!
 //! | a mark is | for example |
 //! |---|---|
@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-/// Share of the rows that have the mark, in percent.
+/// Least share of the rows that must have the mark, in percent.
 pub(crate) const SHARE: usize = 95;
 /// Most bytes of a mark: `<|eot_id|><|start_header_id|>assistant<|end_header_id|>` has 57.
 const LONGEST: usize = 80;
@@ -29,7 +29,8 @@ const LONGEST: usize = 80;
 const SEARCHED: usize = 4096;
 /// Most characters after a mark with an unknown name, in the median row: letters that the answers happen to share.
 const BY_CHANCE: usize = 16;
-/// The same for a known name. It is larger because answers of one model may begin alike.
+/// Most characters after a mark with a known name, in the median row. The limit is larger because answers of one model may begin
+/// alike.
 const ALIKE: usize = 64;
 /// Fewest rows for which an unknown word within a line may be a mark.
 const MANY: usize = 20;
@@ -40,8 +41,9 @@ const ROLES: [&str; 12] =
 /// Words for an answer.
 const ANSWER_WORDS: [&str; 9] =
     ["answer", "response", "output", "completion", "reply", "tldr", "summary", "solution", "translation"];
-/// A letter that means an answer if the mark has nothing else.
+/// A mark with no other word than this letter opens an answer.
 const ANSWER_LETTER: &str = "a";
+/// A mark with no other word than one of these letters opens what others say.
 const OTHER_LETTERS: [&str; 2] = ["q", "s"];
 /// Words for others who speak, and headings for what they say.
 const SPEAKERS: [&str; 11] = [
@@ -61,7 +63,7 @@ pub struct TurnMarker {
     newlines: String,
 }
 
-/// Writes it as it is in the rows.
+/// Writes the marker as it stands in the rows.
 impl std::fmt::Display for TurnMarker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}{}", self.mark, self.newlines)
@@ -69,7 +71,8 @@ impl std::fmt::Display for TurnMarker {
 }
 
 impl TurnMarker {
-    /// Returns the byte after its last occurrence. `None` if it does not occur.
+    /// Returns the place after the last occurrence of the mark and, if they follow, of its newlines. `None` if the mark does not
+    /// occur.
     pub(crate) fn end_in(&self, shared: &str) -> Option<usize> {
         let (_, after) = around_last(shared, &self.mark)?;
         Some(shared.len() - after.strip_prefix(self.newlines.as_str()).unwrap_or(after).len())
@@ -108,7 +111,7 @@ impl TurnMarker {
 struct Shared<'a> {
     mark: &'a str,
     side: Side,
-    /// Characters that follow it in the median row.
+    /// Characters that follow the mark in the median row.
     rest: usize,
 }
 
@@ -119,8 +122,9 @@ fn middle_rest(prefixes: &[&str], mark: &str) -> usize {
     rests.get(rests.len() / 2).copied().unwrap_or(0)
 }
 
-/// Chooses the mark that opens the answers. `marks` are those after the last mark of others, the latest first. Answers may have
-/// labels of their own, such as `Step 1:` and `Answer:`, so known names go before unknown ones, and roles before other names.
+/// Chooses the mark that opens the answers. `marks` are those after the last mark of others, the latest first. Answers may
+/// contain labels too, such as `Step 1:` and `Answer:`, so known names are preferred to unknown ones, and roles to other known
+/// names.
 fn open_mark<'a>(marks: &[Shared<'a>], prefixes: &[&str]) -> Option<&'a str> {
     let known = marks.iter().filter(|shared| shared.side == Side::Answer && shared.rest <= ALIKE);
     let is_open = |shared: &&Shared| {
@@ -147,13 +151,13 @@ fn words(mark: &str) -> impl Iterator<Item = &str> {
     mark.split(|c: char| !c.is_alphanumeric())
 }
 
-/// Whether a text contains the mark of an answer, so that it has turns of its own.
+/// Whether a text contains a mark that opens an answer: the text then consists of turns.
 pub(crate) fn holds_turns(text: &str) -> bool {
     marks(text).into_iter().any(|mark| side(mark) == Side::Answer)
 }
 
-/// Whether a text has turns of its own: the mark of a role, or a heading for the answer at its end. Other words for an answer may
-/// be part of the question.
+/// Whether a text is surely marked with turns: by a mark with the name of a role that answers, or by a heading for the answer at
+/// its end. Other words for an answer may be part of the question.
 pub(crate) fn is_marked(text: &str) -> bool {
     let is_heading =
         |mark: &str| mark.starts_with('#') && side(mark) == Side::Answer && text.trim_end().ends_with(mark);
@@ -162,7 +166,8 @@ pub(crate) fn is_marked(text: &str) -> bool {
     marks(text).into_iter().any(|mark| is_role(mark) || is_heading(mark))
 }
 
-/// Returns a mark that opens a turn of somebody else in the answer and in the prompt, if the prompt has turns of both sides.
+/// Returns a mark that opens a turn of others both in the answer and in the prompt. `None` if there is none, or if the prompt has
+/// no mark that opens an answer.
 pub(crate) fn turn_of_others<'a>(prompt: &str, answer: &'a str) -> Option<&'a str> {
     let opens = |mark: &&str| opens_turn_of_others(mark) && opens_line(answer, mark) && says_more(answer, mark);
     let mut marks = distinct_marks(answer).into_iter().filter(opens);
@@ -184,7 +189,7 @@ fn opens_line(text: &str, mark: &str) -> bool {
     around_last(text, mark).is_some_and(|(before, _)| begins(before))
 }
 
-/// Whether something follows a mark.
+/// Whether something follows the last occurrence of a mark.
 fn says_more(text: &str, mark: &str) -> bool {
     around_last(text, mark).is_some_and(|(_, after)| !after.trim().is_empty())
 }
@@ -194,7 +199,7 @@ pub(crate) fn ends_with_mark(text: &str) -> bool {
     marks(text).into_iter().any(|mark| text.ends_with(mark))
 }
 
-/// Returns what stands before and after the last occurrence of a mark that does not begin within a word.
+/// Splits a text around the last occurrence of a mark. Occurrences that begin within a word do not count.
 fn around_last<'t>(text: &'t str, mark: &str) -> Option<(&'t str, &'t str)> {
     let begins_word = mark.starts_with(char::is_alphanumeric);
     let is_start = |at: usize| !begins_word || !text[..at].ends_with(char::is_alphanumeric);
@@ -312,7 +317,7 @@ fn tags<'a>(line: &'a str, all: &mut Vec<&'a str>) {
 mod tests {
     use super::*;
 
-    /// The marker of prefixes that end with letters which the answers share by chance, in some rows.
+    /// Finds the marker of 40 prefixes. In some rows, letters that the answers share by chance follow the prompt.
     fn marker(prompt: impl Fn(usize) -> String) -> Option<String> {
         let chance = ["", "", " The ", "", " I"];
         let prefixes: Vec<String> = (0..40).map(|i| prompt(i) + chance[i % chance.len()]).collect();
@@ -363,7 +368,7 @@ mod tests {
             ("### Response:\n", &|i| format!("### Instruction:\nwhat is {i}\n\n### Response:\nSummary: it is")),
             ("<|assistant|>\n", &|i| format!("<|user|>\nwhat is {i}</s>\n<|assistant|>\n# Answer\nIt is")),
             ("[/INST]", &|i| format!("[INST] what is {i} [/INST] Note: it is")),
-            // the latest of the same rank
+            // the latest of two marks with the same rank
             ("Answer:", &|i| format!("Summary: {i} lakes\nAnswer: It")),
             ("Bot:", &|i| format!("Human: what\nBot: hm\nHuman: what is {i}\nBot: hm. Result: ")),
         ];
@@ -397,7 +402,7 @@ mod tests {
         ] {
             assert_eq!(marker(prompt), None, "{:?}", prompt(1));
         }
-        // nine rows of ten are not nearly all
+        // nine rows of ten are not enough
         assert_eq!(marker(|i| if i % 10 == 0 { format!("q{i}") } else { format!("q{i}\nAssistant:") }), None);
         assert_eq!(TurnMarker::of(&[]), None);
     }

@@ -1,4 +1,5 @@
-//! Brings the forms of a text or a conversation in a row to one form: a string, or turns of `{role, content}`.
+//! Reads a text or a conversation of a row in any of its notations. A text becomes a string; a conversation becomes turns of
+//! `{role, content}`.
 //!
 //! | in the row | becomes |
 //! |---|---|
@@ -17,8 +18,7 @@ use super::text::Text;
 use super::turn::{OF_TEMPLATES, TEMPLATE_ROLES, speaker};
 use crate::source::strict_json;
 
-/// Reads the turns in a text: a list of turns, or one turn, as JSON or as Python prints it. `None` for any other text, no
-/// matter how it begins.
+/// Reads a string that holds a list of turns or one turn, as JSON or as Python prints it. `None` for any other string.
 pub(crate) fn turns_in_text(text: &str) -> Option<Value> {
     let trimmed = text.trim_start();
     if !(trimmed.starts_with(['[', '{', '(']) || trimmed.starts_with("array(")) {
@@ -32,12 +32,12 @@ pub(crate) fn turns_in_text(text: &str) -> Option<Value> {
     is_turns.then_some(value)
 }
 
-/// Reads the value in a text, as JSON or as Python prints it.
+/// Reads a string that holds a value, as JSON or as Python prints it. `None` for any other string.
 pub(crate) fn value_in_text(text: &str) -> Option<Value> {
     strict_json::parse(text).ok().or_else(|| python_literal::parse(text))
 }
 
-/// Whether a value has a known role and some content.
+/// Whether a value has a known role, and a content or tool calls.
 fn looks_like_turn(value: &Value) -> bool {
     let of = |name: &str| value.get(name).and_then(Value::as_str);
     let is_role = |role: &str| speaker(role).is_some() || TEMPLATE_ROLES.contains(&role.trim());
@@ -57,7 +57,7 @@ pub(crate) fn text(field: &str, value: Value) -> Result<Text, BadRow> {
     }
 }
 
-/// Reads a non-empty list of turns, or a turn alone.
+/// Reads a non-empty list of turns, a turn alone, or a string that holds one of these.
 pub(crate) fn turns(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     match value {
         turn @ Value::Object(_) => Ok(vec![one(field, turn)?]),
@@ -72,7 +72,7 @@ pub(crate) fn turns(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     }
 }
 
-/// Reads a non-empty list, or a text that holds one.
+/// Reads a non-empty list, or a string that holds one.
 pub(crate) fn list(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     let in_text = value.as_str().and_then(value_in_text).filter(Value::is_array);
     match in_text.unwrap_or(value) {
@@ -82,8 +82,8 @@ pub(crate) fn list(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     }
 }
 
-/// Reads a turn: a role and a content. The content is a string, or a list of parts that are text. A turn that calls tools may
-/// have none.
+/// Reads a turn: a role and a content. The content is a string, or a list of parts that are text. A turn that calls tools need
+/// not have a content.
 fn one(field: &str, turn: Value) -> Result<Value, BadRow> {
     let Value::Object(mut fields) = turn else {
         return Err(wrong_type(field.to_owned(), &turn, "an object with `role` and `content`"));
@@ -116,7 +116,7 @@ fn one(field: &str, turn: Value) -> Result<Value, BadRow> {
     Ok(Value::Object(fields))
 }
 
-/// Gives `from` and `value` the names that templates read, and keeps their places.
+/// Renames `from` and `value` to `role` and `content`, and keeps the order of the fields.
 fn from_sharegpt(field: &str, fields: Map<String, Value>) -> Result<Map<String, Value>, BadRow> {
     let mut renamed = Map::with_capacity(fields.len());
     for (name, value) in fields {
@@ -130,7 +130,7 @@ fn from_sharegpt(field: &str, fields: Map<String, Value>) -> Result<Map<String, 
                 renamed.insert("role".to_owned(), role.into());
             }
             "value" => drop(renamed.insert("content".to_owned(), value)),
-            // the value is null: a role would already be known
+            // a null: otherwise `from` would not be read
             "role" => {}
             _ => drop(renamed.insert(name, value)),
         }
@@ -138,7 +138,7 @@ fn from_sharegpt(field: &str, fields: Map<String, Value>) -> Result<Map<String, 
     Ok(renamed)
 }
 
-/// Reads content that is a list of parts: the texts one after another.
+/// Reads content that is a list of parts, and joins their texts.
 pub(crate) fn joined(field: &str, parts: Value) -> Result<String, BadRow> {
     let mut all = String::new();
     for (i, part) in list(field, parts)?.into_iter().enumerate() {

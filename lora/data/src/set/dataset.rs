@@ -1,4 +1,5 @@
-//! A data set: what a survey of all rows found, and its rows on demand, in any order, in bounded memory.
+//! A data set: what the survey of all rows found, and the rows themselves, which are read on demand, in any order and in bounded
+//! memory.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ use crate::source::reader::Rows;
 use crate::store::stamp::Stamp;
 use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 
-/// How many records to encode together if each makes all pairs of its answers.
+/// Most records to encode together if each makes all pairs of its answers.
 const RECORDS_OF_ALL_PAIRS: usize = 16;
 
 /// The usable rows of some files. A row takes 32 bytes here and 4 for each answer. A record takes 8 bytes for its place in the
@@ -36,7 +37,7 @@ const RECORDS_OF_ALL_PAIRS: usize = 16;
 pub struct Dataset {
     pub(crate) sources: Arc<Sources>,
     pub(crate) encoder: Arc<Encoder>,
-    /// The kind of rows to make. `None` takes every row with an answer as it is.
+    /// The kind of rows to make. `None` leaves every row with an answer as it is.
     pub(crate) kind: Option<RowKind>,
     pub(crate) index: Index,
     pub(crate) survey: Survey,
@@ -45,7 +46,7 @@ pub struct Dataset {
     pub(crate) unpaired_order: UnpairedOrder,
 }
 
-/// The files. They are read when a row of them is needed, which may be never if all tokens are cached.
+/// The files of a data set. They are opened when a row of them is needed. If all tokens are cached, that may be never.
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub paths: Vec<PathBuf>,
@@ -62,7 +63,7 @@ impl Sources {
         Sources { paths, columns, stamps: Vec::new(), records, rows: OnceLock::from(rows) }
     }
 
-    /// Takes files that hold `records` records. They are opened when a row of them is read.
+    /// Makes the sources of files with `records` records. The files are opened when a row of them is needed.
     pub(crate) fn later(paths: &[PathBuf], columns: &ColumnMap, slot: &Slot, records: usize) -> Sources {
         let (paths, columns) = (paths.to_vec(), columns.clone());
         Sources { paths, columns, stamps: slot.stamps().to_vec(), records, rows: OnceLock::new() }
@@ -74,9 +75,10 @@ impl Sources {
         self.rows.get().is_some()
     }
 
+    /// Returns the rows of the files. The first call opens the files.
+    ///
     /// # Errors
-    /// [`SourceError::Changed`] if they are not the files from which the cached tokens were made; otherwise those of
-    /// [`Rows::open`].
+    /// [`SourceError::Changed`] if the files are not those from which the cached tokens were made; the errors of [`Rows::open`].
     pub(crate) fn rows(&self) -> Result<&Rows, SourceError> {
         if let Some(rows) = self.rows.get() {
             return Ok(rows);
@@ -86,19 +88,19 @@ impl Sources {
         if rows.len() != self.records {
             return Err(SourceError::Changed { path: self.paths[0].clone() });
         }
-        // if another thread was faster, its rows are used
+        // if another thread has opened the files meanwhile, its rows are used
         Ok(self.rows.get_or_init(|| rows))
     }
 }
 
-/// The two sides of a data set.
+/// A data set, split into rows to train on and held-out rows.
 #[derive(Debug)]
 pub struct Split {
     /// The rows to train on.
     pub train: Dataset,
     /// The held-out rows.
     pub held_out: Dataset,
-    /// Different prompts among the held-out rows.
+    /// Number of different prompts among the held-out rows.
     pub held_out_prompts: usize,
 }
 
@@ -109,9 +111,9 @@ pub struct RowLengths<'a> {
     pub row: usize,
     /// Tokens of the shared prompt.
     pub prompt: usize,
-    /// Tokens of every answer, before it is cut.
+    /// Tokens of each answer, before `max_length` cuts it.
     pub answers: &'a [u32],
-    /// Tokens that fit behind the prompt.
+    /// Most tokens of an answer that fit behind the prompt.
     room: usize,
 }
 
@@ -133,11 +135,11 @@ impl RowLengths<'_> {
 }
 
 impl Dataset {
-    /// Holds out about `fraction` of the rows, by seed and prompt. No prompt is on both sides, and each side has at least one
-    /// row. Both sides keep the order of the files, and both have the survey of the whole.
+    /// Holds out about `fraction` of the rows. The seed decides which prompts are held out, with all their rows. Each side has at
+    /// least one row and keeps the order of the rows. Both sides have the survey of the whole data set.
     ///
     /// # Errors
-    /// [`DataError::OnePrompt`].
+    /// [`DataError::OnePrompt`] if all rows have the same prompt.
     pub fn split(mut self, fraction: f64, seed: u64) -> Result<Split, DataError> {
         let index = std::mem::take(&mut self.index);
         let groups: Vec<u32> = index.iter().map(|entry| entry.group).collect();
@@ -154,7 +156,7 @@ impl Dataset {
         Dataset { unpaired_order, ..self }
     }
 
-    /// The order of the rows that are made from pairs.
+    /// Returns the order of the rows that are made from pairs.
     pub fn unpaired_order(&self) -> UnpairedOrder {
         self.unpaired_order
     }
@@ -199,7 +201,7 @@ impl Dataset {
         self.kind == Some(RowKind::Labelled) && self.survey.layout.is_some_and(|layout| layout.shape.is_pair())
     }
 
-    /// Token counts of usable row `i`.
+    /// Returns the token counts of usable row `i`.
     pub fn lengths(&self, i: usize) -> RowLengths<'_> {
         let Entry { record, prompt_tokens, .. } = self.index[i];
         let (row, prompt) = (record as usize, prompt_tokens as usize);
@@ -209,8 +211,9 @@ impl Dataset {
 
     /// Returns the order of an epoch, as numbers below [`Dataset::len`]: a pure function of the data, the seed and the epoch.
     ///
-    /// In shuffled rows that were made from pairs, no row follows one with the same prompt, unless one prompt has more than
-    /// half of the rows: KTO's mismatched answer is that of the previous row. Without a shuffle, [`UnpairedOrder`] decides.
+    /// If the rows were made from pairs and are shuffled, no row follows one with the same prompt, unless one prompt has more
+    /// than half of the rows. KTO needs this: its mismatched answer is that of the previous row. Without a shuffle,
+    /// [`UnpairedOrder`] decides.
     pub fn order(&self, shuffle: Shuffle, epoch: u64) -> Vec<u32> {
         let rows = self.index.len() as u32; // fits: there are at most 2 * MAX_RECORDS rows
         let group = |row: u32| self.index[row as usize].group;
@@ -239,7 +242,8 @@ impl Dataset {
         }
     }
 
-    /// Returns for each of `rows` the row whose answer follows its prompt, by [`Dataset::mismatch`]. The rows form a circle.
+    /// Returns, for each of `rows`, the row whose answer follows its prompt, as [`Dataset::mismatch`] says. The rows form a
+    /// circle.
     pub fn donors(&self, rows: &[u32]) -> Vec<u32> {
         let group = |place: usize| self.index[rows[place] as usize].group;
         let donors = mismatch::donors(rows.len(), self.mismatch(), |a, b| group(a) == group(b));
@@ -278,11 +282,11 @@ impl Dataset {
         }
     }
 
-    /// Returns what became of the records of a range, dropped ones included, in the order of the files. For commands that
-    /// report every record.
+    /// Returns what became of the records of a range: the rows that they make, and the dropped ones with their reasons, in the
+    /// order of the files. For commands that report every record.
     ///
     /// # Errors
-    /// As [`Dataset::rows`]. Bad rows come as dropped ones. (If they are an error, [`Dataset::open`] has refused them.)
+    /// As [`Dataset::rows`]. Bad rows are returned as dropped rows. (If bad rows end a run, [`Dataset::open`] has failed.)
     pub fn outcomes(&self, records: Range<usize>) -> Result<Vec<Encoded>, DataError> {
         let cached = self.cached.as_deref();
         if let Some(cached) = cached {
@@ -301,7 +305,8 @@ impl Dataset {
         Ok(outcomes?.into_iter().flatten().collect())
     }
 
-    /// Returns the number in the token cache of the one row that a record makes. `None` if it is not cached.
+    /// Returns the number in the token cache of the row that a record makes. `None` if the row is not cached, or if records may
+    /// make several rows.
     fn cached_number(&self, record: usize) -> Option<u32> {
         let makes_several = self.is_unpaired() || self.survey.layout.is_some_and(|layout| self.makes_pairs(layout));
         if self.cached.is_none() || makes_several {
@@ -343,7 +348,7 @@ impl Dataset {
         Ok(self.sources.rows()?.read(record)?.map_err(BadRow::from).and_then(|line| self.encoder.parse(record, &line)))
     }
 
-    /// Encodes a row. Fails if the template leaves nothing of an answer.
+    /// Encodes a row. Fails if the chat template leaves out all that an answer says.
     fn encode(&self, row: &Record) -> Result<(Encoded, Notes), BadRow> {
         for answer in 0..row.answers.len() {
             self.encoder.check_something_is_said(row, answer)?;
@@ -351,7 +356,8 @@ impl Dataset {
         self.encoder.encode(row)
     }
 
-    /// Returns the rows that a record makes in this run, one at a time: all pairs of its answers may be many.
+    /// Iterates over the rows that a record makes in this run. They are made one at a time, since all pairs of its answers may be
+    /// many.
     fn parts(&self, record: Record) -> Box<dyn Iterator<Item = Record>> {
         match self.places_of_pairs(&record) {
             Some(pairs) => Box::new(pairs.into_iter().map(move |places| record.pair_of(places))),
@@ -367,7 +373,8 @@ impl Dataset {
         }
     }
 
-    /// Returns for each pair that a record makes the places of its answers. `None` if scored answers make no pairs here.
+    /// Returns, for each pair that a record's scored answers make, the places of the two answers. `None` if the record is not one
+    /// from which this run makes pairs.
     fn places_of_pairs(&self, record: &Record) -> Option<Vec<[usize; 2]>> {
         let pairs = self.encoder.reading().pairs.filter(|_| self.makes_pairs(record.layout()))?;
         let Some(Target::Rewards(rewards)) = &record.target else { return None };

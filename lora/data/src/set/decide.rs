@@ -1,7 +1,7 @@
 //! Decides from a sample of a data set how all its rows are read, before any row is encoded.
 //!
-//! A run keeps the decisions. Its held-out rows, its evaluations and its scores are read by the same ones. Only a turn marker
-//! that none of the other rows has is decided again.
+//! A run keeps the decisions: its held-out rows, its evaluations and its scores are read in the same way. Only the turn marker is
+//! decided again, and only for rows none of which has it.
 
 use rayon::prelude::*;
 
@@ -27,15 +27,15 @@ const DRAWN: usize = 1024;
 /// Most bytes of the sample, unless it is a single record.
 const SAMPLE_BYTES: u64 = 32 << 20;
 
-/// What one record shows.
+/// What one record shows about how to read the data.
 enum Evidence {
-    /// The common prefix of the texts of a pair, and whether the row also has the prompt in a column.
+    /// The common prefix of the texts of a pair, and whether a column of the row holds a question that is in it.
     Shared { text: String, is_in_column: bool },
     /// A prompt that is a text.
     Prompt {
         /// Whether the answers begin with the prompt.
         is_repeated: bool,
-        /// Whether that may be a coincidence.
+        /// Whether the prompt is so short that this may be a coincidence.
         is_short: bool,
         /// Whether the prompt was found by the name of its column.
         is_by_name: bool,
@@ -45,14 +45,16 @@ enum Evidence {
 /// What the records of a sample show together.
 #[derive(Default)]
 struct Tally {
-    /// Records of pairs that have no prompt elsewhere, with the common prefix of their texts.
+    /// Records of pairs whose prompt is only in their texts, with the common prefix of the texts.
     shared: Vec<(usize, String)>,
-    /// The same for pairs that also have the prompt in a column.
+    /// Records of pairs with a question in a column that is also in both texts, with the common prefix of the texts.
     held: Vec<(usize, String)>,
     prompts: usize,
-    /// How many long prompts there are, and how many of these the answers begin with. Then the same for short ones.
+    /// How many long prompts there are, and how many of them the answers begin with.
     long: Repeated,
+    /// How many short prompts there are, and how many of them the answers begin with.
     short: Repeated,
+    /// Prompts that were found by the name of their column.
     by_name: usize,
 }
 
@@ -92,7 +94,7 @@ impl Tally {
     }
 }
 
-/// Whether `some` is nearly all of `all`. `None` if `all` is 0.
+/// Whether `some` is at least [`SHARE`] percent of `all`, and not 0. `None` if `all` is 0.
 fn nearly_all(some: usize, all: usize) -> Option<bool> {
     (all > 0).then_some(some > 0 && 100 * some >= SHARE * all)
 }
@@ -132,7 +134,7 @@ impl Decided {
             tally.shared.append(&mut tally.held);
         }
         let is_read = asked.implicit_prompt == ImplicitPrompt::TurnMarker && asked.texts == Texts::AsTheyAre;
-        // if none of these rows has the marker, they are of another kind than the rows it was decided for
+        // if none of these rows has the marker, it was decided for rows of another kind
         let turn_marker = given.turn_marker.filter(|marker| !is_read || tally.may_have(marker));
         let decided = Decided { turn_marker, repeated_prompts, prompts_in_answers };
         if decided.turn_marker.is_some() || !is_read {
@@ -141,7 +143,7 @@ impl Decided {
         let Some(&(record, _)) = tally.shared.first() else { return Ok(decided) };
         let prefixes: Vec<&str> = tally.shared.iter().map(|(_, prefix)| prefix.as_str()).collect();
         let turn_marker = TurnMarker::of(&prefixes);
-        // a few rows without a prompt are just bad rows: they decide nothing for the others
+        // a few rows without a prompt are just bad rows, and decide nothing for the other rows
         let are_few = 100 * prefixes.len() <= (100 - SHARE) * (prefixes.len() + tally.prompts);
         if turn_marker.is_some() || are_few {
             return Ok(Decided { turn_marker, ..decided });
@@ -154,7 +156,7 @@ impl Decided {
     }
 }
 
-/// Returns the records of the sample, fewer if they are large.
+/// Returns the records of the sample. Leaves out some of them while their bytes exceed [`SAMPLE_BYTES`].
 fn chosen(rows: &Rows) -> Vec<usize> {
     let sample = Sample::new(rows.files(), FIRST, DRAWN);
     let mut chosen: Vec<usize> = (0..rows.len()).filter(|record| sample.has(*record)).collect();

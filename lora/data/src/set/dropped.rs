@@ -1,4 +1,4 @@
-//! Rows that are left out, by the kind of their reason.
+//! Counts of rows that are left out, by the kind of reason.
 
 use std::path::PathBuf;
 
@@ -14,24 +14,24 @@ pub struct Dropped {
     pub label: String,
     /// The kind of the reason.
     pub kind: DropKind,
-    /// How many.
+    /// How many rows.
     pub rows: usize,
-    /// The first one's reason in full.
+    /// The reason of the first of these rows, in full.
     pub first: String,
-    /// Its file.
+    /// The file of the first row.
     pub path: PathBuf,
-    /// Its 1-based line; in Parquet, its 1-based row.
+    /// The 1-based line of the first row; in Parquet, its 1-based row.
     pub line: u64,
 }
 
-/// Kinds of reasons to leave rows out. Each needs another remedy.
+/// Kinds of reasons to leave rows out. Each kind needs a different remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DropKind {
     /// They are too long.
     Length,
-    /// No token stands before their first answer token.
+    /// No token stands before the first one that would be scored.
     Prompt,
-    /// They have no prompt column and lack the turn marker that ends the prompts of the others.
+    /// They have no prompt column, and no turn marker such as nearly all other rows have.
     Marker,
     /// Their answers all have the same score, so no pair can be made of them.
     NoPair,
@@ -40,7 +40,7 @@ pub enum DropKind {
 }
 
 impl DropReason {
-    /// The kind of reason in a few words, for counting.
+    /// Returns the kind of reason in a few words, for counting.
     pub fn label(&self) -> &'static str {
         match self {
             DropReason::NoRoom { .. } => "prompt fills max-length",

@@ -1,8 +1,8 @@
 //! Finds rows that occur in the data more than once: unchanged, or with other ids, spaces and columns around the same tokens.
 //!
-//! Rows are compared by 64 bits of their BLAKE3 hash. This takes 16 bytes for each record while the data is surveyed. In a
-//! data set of a hundred million rows, two different ones share a hash with a probability of 1 in 4000. Only the report is wrong
-//! then.
+//! Rows are compared by 64 bits of their BLAKE3 hash. This takes 16 bytes for each record while the data is surveyed. In a data
+//! set of a hundred million rows, the probability that any two different rows share a hash is 1 in 4000. Then only the report is
+//! wrong.
 
 use std::path::PathBuf;
 
@@ -15,25 +15,25 @@ use crate::row::EncodedRow;
 pub struct Repeats {
     /// Records that repeat an earlier one.
     pub rows: usize,
-    /// The first of them.
+    /// The first of these records, and the one that it repeats.
     pub first: Option<Repeat>,
 }
 
 /// A record and the earlier one that it repeats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Repeat {
-    /// File and 1-based line of the earlier one; in Parquet, its 1-based row.
+    /// File and 1-based line of the earlier record; in Parquet, its 1-based row.
     pub original: (PathBuf, u64),
-    /// File and line of the one that repeats it.
+    /// File and line of the record that repeats it.
     pub copy: (PathBuf, u64),
 }
 
-/// Returns 64 bits of hash for the bytes of a record.
+/// Returns a hash of 64 bits of the bytes of a record.
 pub(crate) fn hash_of_bytes(row: &[u8]) -> u64 {
     first_64(&blake3::hash(row))
 }
 
-/// Returns 64 bits of hash for the tokens of all rows made from a record, whatever its id. `None` if no row is usable.
+/// Returns a hash of 64 bits of the tokens of all usable rows made from a record. Ids do not count. `None` if no row is usable.
 pub(crate) fn hash_of_tokens<'r>(rows: impl Iterator<Item = &'r EncodedRow>) -> Option<u64> {
     let mut rows = rows.peekable();
     rows.peek()?;
@@ -60,7 +60,8 @@ pub(crate) struct Hashes {
     tokens: Vec<u64>,
 }
 
-/// Stands for a record without tokens, which repeats nothing. A hash with this value counts as none.
+/// Stands for the hash of a record without tokens, which repeats nothing. A record whose hash has this value by chance counts as
+/// such a record.
 const NO_TOKENS: u64 = 0;
 
 impl Hashes {
@@ -70,7 +71,8 @@ impl Hashes {
         self.tokens.push(tokens.unwrap_or(NO_TOKENS));
     }
 
-    /// Returns the records with the bytes of an earlier one, and the other records with the tokens of an earlier one.
+    /// Returns the records with the bytes of an earlier record, and, apart from those, the records with the tokens of an earlier
+    /// record.
     pub(crate) fn repeats(self, place: impl Fn(usize) -> (PathBuf, u64)) -> (Repeats, Repeats) {
         let mut is_copy = vec![false; self.bytes.len()];
         let mut copies = Found::default();
@@ -126,10 +128,10 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// As a search among all earlier records finds them.
+        /// Compares with a search among all earlier records.
         #[test]
         fn repeats_are_those_of_a_plain_search(records in prop::collection::vec((0u64..4, prop::option::of(1u64..4)), 0..20)) {
-            // the same bytes have the same tokens
+            // records with the same bytes have the same tokens
             let records: Vec<(u64, Option<u64>)> =
                 records.iter().map(|(bytes, _)| *records.iter().find(|(other, _)| other == bytes).unwrap()).collect();
             let mut hashes = Hashes::default();

@@ -1,4 +1,4 @@
-//! What can be wrong with data, tokenizer and template files, and with the files that a run writes for them.
+//! What can be wrong with data, tokenizer and template files, and with the token cache and the rejected rows that a run writes.
 
 use std::path::PathBuf;
 
@@ -12,10 +12,10 @@ use crate::tokens::encode::{DropReason, Encoder, EncoderError};
 /// What went wrong with the data of a run.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The files of the rows.
+    /// An error of the files that hold the rows.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// Tokenizer or chat template.
+    /// An error of the tokenizer or of the chat template.
     #[error(transparent)]
     Encoder(#[from] EncoderError),
     /// A bad row, and the run was not told to skip such rows.
@@ -39,15 +39,15 @@ pub enum DataError {
         found: Shape,
         /// What the run needs.
         needs: &'static str,
-        /// A guess at what its unread columns are.
+        /// A guess which unread columns are the answers.
         hint: Option<String>,
     },
-    /// A column that is to be read under one of our names stands in no row.
+    /// `--columns` names a column that no row has.
     #[error("--columns {name}={column}: no row has the column `{column}` in {}", list(paths))]
     NoSuchColumn {
         /// Our name.
         name: &'static str,
-        /// The file's.
+        /// The name that the files should have for it.
         column: String,
         /// The files.
         paths: Vec<PathBuf>,
@@ -61,7 +61,7 @@ pub enum DataError {
         line: u64,
         /// Shape and form of the row.
         found: RowLayout,
-        /// What the flag is for.
+        /// What the flag needs, or why it has no effect.
         needs: &'static str,
     },
     /// More than a tenth of the rows are left out: the model would learn another data set.
@@ -83,11 +83,11 @@ pub enum DataError {
     NothingLeft {
         /// Records in the files.
         rows: usize,
-        /// File of the first dropped row.
+        /// The file of the first dropped row.
         path: PathBuf,
         /// Its 1-based line.
         line: u64,
-        /// Why it was dropped.
+        /// Why the first row was dropped.
         reason: DropReason,
     },
     /// Pairs of texts have no prompt column, and nothing shows where their answers begin.
@@ -108,7 +108,7 @@ pub enum DataError {
         chosen: String,
         /// The column of the rejected answer.
         rejected: String,
-        /// The unread column with a name like a prompt's, or a placeholder.
+        /// An unread column with a name like a prompt's, or `NAME`.
         column: String,
     },
     /// Prompts are empty, but an unread column has a name like a prompt's.
@@ -121,7 +121,7 @@ pub enum DataError {
         path: PathBuf,
         /// 1-based line of the first.
         line: u64,
-        /// Rows that have it.
+        /// Rows with an empty prompt.
         rows: usize,
         /// Rows that were looked at.
         of: usize,
@@ -138,11 +138,11 @@ pub enum DataError {
         path: PathBuf,
         /// 1-based line of the first.
         line: u64,
-        /// Rows that have it.
+        /// Rows with such an answer.
         rows: usize,
         /// Rows that were looked at.
         of: usize,
-        /// Where it is in the first of them.
+        /// The place of what is left out, in the first of these rows.
         at: String,
     },
     /// Turns are written as text that is not read as turns.
@@ -155,7 +155,7 @@ pub enum DataError {
         path: PathBuf,
         /// 1-based line of the first.
         line: u64,
-        /// Rows that have it.
+        /// Rows with such a text.
         rows: usize,
         /// Rows that were looked at.
         of: usize,
@@ -164,7 +164,7 @@ pub enum DataError {
         /// The notation of the turns.
         notation: &'static str,
     },
-    /// Conversations, and the model has no chat template.
+    /// The rows are conversations, but the model has no chat template.
     #[error(
         "{path}:{line}: the data is conversational, but {model} has no chat template (neither chat_template.jinja nor chat_template in \
          tokenizer_config.json); give one with --chat-template FILE, or use strings"
@@ -190,7 +190,7 @@ pub enum DataError {
         /// What is wrong with the template.
         reason: String,
     },
-    /// Strings, and the tokenizer has no EOS token to end answers with.
+    /// The rows are strings, but the model has no EOS token to end answers with.
     #[error(
         "{path}:{line}: answers given as strings end with the EOS token, but {model} names no eos_token that its tokenizer.json knows; \
          set eos_token in tokenizer_config.json, or use conversations"
@@ -211,10 +211,10 @@ pub enum DataError {
         /// What is wrong with it.
         why: String,
     },
-    /// Rows that were left out cannot be written down.
+    /// The rows that were left out cannot be written.
     #[error("the rejected rows cannot be written: {0}")]
     Rejects(std::io::Error),
-    /// Nothing can be held out.
+    /// No row can be held out, since all have the same prompt.
     #[error("all {rows} usable rows have the same prompt, so none can be held out; give --eval-data instead")]
     OnePrompt {
         /// Usable rows.
@@ -223,13 +223,13 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// The error of a bad row, with its file and line.
+    /// Makes the error of a bad row, with its file and line.
     pub(crate) fn of_row(rows: &Rows, row: usize, reason: BadRow) -> DataError {
         let (path, line) = rows.place(row);
         DataError::Row { path, line, reason }
     }
 
-    /// The error of a conversation that cannot be rendered because no template is usable.
+    /// Makes the error of a conversation that cannot be rendered because there is no usable template.
     pub(crate) fn no_template(encoder: &Encoder, path: PathBuf, line: u64) -> DataError {
         let model = encoder.model_dir().to_owned();
         match encoder.template_fault() {
@@ -239,7 +239,7 @@ impl DataError {
     }
 }
 
-/// Says how to keep the rows that are dropped.
+/// Says what the user can do to keep the rows that are dropped.
 fn what_to_do(kind: DropKind) -> &'static str {
     match kind {
         DropKind::Length => "raise --max-length",
@@ -253,7 +253,7 @@ fn what_to_do(kind: DropKind) -> &'static str {
     }
 }
 
-/// Returns the beginning of the message if no row is left.
+/// Returns the beginning of the message of [`DataError::NothingLeft`].
 fn none_of(rows: usize) -> String {
     match rows {
         1 => "the only row cannot be used".to_owned(),

@@ -15,20 +15,22 @@ pub(crate) struct Index {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
     pub record: u32,
-    /// Which of the rows that the record makes: 0, or 1 for the rejected answer of an unpaired pair.
+    /// The number of the row among those that the record makes. In an unpaired pair, 0 is the chosen answer and 1 the rejected
+    /// one.
     pub part: u32,
     /// [`crate::record::records::Record::prompt_group`].
     pub group: u32,
     pub prompt_tokens: u32,
     /// Number of the row in the token cache, if a cache is used.
     pub cached: u32,
-    /// How many answers the row has, and the place of the first one's length among all lengths.
+    /// Number of answers of the row.
     pub n_answers: u32,
+    /// Place of its first answer among the lengths of all answers.
     pub first_answer: u64,
 }
 
 impl Index {
-    /// Adds a row whose answers have these lengths. Sets the number and the place of the answers in the entry.
+    /// Adds a row whose answers have these lengths. Sets `n_answers` and `first_answer` of the entry.
     pub(crate) fn push(&mut self, entry: Entry, answers: impl Iterator<Item = u32>) {
         let all = Arc::make_mut(&mut self.answers);
         let first = all.len();
@@ -37,7 +39,7 @@ impl Index {
         self.entries.push(Entry { n_answers, first_answer: first as u64, ..entry });
     }
 
-    /// Tokens of the answers of row `i`, before they are cut.
+    /// Returns the tokens of each answer of row `i`, before it is cut.
     pub(crate) fn answer_tokens(&self, i: usize) -> &[u32] {
         let Entry { first_answer, n_answers, .. } = self.entries[i];
         &self.answers[first_answer as usize..][..n_answers as usize]
@@ -59,7 +61,7 @@ impl Index {
         Arc::make_mut(&mut self.answers).shrink_to_fit();
     }
 
-    /// Writes the number of rows, their entries, and the lengths.
+    /// Returns the number of rows, their entries and the lengths of all answers, as bytes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let words = |entry: &Entry| {
             let Entry { record, part, group, prompt_tokens, cached, n_answers, first_answer } = *entry;
@@ -116,7 +118,7 @@ mod tests {
         assert_eq!((read.len(), read[1].group, read.to_bytes()), (2, 8, bytes.clone()));
         assert_eq!((read.answer_tokens(0), read.answer_tokens(1)), (&[4, 5][..], &[6][..]));
         assert_eq!(read.filtered(|i| i == 1).answer_tokens(0), [6]);
-        // a length is missing, half a word, no row, more rows than bytes
+        // without a length; with half a word; with a cut number of rows; with one of two entries
         let cut = |n: usize| Index::from_bytes(&bytes[..n]).is_none();
         assert!(cut(bytes.len() - 4) && cut(bytes.len() - 2) && cut(7) && cut(8 + 32));
         assert!(Index::from_bytes(&0u64.to_le_bytes()).is_none());

@@ -1,4 +1,4 @@
-//! What decides the tokens of a data set. If none of it has changed, the tokens are the same.
+//! Lists all that decides the tokens of a data set. If nothing on the list has changed, the tokens are the same.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,8 @@ use crate::tokens::encode::Encoder;
 use crate::tokens::jinja::strftime;
 use crate::tokens::template::ChatTemplate;
 
-/// Version of the format, and of how rows become tokens. Raise it when either changes. A test compares the hash of an entry.
+/// Version of the cache format and of how rows become tokens. Raise it when either changes. A test compares the hash of a cache
+/// entry.
 pub(crate) const VERSION: u32 = 9;
 /// The libraries that turn rows into tokens: updating one makes entries stale. A test compares this list with Cargo.lock.
 const LIBRARIES: [(&str, &str); 6] = [
@@ -30,7 +31,7 @@ const LIBRARIES: [(&str, &str); 6] = [
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Ingredients(Vec<(String, String)>);
 
-/// Checks that the files still have these stamps.
+/// Checks that the files still have these stamps, one for each path.
 ///
 /// # Errors
 /// [`SourceError::Changed`]; [`SourceError::Io`] for a file that is gone.
@@ -72,8 +73,8 @@ impl Asked<'_> {
 }
 
 impl Ingredients {
-    /// Looks at the data files and the options. For tokenizer and template it takes what the encoder was made from. The stamps
-    /// are those of the data files when they were hashed.
+    /// Lists the ingredients: the program, the libraries, hashes of the data files, the options, and the tokenizer and template
+    /// that the encoder was made from. Also returns the stamps that the data files had when they were hashed.
     ///
     /// # Errors
     /// [`SourceError::Io`] for a data file that cannot be read.
@@ -127,7 +128,7 @@ impl Ingredients {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// Returns the first thing that differs from another list, in a user's words.
+    /// Returns the name of the first ingredient that differs from another list, in a user's words. `None` if the lists are equal.
     pub(crate) fn difference(&self, other: &Ingredients) -> Option<&str> {
         match differences(&self.0, &other.0).next() {
             Some(name) => Some(name.as_str()),
@@ -159,14 +160,15 @@ enum Clock {
     None,
     /// The date.
     Day,
-    /// More than the date, or it cannot be told.
+    /// More than the date, or we cannot tell.
     Second,
 }
 
-/// Conversions of `strftime` that change once a day or less often.
+/// Conversions of `strftime` whose result changes once a day or less often.
 const OF_A_DAY: &str = "aAbBCdDeFgGhjmuUVwWxyY%";
 
-/// Reads the calls of `strftime_now` in a template: a call with a text that has date conversions alone prints the date.
+/// Finds the finest part of the time that a template prints, from its calls of `strftime_now`. A call prints only the date if its
+/// argument is a string with date conversions alone.
 fn clock(source: &str) -> Clock {
     let mut clock = Clock::None;
     for (at, name) in source.match_indices("strftime_now") {
@@ -226,7 +228,7 @@ mod tests {
         write("one");
         let stamps = [stamp()];
         check_stamps(&stamps, &paths).unwrap();
-        // of the same length and time, under the same name
+        // a file of the same length and time takes the name
         let time = paths[0].metadata().unwrap().modified().unwrap();
         let beside = folder.path().join("b");
         std::fs::write(&beside, "two").unwrap();

@@ -8,9 +8,9 @@ pub struct Histogram {
     classes: Vec<u64>,
     /// How many lengths were counted.
     pub count: u64,
-    /// Their sum, in tokens.
+    /// The sum of the lengths, in tokens.
     pub sum: u64,
-    /// The largest, in tokens.
+    /// The largest length, in tokens.
     pub largest: usize,
 }
 
@@ -21,7 +21,7 @@ pub struct Class {
     pub from: u64,
     /// Largest length of the class.
     pub to: u64,
-    /// How many there are.
+    /// How many lengths were counted in the class.
     pub count: u64,
 }
 
@@ -37,7 +37,7 @@ impl Histogram {
         self.largest = self.largest.max(tokens);
     }
 
-    /// Mean length in tokens; 0 if nothing was counted.
+    /// Returns the mean length in tokens; 0 if nothing was counted.
     pub fn mean(&self) -> f64 {
         self.sum as f64 / self.count.max(1) as f64
     }
@@ -52,21 +52,22 @@ impl Histogram {
     }
 }
 
-/// Lengths before `max_length` cuts. They cover the usable rows and those whose prompt leaves no room.
+/// Lengths of prompts and answers before `max_length` cuts. They cover the usable rows, and the rows that are dropped because
+/// their prompt leaves no room.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lengths {
-    /// Of the prompts.
+    /// Lengths of the prompts.
     pub prompt: Histogram,
-    /// Of the answers.
+    /// Lengths of the answers.
     pub answer: Histogram,
-    /// Of each prompt with one of its answers.
+    /// Lengths of each prompt together with one of its answers.
     pub total: Histogram,
     /// How many of `total` are beyond `max_length`.
     pub beyond: u64,
 }
 
 impl Lengths {
-    /// Returns the share of prompt + answer lengths beyond `max_length`, from 0 to 1.
+    /// Returns the share of [`Lengths::total`] that is beyond `max_length`, from 0 to 1.
     pub fn share_beyond(&self) -> f64 {
         self.beyond as f64 / self.total.count.max(1) as f64
     }

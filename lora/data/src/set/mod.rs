@@ -1,4 +1,4 @@
-//! From rows to a [`Dataset`](dataset::Dataset): one walk that counts, then rows on demand.
+//! From rows to a [`Dataset`](dataset::Dataset): one walk counts all rows; later, rows are read on demand.
 
 pub(crate) mod dataset;
 pub(crate) mod decide;

@@ -50,13 +50,13 @@ const LIKE_AN_ANSWER: [&str; 5] = ["output", "response", "answer", "completion",
 /// Pairs that TRL unpairs at a time: `datasets.map(batched=True)` passes this many rows.
 const UNPAIR_BLOCK: usize = 1000;
 
-/// How a data set is opened.
+/// Options of [`Dataset::open_with`] and [`Dataset::from_memory`].
 pub struct Opening<'a> {
-    /// The kind of rows to make. `None` takes every row with an answer as it is.
+    /// The kind of rows to make. `None` leaves every row with an answer as it is.
     pub kind: Option<RowKind>,
     /// What happens to a bad row.
     pub on_bad_row: OnBadRow,
-    /// Takes the tokens from here if they are cached, and keeps them here for the next start.
+    /// The cache from which tokens are read if they are there, and to which they are written otherwise. `None` for no cache.
     pub cache: Option<&'a TokenCache>,
     /// With [`OnBadRow::Skip`], receives a JSON line for each record that is left out: `{"file", "line", "reason", "row"}`, with
     /// `row` as in the data.
@@ -65,7 +65,7 @@ pub struct Opening<'a> {
     pub observer: &'a mut dyn DataObserver,
 }
 
-/// Walks over opened rows. `slot` takes their tokens.
+/// Makes a data set by a walk over opened rows. Their tokens are written to `slot`.
 fn survey(
     paths: &[PathBuf],
     rows: Rows,
@@ -102,7 +102,7 @@ fn survey(
     Ok(dataset)
 }
 
-/// Notes which flags about rows change nothing for this data.
+/// Tells the user which flags about rows have no effect on this data.
 fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
     let (reading, Some(layout)) = (dataset.encoder.reading(), dataset.survey.layout) else { return };
     if reading.implicit_prompt == ImplicitPrompt::Longest && layout.shape != Shape::PairImplicitPrompt {
@@ -122,7 +122,8 @@ fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
     }
 }
 
-/// Returns the entry in a slot of the cache. `None` if it has to be made; a note says why if an entry was there.
+/// Returns the entry in a slot of the cache. `None` if the entry has to be made; if there was one that cannot be used, a note
+/// says why.
 fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<Box<token_cache::Entry>> {
     let path = slot.path().display();
     let why = match slot.look_up(observer) {
@@ -164,8 +165,8 @@ impl Dataset {
         Dataset::open_with(paths, encoder, opening)
     }
 
-    /// As [`Dataset::open`], with the tokens of an earlier run if the cache has them. Reports progress and writes down what is
-    /// left out.
+    /// As [`Dataset::open`], but uses the tokens of an earlier run if the cache has them, reports progress, and writes the
+    /// records that are left out to [`Opening::rejects`].
     ///
     /// # Errors
     /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is not an error: a note reports it, and the run goes on
@@ -191,14 +192,14 @@ impl Dataset {
         }
         let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
         if let Some(slot) = &slot {
-            // the tokens to keep must be of these files
+            // the tokens are cached for the files that were stamped
             check_stamps(slot.stamps(), paths)?;
         }
         survey(paths, rows, encoder, Opening { kind, on_bad_row, cache, rejects, observer }, slot.as_ref())
     }
 
-    /// As [`Dataset::open_with`], with rows from memory. They are read, checked and counted like those of a file. Their tokens
-    /// are not cached: [`Opening::cache`] has no effect.
+    /// As [`Dataset::open_with`], but with rows from memory. They are read, checked and counted like those of a file. Their
+    /// tokens are not cached: [`Opening::cache`] has no effect.
     ///
     /// # Errors
     /// As [`Dataset::open_with`].
@@ -207,9 +208,9 @@ impl Dataset {
         survey(&paths, Rows::in_memory(rows)?, encoder, opening, None)
     }
 
-    /// Does the work on one record that needs no other record, so that it runs in parallel. A record that cannot be encoded at
-    /// all (a prompt alone, a form that the model does not support) is left to [`Walk::admit`], which knows whether it is
-    /// the first.
+    /// Does the part of the work on a record for which no other record is needed, so that it can run in parallel. A record that
+    /// cannot be encoded at all (a prompt alone, a form that the model does not support) is left to [`Walk::admit`], which knows
+    /// whether it is the first.
     fn examine(&self, record: usize, is_looked_at: bool, keep_tokens: bool) -> Result<Examined, DataError> {
         let line = self.sources.rows()?.read(record)?;
         let bytes = line.as_ref().map_or(0, |line| hash_of_bytes(line));
@@ -254,7 +255,7 @@ impl Dataset {
         Ok(Examined { record, bytes, seen, outcome })
     }
 
-    /// Returns what is scored of the rows if they are learned as sequences in this run.
+    /// Returns how rows of this layout are learned as sequences in this run. `None` if they are not sequences.
     fn sequences(&self, layout: RowLayout) -> Option<Sequences> {
         let scored = self.kind.or(layout.shape.kind()) == Some(RowKind::Sequence);
         let part = self.encoder.sft_part(layout.shape);
@@ -262,7 +263,7 @@ impl Dataset {
         scored.then(|| Sequences { part, spans: template.map(SpanSource::of), chosen_alone: layout.shape.is_pair() })
     }
 
-    /// Checks that the run can use rows like its first one.
+    /// Checks that the run can use rows with the layout of its first one.
     fn check_first(&self, record: usize, layout: RowLayout, ignored_columns: &[String]) -> Result<(), DataError> {
         let found = layout.shape.kind();
         let usable = match self.kind {
@@ -312,7 +313,7 @@ impl Dataset {
     }
 }
 
-/// Suggests which unread columns of a row with only a prompt may be its answer, or its two answers.
+/// Suggests, for a row with only a prompt, which unread columns may be its answer or its two answers.
 fn answer_hint(unread: &[String], kind: Option<RowKind>) -> Option<String> {
     let has = |name: &str| unread.iter().any(|column| column == name);
     let two = LIKE_AN_ANSWER.into_iter().flat_map(|stem| {
@@ -345,27 +346,29 @@ struct Walk<'a> {
     dataset: Dataset,
     on_bad_row: OnBadRow,
     first_dropped: Option<(usize, DropReason)>,
-    /// The records to look at.
+    /// The records to look at for faults.
     sample: Sample,
-    /// The current file, and what was found in it.
+    /// The number of the current file.
     file: usize,
+    /// What was found in the current file.
     of_file: OfFile,
     hashes: Hashes,
     /// Receives the records that are left out.
     wanted: Option<&'a mut dyn Write>,
-    /// The last record with a row left out. If several of its rows are, the first reason is enough.
+    /// The last record of which a row was left out. If several of its rows are left out, only the first is reported.
     last_reject: Option<usize>,
     /// The place of the last reject.
     place: PlaceCursor,
-    /// Receives the tokens for the cache. An error if that failed: nothing more is written then.
+    /// Receives the tokens for the cache. If it holds an error, a write has failed, and nothing more is written.
     cache: Option<Result<Entrance, NewFileError>>,
 }
 
 /// What the walk writes to the cache.
 struct Entrance {
     tokens: Writer,
-    /// The rejects, with the numbers of the files.
+    /// The rejects, with numbers instead of the names of files.
     rejects: Rejects,
+    /// The number of each file.
     numbers: HashMap<PathBuf, usize>,
 }
 
@@ -399,7 +402,7 @@ impl Walk<'_> {
         let Walk { mut dataset, first_dropped, hashes, cache, .. } = self;
         let sources = dataset.sources.clone();
         let rows = sources.rows()?;
-        // if no row is an object, that is the fault, and not the column map
+        // if no row is an object, the fault is not in the column map
         if let Some(seen) = seen {
             refuse_unseen(&dataset.encoder, seen, &sources.paths)?;
         }
@@ -410,12 +413,12 @@ impl Walk<'_> {
         }
         (dataset.survey.copies, dataset.survey.same_tokens) = hashes.repeats(|record| rows.place(record));
         if dataset.is_unpaired() {
-            // the sort is stable: within a block the chosen answers in file order, then the rejected ones
+            // the sort is stable: in each block, the chosen answers come first, in file order, then the rejected ones
             dataset.index.sort_by_key(|entry| (entry.record as usize / UNPAIR_BLOCK, entry.part));
         }
         dataset.index.shrink_to_fit();
         let (Some(slot), Some(cache)) = (slot, cache) else { return Ok(dataset) };
-        // the tokens to keep must be of the files that were stamped before
+        // the tokens are cached for the files that were stamped
         rows.check_unchanged()?;
         let finish = |mut entrance: Entrance| {
             entrance.tokens.finish(slot, &dataset.index, &dataset.survey, &mut entrance.rejects)
@@ -427,7 +430,7 @@ impl Walk<'_> {
                 dataset.cached = Some(Arc::new(rows));
                 if dataset.kind.is_some() {
                     // rows come from the cache from now on, so unpacked data need not stay on the disk for the whole run. If
-                    // every answer is wanted, records that are left out are read again for their reasons
+                    // `kind` is `None`, the files stay open: records that are left out are read again for their reasons
                     dataset.sources =
                         Arc::new(Sources::later(&sources.paths, &dataset.encoder.reading().columns, slot, records));
                 }
@@ -462,7 +465,7 @@ impl Walk<'_> {
         Ok(start..end)
     }
 
-    /// Counts an examined record and takes its usable rows into the index.
+    /// Counts an examined record and adds its usable rows to the index.
     fn admit(&mut self, examined: Examined) -> Result<(), DataError> {
         let number = examined.record;
         let tokens = examined.outcome.as_ref().ok().and_then(|record| record.tokens);
@@ -528,7 +531,8 @@ impl Walk<'_> {
     }
 
     fn bad(&mut self, record: usize, reason: BadRow) -> Result<(), DataError> {
-        // a few rows may lack the marker that nearly all have: they are dropped and counted; too many are refused later
+        // a few rows may lack the turn marker that nearly all have: they are dropped and counted; if they are too many, the run
+        // fails later
         let lacks_marker = matches!(reason, BadRow::NoTurnMarker { marker: Some(_), .. });
         if self.on_bad_row == OnBadRow::Error && !lacks_marker {
             return Err(DataError::of_row(self.dataset.sources.rows()?, record, reason));
@@ -566,7 +570,7 @@ struct Examined {
     record: usize,
     /// Hash of its bytes.
     bytes: u64,
-    /// Which entries of the column map it has a column for, if it is an object.
+    /// The entries of the column map for which it has a column. `None` if it is not an object.
     seen: Option<Seen>,
     outcome: Result<ExaminedRecord, BadRow>,
 }
@@ -577,7 +581,7 @@ struct ExaminedRecord {
     ignored_columns: Vec<String>,
     /// What a user may not have intended, if the record was looked at.
     found: Option<Vec<Sighting>>,
-    /// Notes that the prompt was cut from the answers.
+    /// The finding that the prompt was cut from the answers, if it was.
     cut_prompt: Option<Sighting>,
     by_name: Vec<(&'static str, String)>,
     /// Hash of its tokens, if it has any.
@@ -590,7 +594,7 @@ enum Made {
     Kept {
         counts: RowCounts,
         notes: Notes,
-        /// The encoded row, if there is a cache to write.
+        /// The encoded row as bytes, if it is to be cached.
         tokens: Option<Vec<u8>>,
     },
     Dropped(DropReason),

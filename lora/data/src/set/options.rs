@@ -5,7 +5,7 @@
 pub enum OnBadRow {
     /// The first one ends the run.
     Error,
-    /// It is left out and counted.
+    /// It is left out of the data and counted.
     Skip,
 }
 
@@ -14,7 +14,7 @@ pub enum OnBadRow {
 pub enum Shuffle {
     /// Shuffled by this seed and the epoch.
     Seeded(u64),
-    /// As in the files.
+    /// The order of the files. Rows made from pairs are in their [`UnpairedOrder`].
     Off,
 }
 
@@ -24,7 +24,7 @@ pub enum UnpairedOrder {
     /// Chosen and rejected answers alternate, and neighbours are of different prompts: see [`interleave`](crate::interleave).
     #[default]
     Interleaved,
-    /// As in TRL: of each thousand pairs, all chosen answers and then all rejected ones. Evaluations then work batch by batch:
-    /// numbers that rows of a loss share, such as KTO's reference point, are those of their batch.
+    /// As in TRL: of each thousand pairs, all chosen answers and then all rejected ones. Evaluations then work batch by batch: a
+    /// number that a loss computes from several rows, such as KTO's reference point, comes from the rows of one batch.
     Trl,
 }

@@ -36,7 +36,7 @@ pub struct EncodedPrompt {
     pub ids: Vec<u32>,
 }
 
-/// The prompts of records of any shape, encoded when they are asked for.
+/// The prompts of records of any shape. They are encoded on demand.
 pub struct Prompts<'a> {
     encoder: &'a Encoder,
     /// How rows are read, including what was decided from the rows themselves.
@@ -51,7 +51,7 @@ impl<'a> Prompts<'a> {
     /// records has a prompt.
     ///
     /// # Errors
-    /// [`DataError`] of the first row that cannot be used: generation skips none.
+    /// [`DataError`] of the first row that cannot be used: generation skips no row.
     pub fn open(paths: &[PathBuf], encoder: &'a Encoder, limit: Option<usize>) -> Result<Prompts<'a>, DataError> {
         let limit = limit.unwrap_or(usize::MAX);
         let rows = Rows::open_first(limit, paths, &encoder.reading().columns, &mut Unobserved)?;
@@ -61,15 +61,15 @@ impl<'a> Prompts<'a> {
         let mut prompts = Prompts { encoder, reading, rows, records, survey: Survey::new(records, 0) };
         let seen;
         (prompts.survey, seen) = prompts.look()?;
-        // if not all rows were read, others may have a column that these lack
+        // if not all rows were read, the unread ones may have a column that these lack
         if is_all {
             refuse_unseen(encoder, seen, paths)?;
         }
         Ok(prompts)
     }
 
-    /// Reads all prompts once and looks at some of them. Returns what was found, and the entries of the column map for which
-    /// some row has a column.
+    /// Reads all prompts once and looks for faults in some of them. Returns what was found, and the entries of the column map for
+    /// which some row has a column.
     fn look(&self) -> Result<(Survey, Seen), DataError> {
         let files: Vec<usize> = self.rows.files().collect();
         let files_read = if files.len() == 1 { Files::One } else { Files::Several };
@@ -102,7 +102,7 @@ impl<'a> Prompts<'a> {
         &self.survey
     }
 
-    /// How many there are; at least one.
+    /// Number of prompts; at least one.
     #[expect(clippy::len_without_is_empty, reason = "there is always a prompt")]
     pub fn len(&self) -> usize {
         self.records
@@ -118,7 +118,7 @@ impl<'a> Prompts<'a> {
         Ok(self.examine(records, |_| false)?.into_iter().map(|read| read.prompt).collect())
     }
 
-    /// Reads some records. Looks at those for which `is_looked_at` is true.
+    /// Reads some records. Looks for faults in those for which `is_looked_at` is true.
     fn examine(
         &self,
         records: Range<usize>,
@@ -126,7 +126,7 @@ impl<'a> Prompts<'a> {
     ) -> Result<Vec<ReadPrompt>, DataError> {
         let read = |record| self.read(record, is_looked_at(record));
         let outcomes: Vec<Result<_, DataError>> = with_deep_stack(|| records.into_par_iter().map(read).collect());
-        // collected in order, so which row fails first does not depend on the threads
+        // collected in the order of the records, so that the first error does not depend on the threads
         outcomes.into_iter().collect()
     }
 

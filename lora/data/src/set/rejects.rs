@@ -1,5 +1,4 @@
-//! Writes down the rows that are left out as they are in the data, so that a user can look at them, mend them and use them
-//! again.
+//! Writes the rows that are left out, as they are in the data, so that a user can look at them, correct them and use them again.
 
 use std::io::{Read, Seek, Write};
 
@@ -7,11 +6,11 @@ use serde_json::{Value, json};
 
 use crate::source::spool::spool_folder;
 
-/// Bytes that are kept in memory before a temporary file takes them.
+/// Most bytes that are kept in memory. If there are more, all go to a temporary file.
 const IN_MEMORY: usize = 1 << 20;
 
-/// JSON lines of rejected records on their way to a file: `{"file", "line", "reason", "row"}`. What exceeds a megabyte goes to
-/// a temporary file, in the folder for unpacked data.
+/// JSON lines of rejected records on their way to a file: `{"file", "line", "reason", "row"}`. Once they exceed a mebibyte, they
+/// are in a temporary file, in the folder for unpacked data.
 #[derive(Debug)]
 pub struct Rejects {
     lines: tempfile::SpooledTempFile,
@@ -26,7 +25,7 @@ impl Default for Rejects {
 }
 
 impl Rejects {
-    /// Returns how many there are.
+    /// Returns the number of lines.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -66,7 +65,8 @@ pub(crate) fn line(file: Value, line: u64, reason: &str, row: Option<&[u8]>) -> 
     format!("{}\n", json!({"file": file, "line": line, "reason": reason, "row": row}))
 }
 
-/// Returns a line with its `file` replaced by what `name` makes of it. `None` for a line that [`line`] did not make.
+/// Returns a line with its `file` replaced by what `name` makes of it. `None` if [`line`] did not make the line, or if `name`
+/// returns `None`.
 pub(crate) fn with_file(line: &[u8], name: impl FnOnce(&Value) -> Option<Value>) -> Option<String> {
     let mut reject: Value = serde_json::from_slice(line).ok()?;
     let file = reject.get_mut("file")?;

@@ -1,12 +1,12 @@
-//! Chooses which records of a data set to look at, if looking at all would take too long.
+//! Chooses which records of a data set to look at, since looking at all of them would take too long.
 //!
-//! A fault may be in the second file, in the middle of one, or in every third row. So a sample has the first records of the
-//! data, the first ones of each file, and some from everywhere, drawn by a hash of their number. No order of the rows can hide
-//! a fault from it, and the sample is the same in every run.
+//! A fault may be in the second file, in the middle of one, or in every third row. So a sample has the first records of the data,
+//! the first ones of each file, and some from everywhere, drawn by a hash of their number. So a fault in many rows is found
+//! whatever their order, and the sample is the same in every run.
 
 use crate::batch::order::mix;
 
-/// Records at the start of each file, if there are few files.
+/// Records at the start of each file that are in the sample. Fewer if there are many files.
 const OF_EACH_FILE: usize = 16;
 
 /// A choice of records by their numbers over all files.
@@ -14,10 +14,10 @@ const OF_EACH_FILE: usize = 16;
 pub(crate) struct Sample {
     /// Number of the first record of each file.
     starts: Vec<usize>,
-    /// Records at the start of the data.
+    /// Records at the start of the data that are in the sample.
     first: usize,
     of_each_file: usize,
-    /// One record of this many is drawn.
+    /// Of this many records, about one is drawn.
     one_in: u64,
 }
 

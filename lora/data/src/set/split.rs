@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use super::error::DataError;
 use crate::batch::order::keyed;
 
-/// Returns for each row whether it is held out: about `fraction` of them, in whole groups of the same prompt. A pure function
-/// of groups, fraction and seed. At least one row is held out, and at least one is not.
+/// Returns for each row whether it is held out: about `fraction` of the rows, in whole groups of the same prompt. The result
+/// depends only on the groups, the fraction and the seed. At least one row is held out, and at least one is not.
 ///
-/// Groups are taken in the order of a hash of (seed, group). A group larger than what is still wanted is skipped. So at most
-/// `fraction` of the rows is held out, unless the smallest group alone is more. The other data do not change the place of a
-/// group in that order, so most rows stay on their side when data is added.
+/// Groups are taken in the order of a hash of (seed, group). A group with more rows than are still wanted is skipped. So at most
+/// `fraction` of the rows, rounded, is held out, unless the smallest group alone is larger. Other groups do not change the hash
+/// of a group, so most rows stay on their side when data is added.
 ///
 /// # Errors
 /// [`DataError::OnePrompt`] if all rows have the same prompt.
@@ -55,7 +55,8 @@ mod tests {
         assert_eq!(held_out(&[3, 3, 4, 4, 4], 0.01, 1).unwrap(), [true, true, false, false, false]);
     }
 
-    /// Written down, so that a change of the generator, which would move rows between the sides of a resumed run, fails here.
+    /// A change of the hash would move rows between the sides of a resumed run. The expected places are written down, so that it
+    /// fails here.
     #[test]
     fn the_split_is_a_function_of_the_seed() {
         let groups: Vec<u32> = (0..12).collect();
@@ -85,7 +86,7 @@ mod tests {
             prop_assert!(n <= wanted.max(smallest), "{} of {} for {}", n, groups.len(), fraction);
         }
 
-        /// Where every row has a prompt of its own, it is the fraction to the row, and one row at least on each side.
+        /// If every row has a different prompt, exactly the rounded fraction is held out, with at least one row on each side.
         #[test]
         fn single_rows_are_split_exactly(n in 2usize..300, fraction in 0.01f64..0.99, seed: u64) {
             let groups: Vec<u32> = (0..n as u32).collect();

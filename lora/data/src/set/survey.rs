@@ -47,13 +47,13 @@ pub struct Survey {
     pub cut_answers: usize,
     /// Pairs whose answers are the same tokens after the cut: they teach nothing.
     pub same_after_cut: usize,
-    /// Answers that say nothing, as [`Notes::empty_answers`].
+    /// Answers that say nothing, by the rule of [`Notes::empty_answers`].
     pub empty_answers: usize,
     /// Answers that end with a stop token, before cuts. If only few do, the model does not learn to stop.
     pub stopping_answers: usize,
     /// Rows whose last prompt tokens change when an answer follows; the completion starts at the first changed one.
     pub moved_boundaries: usize,
-    /// The first such rows.
+    /// Examples of these prompt ends, from the first such rows.
     pub boundary_examples: Vec<BoundaryExample>,
     /// Names of columns that nothing reads, with the number of records that have them; the first 32 names.
     pub ignored_columns: BTreeMap<String, usize>,
@@ -63,11 +63,11 @@ pub struct Survey {
     pub prompt_tokens: u64,
     /// Tokens of all answers after cuts.
     pub answer_tokens: u64,
-    /// How many of those are scored. Fewer if sequences have turns that are not scored.
+    /// Scored tokens of all answers after cuts. Fewer than `answer_tokens` if sequences have turns that are not scored.
     pub scored_tokens: u64,
-    /// Usable rows with numbers beside the answers.
+    /// How many usable rows have numbers beside the answers, for each kind of number.
     pub numbers: NumberCounts,
-    /// Usable rows with a label.
+    /// How many usable rows have each label.
     pub labels: LabelCounts,
     /// Tokens of the largest tree: a prompt and the kept tokens of its answers.
     pub longest_tree: usize,
@@ -81,7 +81,7 @@ pub struct Survey {
     pub decided: Decided,
     /// Number of records that were looked at for faults: a sample of the readable ones.
     pub looked_at: usize,
-    /// What was found in them, in the order of each finding's first row.
+    /// What was found in the records, in the order of each finding's first row.
     pub warnings: Vec<Warning>,
 }
 
@@ -103,11 +103,11 @@ pub struct Sequences {
     pub part: SftPart,
     /// How the assistant's tokens are found, if only those are scored.
     pub spans: Option<SpanSource>,
-    /// Whether the rows are pairs of which only the chosen answers are read.
+    /// Whether the rows are pairs, and only their chosen answers are read.
     pub chosen_alone: bool,
 }
 
-/// Rows that have a label.
+/// How many rows have each label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelCounts {
     /// Rows with the label true.
@@ -116,7 +116,7 @@ pub struct LabelCounts {
     pub undesirable: usize,
 }
 
-/// Rows that have [`RowNumbers`].
+/// How many rows have each of the [`RowNumbers`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumberCounts {
     /// Rows with a weight.
@@ -150,7 +150,7 @@ impl Survey {
         self.layout.map(|layout| layout.form)
     }
 
-    /// Number of rows left out, for whatever reason.
+    /// Returns the number of rows that are left out, for any reason.
     pub fn dropped_rows(&self) -> usize {
         self.dropped.iter().map(|d| d.rows).sum()
     }
@@ -172,7 +172,7 @@ impl Survey {
         }
     }
 
-    /// Returns every file name in the survey.
+    /// Returns all file names in the survey, to be changed.
     pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let repeats =
             [&mut self.copies, &mut self.same_tokens].into_iter().filter_map(|repeats| repeats.first.as_mut());

@@ -1,10 +1,10 @@
-//! Tokens of a data set on the disk: a second start over the same files, tokenizer and options reads them instead of making
-//! them.
+//! Keeps the tokens of a data set on the disk. A second start with the same files, tokenizer and options reads the tokens instead
+//! of making them again.
 //!
 //! An entry is one file. It is written beside its final name and renamed once it is complete. Its end names what it was made
-//! from (`ingredients`) and has a checksum of everything. Each row also has a checksum of its own. Entries are read with
-//! positioned reads and not mapped, for the same reason as data files: a file that is cut while it is mapped would end the
-//! process. The system caches the pages that are read often in either case.
+//! from (`ingredients`) and has a checksum of everything. Each row also has its own checksum. Entries are read with positioned
+//! reads and not mapped: if a mapped file is cut, the process ends. The system caches the pages that are read often in either
+//! case.
 //!
 //! ```text
 //! MAGIC | rows | where each row starts, and where the last ends: u64 | index | ingredients | survey | rejects
@@ -37,7 +37,7 @@ use crate::store::stamp::Stamp;
 use crate::store::user_cache;
 
 const MAGIC: &[u8; 8] = b"ALIGNTOK";
-/// Parts between the two magics.
+/// Parts whose lengths are stored at the end: rows, offsets, index, ingredients, survey and rejects.
 const PARTS: usize = 6;
 const TAIL_BYTES: u64 = (8 * PARTS + blake3::OUT_LEN + MAGIC.len()) as u64;
 /// Bytes of a row's hash in front of the row.
@@ -73,7 +73,7 @@ impl TokenCache {
     /// Finds the place of a data set in the cache.
     ///
     /// # Errors
-    /// [`SourceError::Io`] for a data file that cannot be read.
+    /// [`SourceError::Io`] if a data file cannot be read.
     pub(crate) fn slot(&self, asked: Asked<'_>, observer: &mut dyn DataObserver) -> Result<Slot, SourceError> {
         let name = Ingredients::entry_name(asked);
         let (ingredients, stamps) = Ingredients::of(asked, observer)?;
@@ -94,16 +94,16 @@ pub(crate) struct Slot {
     stamps: Vec<Stamp>,
 }
 
-/// The result of a look into a slot.
+/// What [`Slot::look_up`] found.
 #[derive(Debug)]
 pub(crate) enum Lookup {
     /// An entry that may be used.
     Found(Box<Entry>),
-    /// No entry.
+    /// There is no entry.
     Nothing,
-    /// It was made from something else.
+    /// The entry was made from other ingredients.
     Stale { what: String },
-    /// It differs from what was written.
+    /// The entry cannot be read, or differs from what was written.
     Damaged { why: String },
 }
 
@@ -117,12 +117,12 @@ pub(crate) struct Entry {
 }
 
 impl Slot {
-    /// The entry's file.
+    /// Returns the path of the entry's file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Stamps of the data files that it is for.
+    /// Returns the stamps of the data files, in their order.
     pub(crate) fn stamps(&self) -> &[Stamp] {
         &self.stamps
     }
@@ -160,7 +160,7 @@ impl Slot {
         }
         let part = |i: usize| read_range(&file, parts[i].clone());
 
-        // checked first: this is cheap, and a stale entry need not be sound
+        // the ingredients are checked first: this is cheap, and a stale entry need not be sound
         let made_from: Ingredients =
             serde_json::from_slice(&part(3)?).map_err(|error| format!("its ingredients: {error}"))?;
         if let Some(what) = self.ingredients.difference(&made_from) {
@@ -206,8 +206,8 @@ impl Slot {
         Ok(writer)
     }
 
-    /// Removes what a crash left, and the entries not used for the longest time if all together are too large. Best effort: if
-    /// the folder cannot be listed, it stays unchanged.
+    /// Removes what a crash left behind. If all entries together are too large, removes those not used for the longest time and
+    /// returns how many. Best effort: if the folder cannot be listed, it stays unchanged.
     pub(crate) fn make_room(&self) -> u64 {
         let folder = self.path.parent().expect("a slot is in a folder");
         keep_within(folder, ENDING, self.limit, &self.path).files
@@ -218,7 +218,7 @@ impl Entry {
     /// Writes the lines of all rejects, with the files' names.
     ///
     /// # Errors
-    /// [`DataError::Cache`]; [`DataError::Rejects`] for those of `to`.
+    /// [`DataError::Cache`] if the entry cannot be read. [`DataError::Rejects`] if `to` cannot be written.
     pub(crate) fn write_rejects(&self, data: &[PathBuf], to: &mut dyn Write) -> Result<(), DataError> {
         let (mut file, Range { start, end }) = (&self.rows.file, self.rejects.clone());
         let broken = |error: std::io::Error| self.rows.broken(error.to_string());
@@ -303,7 +303,8 @@ pub(crate) fn encode(row: &EncodedRow) -> Vec<u8> {
     bytes
 }
 
-/// Returns the row if [`encode`] made these bytes and the row keeps the promises of its type.
+/// Reads a row that [`encode`] wrote. `None` if the hash is wrong, or if the row is not sound: it lacks a prompt or answers, or
+/// an answer's ranges are not in order and inside it.
 fn decode(bytes: &[u8]) -> Option<EncodedRow> {
     let (check, rest) = bytes.split_at_checked(ROW_CHECK)?;
     if check != &blake3::hash(rest).as_bytes()[..ROW_CHECK] {
@@ -335,7 +336,7 @@ impl Writer {
     /// Adds a row as [`encode`] makes it, and returns its number.
     ///
     /// # Errors
-    /// [`NewFileError`], for example for a full disk.
+    /// [`NewFileError`], for example if the disk is full.
     pub(crate) fn row(&mut self, bytes: &[u8]) -> Result<u32, NewFileError> {
         self.put(bytes)?;
         self.offsets.push(self.at);

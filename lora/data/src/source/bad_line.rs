@@ -47,7 +47,7 @@ impl BadLine {
         serde_json::from_slice(line.strip_prefix(&[BAD])?).ok()
     }
 
-    /// The kind of fault in a few words, for counting.
+    /// Returns the kind of fault in a few words, by which bad rows are counted.
     pub fn label(&self) -> &'static str {
         match self {
             BadLine::TooLong { .. } => "line too long",

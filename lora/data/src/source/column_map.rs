@@ -35,13 +35,13 @@ pub(crate) const PROMPT_NAMES: [&str; 3] = [INSTRUCTION, "question", "query"];
 /// The name of a prompt that a column `input` may continue.
 pub(crate) const INSTRUCTION: &str = "instruction";
 
-/// The name of the rejected answer if the last turn of the conversation is the chosen one.
+/// The name of the rejected answer in files where the last turn of a conversation is the chosen answer.
 pub(crate) const REJECTED_RESPONSE: &str = "rejected_response";
 
 /// OpenAI's names for the two answers.
 pub(crate) const PREFERRED: [&str; 2] = ["preferred_output", "non_preferred_output"];
 
-/// Whether a column has one of the names that are read if a row lacks ours.
+/// Whether a column has one of the other names that are read if a row lacks the column with our name.
 pub(crate) fn is_other_name(column: &str) -> bool {
     PROMPT_NAMES.contains(&column) || PREFERRED.contains(&column) || column == REJECTED_RESPONSE
 }
@@ -100,7 +100,7 @@ pub enum ColumnMapError {
 impl FromStr for ColumnMap {
     type Err = ColumnMapError;
 
-    /// Parses `OURS=THEIRS`, separated by commas. Spaces around names do not count. The empty text is the empty map.
+    /// Parses entries `OURS=THEIRS`, separated by commas. Ignores spaces around names. An empty string gives an empty map.
     fn from_str(text: &str) -> Result<ColumnMap, ColumnMapError> {
         let mut map = ColumnMap::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -143,7 +143,7 @@ impl ColumnMap {
         self.entries.iter().map(|(name, column)| (*name, column.as_str()))
     }
 
-    /// Returns the first entry that is not in `seen`, the entries for which some row has a column.
+    /// Returns the first entry that is not in `seen`: no row has a column for it.
     pub(crate) fn unseen(&self, seen: Seen) -> Option<(&'static str, &str)> {
         self.iter().enumerate().find(|(i, _)| seen & 1 << i == 0).map(|(_, entry)| entry)
     }
@@ -159,17 +159,17 @@ impl ColumnMap {
 
     /// Whether the values of a column of the file are kept.
     pub(crate) fn reads(&self, column: &str) -> bool {
-        // each row decides whether a column with another name for ours is read
+        // columns with other names for ours are kept, since each row decides whether it reads them
         self.own(column).is_some() || column == CONVERSATIONS || is_other_name(column)
     }
 
-    /// Returns our name for a column of the file. `None` if we do not read it.
+    /// Returns our name for a column of the file, from the map or because the names are the same. `None` if there is none.
     pub(crate) fn own(&self, column: &str) -> Option<&'static str> {
         if let Some((own, _)) = self.entries.iter().find(|(_, theirs)| theirs == column) {
             return Some(own);
         }
         let own = OWN_COLUMNS.into_iter().find(|own| *own == column)?;
-        // if ours is read from another column, this one only has the same name
+        // if the map reads ours from another column, this one has the same name but another meaning
         (!self.entries.iter().any(|(mapped, _)| *mapped == own)).then_some(own)
     }
 }

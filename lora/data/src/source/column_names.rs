@@ -1,11 +1,11 @@
-//! Recognises columns that may hold the prompt by their names.
+//! Recognises columns by their names: those that may hold a prompt, and those that may say how good an answer is.
 
 /// Words in the names of columns that hold prompts, in the singular.
 const PROMPTS: [&str; 9] =
     ["prompt", "instruction", "question", "query", "input", "system", "conversation", "message", "dialogue"];
 /// Words in the names of columns that may hold a prompt, if the value is a list or a text of some length.
 const PERHAPS: [&str; 6] = ["context", "history", "problem", "user", "human", "post"];
-/// Fewest characters of such a text.
+/// Fewest characters of a text in such a column.
 pub(crate) const SOME_LENGTH: usize = 20;
 /// Words in the names of columns that are about a prompt or about answers, but hold no prompt.
 const ABOUT: [&str; 54] = [
@@ -62,7 +62,7 @@ pub(crate) fn is_score(name: &str) -> bool {
     has_any(name, &SCORES) && !has_any(name, &FAULTS)
 }
 
-/// Whether a column has the name of one that is read, apart from words for another version.
+/// Whether a name consists of the words of `read`, the name of a column that is read, and of words for another version.
 pub(crate) fn is_other_version(name: &str, read: &str) -> bool {
     let (all, read) = (words(name), words(read));
     let rest: Vec<&String> = all.iter().filter(|word| !VERSIONS.contains(&word.as_str())).collect();

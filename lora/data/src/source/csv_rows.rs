@@ -1,8 +1,9 @@
 //! Turns CSV and TSV into lines of JSON: a row is an object, a cell a value.
 //!
 //! The first line names the columns. A cell is text, and turns and lists in it are found as in any text of a row. An empty cell
-//! is null. Cells of number columns are numbers. A row keeps its line number: blank lines stand where the file has more lines
-//! than rows. As with Parquet, a column that nothing reads or looks at keeps only its name.
+//! is null. A cell of a number column is a number if it can be read as one. A row keeps its line number: blank lines in the
+//! output take the place of lines of the file on which no row begins. As with Parquet, a column that nothing reads or looks at
+//! keeps its name, but its cells become null.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -16,15 +17,15 @@ use super::column_names::is_looked_at;
 use super::limits::MAX_ROW_BYTES;
 use crate::json_text::key;
 
-/// Comes after the text, as a row of its own. If a quote is still open, it becomes part of the last cell instead. This shows
-/// the fault, which the parser does not report.
+/// Bytes that the parser gets after the text, as one more row. If a quote is still open, they become part of the last cell
+/// instead. This shows the fault, which the parser does not report.
 const END: &[u8] = b"\n\0\n";
 /// Most columns of a file. A sheet in Excel or LibreOffice can have no more.
 const MAX_COLUMNS: usize = 16_384;
 /// Bytes that the parser reads at a time.
 const PIECE_BYTES: usize = 1 << 16;
 
-/// Why a file is not read.
+/// Why reading a file stopped.
 #[derive(Debug)]
 pub(crate) enum CsvStop<E> {
     /// The text cannot be read.
@@ -43,7 +44,7 @@ pub(crate) fn rows<R: Read, E>(
     mut out: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<usize, CsvStop<E>> {
     let text = Bounded { inner: text.chain(END), left: MAX_ROW_BYTES, quotes: Quotes::new(delimiter) };
-    // a record ends with its line, so lines can be counted; `\r` is removed from its last cell
+    // a record ends at `\n` alone, so lines can be counted; `cells` removes the `\r` from the last cell
     let mut reader = ReaderBuilder::new()
         .delimiter(delimiter)
         .terminator(Terminator::Any(b'\n'))
@@ -102,7 +103,8 @@ pub(crate) fn rows<R: Read, E>(
     }
 }
 
-/// Whether a record is the line `sep=;` by which Excel names the delimiter. The delimiter is known by then.
+/// Whether a record is the line `sep=;` by which Excel names the delimiter. It can be skipped, since the delimiter is known
+/// already.
 fn names_delimiter(record: &ByteRecord) -> bool {
     let first = record.get(0).unwrap_or_default();
     let first = first.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(first);
@@ -156,8 +158,8 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// Follows the quotes of a text. If text follows a closing quote, the parser silently makes it part of the cell. A quote that
-/// was meant as a letter has by then merged two rows into one.
+/// Follows the quotes of a text. If text follows a closing quote, the parser silently makes it part of the cell. By then, a
+/// quote that was meant as a letter may have merged two rows into one.
 struct Quotes {
     delimiter: u8,
     place: InCell,
@@ -166,7 +168,7 @@ struct Quotes {
     text_behind: Option<u64>,
 }
 
-/// Where in a cell a byte stands.
+/// The place of the next byte in its cell.
 #[derive(Clone, Copy)]
 enum InCell {
     Start,
@@ -210,7 +212,7 @@ enum Cell {
     Number,
 }
 
-/// The columns: their names, their keys in front of a JSON value, and how their cells are written.
+/// The columns: the name of each, its key as JSON has it in front of a value, and how its cells are written.
 struct Header(Vec<(String, Vec<u8>, Cell)>);
 
 impl Header {

@@ -1,9 +1,10 @@
 //! What the names of data files end with.
 
-/// Endings of data files by format. If a data set has equally many files of two formats, `datasets` reads the later one here.
+/// Endings of data files by format. If a data set has equally many files of two formats, `datasets` reads the format that comes
+/// later in this list.
 pub(crate) const FORMATS: [&[&str]; 3] = [&["csv", "tsv", "tab"], &["jsonl", "json", "ndjson"], &["parquet"]];
 
-/// All endings, those of the preferred format first.
+/// Returns all endings, those of the preferred format first.
 pub(crate) fn endings() -> impl Iterator<Item = &'static str> {
     FORMATS.into_iter().rev().flatten().copied()
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with data files. Everything except a full disk is bad input.
+//! What can be wrong with data files. Everything except a failure of the temporary file ([`SourceError::Spool`]) is bad input.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ pub enum SourceError {
         /// The existing file.
         similar: PathBuf,
     },
-    /// A pipe or the like, but rows are read more than once and in any order.
+    /// A pipe or the like. Rows are read more than once and in any order, so a regular file is needed.
     #[error("{path}: not a regular file; rows are read more than once, so write the data to a file first")]
     NotAFile {
         /// The path.
@@ -46,7 +46,7 @@ pub enum SourceError {
         /// The pattern.
         pattern: String,
     },
-    /// A file name that is not UTF-8. No pattern is compared with it.
+    /// A file name that is not UTF-8. Patterns skip such names.
     #[error("{path:?}: its name is not UTF-8, so the pattern {pattern} would skip it; rename it")]
     NotText {
         /// The file.
@@ -54,7 +54,7 @@ pub enum SourceError {
         /// The pattern that it might match.
         pattern: String,
     },
-    /// A text that is not a valid pattern.
+    /// A pattern that is not valid.
     #[error("the pattern {pattern} is not one: {message}")]
     Pattern {
         /// The pattern.
@@ -99,7 +99,7 @@ pub enum SourceError {
         /// The file.
         path: PathBuf,
     },
-    /// YAML.
+    /// A YAML file.
     #[error(
         "{path}: is YAML; rows are read one JSON object a line (JSONL), so convert it first: python3 -c 'import json, yaml; \
          [print(json.dumps(row)) for row in yaml.safe_load(open(\"{path}\"))]' > rows.jsonl"
@@ -108,7 +108,7 @@ pub enum SourceError {
         /// The file.
         path: PathBuf,
     },
-    /// One object around all rows.
+    /// One JSON object that encloses all rows.
     #[error(
         "{path}: is one JSON object with its rows under `{key}`; rows are read one object a line (JSONL), so convert it first: \
          jq -c '.[\"{key}\"][]' {path} > rows.jsonl"
@@ -119,7 +119,7 @@ pub enum SourceError {
         /// The key that holds the rows.
         key: String,
     },
-    /// One object of columns.
+    /// One JSON object that holds columns instead of rows.
     #[error(
         "{path}: is one JSON object of columns; rows are read one object a line (JSONL), so convert it first: python3 -c \
          'import pandas; pandas.read_json(\"{path}\").to_json(\"rows.jsonl\", orient=\"records\", lines=True)'"
@@ -158,7 +158,7 @@ pub enum SourceError {
         /// What is wrong.
         fault: ParquetFault,
     },
-    /// A file that unpacks to far more than any text does.
+    /// A compressed file that unpacks to more than any text of its size does.
     #[error(
         "{path}: unpacks to more than {limit} bytes, which no text of its size does; unpack it yourself if it is meant so"
     )]
@@ -168,7 +168,7 @@ pub enum SourceError {
         /// Most bytes allowed.
         limit: u64,
     },
-    /// A file with more lines than the rows of a file of its size could have.
+    /// A file with more lines than a file of its size can have rows.
     #[error("{path}: more than {limit} lines, which no rows of a file of its size make; is it one object a line?")]
     ManyLines {
         /// The file.

@@ -1,4 +1,4 @@
-//! From what was typed to files: names, and patterns like `dir/*.jsonl`.
+//! Finds the files that a user means by names and by patterns like `dir/*.jsonl`.
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
@@ -12,11 +12,11 @@ use crate::spelling::nearest;
 /// The files of a run, in the order in which their rows are numbered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DataFiles {
-    /// In the order of the names that were given; those of one pattern in alphabetical order.
+    /// The files, in the order of the given names. The files of one pattern are in alphabetical order.
     pub paths: Vec<PathBuf>,
     /// Files that `paths` has more than once, perhaps under another name. Their rows count each time.
     pub repeated: Vec<PathBuf>,
-    /// Folders that a pattern matched, and that were passed over.
+    /// Folders that a pattern matched. They are skipped.
     pub folders: Vec<PathBuf>,
     /// Data sets of the local Hugging Face cache. Their files are among `paths`.
     pub sets: Vec<CachedSet>,
@@ -26,8 +26,8 @@ pub struct DataFiles {
 ///
 /// A name that exists is that file, whatever characters it has. Otherwise, a name with `*`, `?` or `[` is a pattern: `*` ends at
 /// a `/` (`**` is any number of folders) and matches no leading dot. A missing name in the form of a data set's id is looked up
-/// in the local Hugging Face cache. Any other is refused if a file beside it has a similar name, and else left for the reader to
-/// refuse.
+/// in the local Hugging Face cache. Any other missing name is refused here if its folder has a file with a similar name, and by
+/// the reader otherwise.
 ///
 /// # Errors
 /// [`SourceError::Folder`], [`SourceError::Pattern`], [`SourceError::NoMatch`], [`SourceError::NotText`], [`SourceError::Hub`],
@@ -100,7 +100,7 @@ fn passed_over(pattern: &str) -> Option<PathBuf> {
     let path = Path::new(pattern);
     let name = glob::Pattern::new(path.file_name()?.to_str()?).ok()?;
     let parent = parent(path);
-    // `**` stands for no folder, too
+    // `**` also stands for no folder at all
     let without = parent.parent().filter(|_| parent.ends_with("**")).unwrap_or(parent);
     let folders = [parent, without].into_iter().filter_map(|of| glob::glob_with(of.to_str()?, OPTIONS).ok());
     let entries = folders.flatten().flatten().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
@@ -122,7 +122,7 @@ fn names_in(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Returns the file of the same folder that a missing one was probably meant to be.
+/// Returns the file of the same folder whose name is nearest to that of a missing file, if one is similar.
 fn similar(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let names = names_in(parent(path));
@@ -133,7 +133,7 @@ fn similar(path: &Path) -> Option<PathBuf> {
 pub(crate) fn folder(path: &Path) -> SourceError {
     let names = names_in(path);
     let has = |ending: &String| names.iter().any(|name| name.ends_with(&format!(".{ending}")));
-    // rows as lines of JSON before other formats
+    // JSONL before all other formats
     let preferred = || ["jsonl"].into_iter().chain(endings());
     let packed = PACKED.into_iter().flat_map(|packed| preferred().map(move |ending| format!("{ending}{packed}")));
     let ending = preferred().map(str::to_owned).chain(packed).find(has).unwrap_or("jsonl".to_owned());
@@ -171,7 +171,7 @@ mod tests {
         let files = data_files(&[at("*")]).unwrap();
         assert_eq!(names(folder.path(), &files), ["a.jsonl", "b.jsonl", "c.json", "z.jsonl"]);
         assert_eq!(files.folders, [at("sub")]);
-        // a name with a dot in front is taken where it is typed, and never matched
+        // a name with a dot in front is accepted if the pattern spells it out, but no `*` matches it
         let hidden = folder_with(&[".cache/a.jsonl", ".cache/.b.jsonl", ".c.jsonl"]);
         let files = data_files(&[hidden.path().join(".cache/*.jsonl")]).unwrap();
         assert_eq!(names(hidden.path(), &files), [".cache/a.jsonl"]);
@@ -232,7 +232,7 @@ mod tests {
         assert!(text.contains("is a folder") && text.contains("sub/*.parquet"), "{text}");
         assert!(matches!(data_files(&[at("a***b")]), Err(SourceError::Pattern { .. })));
         assert!(message("sub/e.parqet").ends_with(&format!("did you mean {}?", at("sub/d.parquet").display())));
-        // the reader says that it is not there
+        // the reader reports that the file is missing
         assert_eq!(data_files(&[at("none.jsonl")]).unwrap().paths, [at("none.jsonl")]);
     }
 }

@@ -1,4 +1,4 @@
-//! Tells what a data file is by its first bytes: names may end in anything.
+//! Recognises the format of a data file by its first bytes, whatever the ending of its name.
 
 /// How a file holds its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Format {
         })
     }
 
-    /// The format in a user's words.
+    /// Returns the name of the format for messages.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Format::Text => "text",

@@ -1,8 +1,9 @@
 //! Turns one JSON array into lines, one for each element, while the text comes in pieces. The elements themselves are not
 //! parsed.
 //!
-//! Line ends within an element become blanks. An element keeps its line number: blank lines stand where the array has more lines
-//! than elements. If several elements begin on one line, each later one counts as one line further.
+//! Line ends within an element become blanks. An element keeps its line number: blank lines in the output take the place of
+//! lines of the array on which no element begins. If several elements begin on one line, each later one counts as one line
+//! further.
 
 /// Deepest nesting of brackets. The parser of a row goes no deeper.
 const MAX_DEPTH: usize = 128;
@@ -83,7 +84,7 @@ impl ArrayLines {
                 b'"' => self.in_string = false,
                 _ => {}
             }
-            // a line end is not allowed in a string, so this writes another byte that is not allowed in one
+            // JSON allows no line end in a string; another byte that it does not allow there keeps the row on one line
             out.push(if byte == b'\n' { b'\x0B' } else { byte });
             return Ok(());
         }

@@ -10,7 +10,7 @@ use super::error::SourceError;
 
 /// How many bytes at the start of a text are looked at.
 pub(crate) const LOOK_BYTES: usize = 64 << 10;
-/// Longest column name in a first line that may be a header.
+/// Most bytes of a column name in a first line that may be a header.
 const LONGEST_NAME: usize = 64;
 /// Keys that hold the rows if one object encloses all of them.
 const AROUND_ROWS: [&str; 8] = ["data", "rows", "train", "test", "examples", "instances", "items", "results"];
@@ -141,7 +141,7 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
                 _ => Ok(TextLayout::Lines),
             }
         }
-        // the object is broken, but its first key has a line of its own
+        // the object is broken, and its first line is only the opening brace
         _ if line_end.is_some()
             && first_line.trim_ascii() == b"{"
             && text[1..].trim_ascii_start().starts_with(b"\"") =>
@@ -153,7 +153,7 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
     }
 }
 
-/// Returns the key of the first entry of an object, and the text of its value as far as it goes.
+/// Returns the key of the first entry of an object, and all text from the start of its value on.
 fn first_entry(text: &[u8]) -> Option<(String, &[u8])> {
     let inside = text.strip_prefix(b"{")?.trim_ascii_start();
     let mut names = serde_json::Deserializer::from_slice(inside).into_iter::<String>();
@@ -162,7 +162,7 @@ fn first_entry(text: &[u8]) -> Option<(String, &[u8])> {
     Some((name, after.trim_ascii_start()))
 }
 
-/// Whether an object is a table by columns: all have the same number of cells, and each cell of the answers is a list.
+/// Whether an object is a table by columns: all columns have the same number of cells, and the cells of `completions` are lists.
 fn is_table(object: &Map<String, Value>, map: &ColumnMap) -> bool {
     let cells = |value: &Value| value.as_array().map(Vec::len).or_else(|| value.as_object().map(Map::len));
     let mut counts = object.values().map(cells);
@@ -173,7 +173,7 @@ fn is_table(object: &Map<String, Value>, map: &ColumnMap) -> bool {
         && answers.is_none_or(|answers| answers.iter().all(Value::is_array))
 }
 
-/// Whether a value is a column of a table: a list, or an object whose keys are the numbers of the rows.
+/// Whether a value is a column of a table: a list without objects, or an object whose keys are the numbers of the rows.
 fn is_column(value: &Value) -> bool {
     match value {
         Value::Array(all) => !all.is_empty() && !all.iter().any(Value::is_object),
@@ -182,7 +182,7 @@ fn is_column(value: &Value) -> bool {
     }
 }
 
-/// As [`is_column`], for the beginning of a value's text.
+/// Whether a value whose text begins like this is a column, by the rule of [`is_column`].
 fn begins_column(text: &[u8]) -> bool {
     let mut rest = text.iter().filter(|byte| !byte.is_ascii_whitespace());
     let first = (rest.next(), rest.next(), rest.next());
@@ -265,11 +265,11 @@ mod tests {
         ] {
             assert!(matches!(layout("a.yaml", yaml), Err(SourceError::Yaml { .. })), "{yaml}");
         }
-        // what is longer than the look is not whole, even if all of it was given
+        // a text of more than `LOOK_BYTES` does not count as whole, even if all of it was given
         let text = format!("{{\"data\": [{{\"prompt\": \"{long}\"}}]}}");
         let given = TextLayout::of(Path::new("a.json.gz"), text.as_bytes(), true, &ColumnMap::default());
         assert!(matches!(given, Err(SourceError::AroundRows { .. })));
-        // rows
+        // a table of scored rows, and single rows that look like one
         let scored = "{\"prompt\": [\"a\"], \"completions\": [[\"b\", \"c\"]], \"rewards\": [[1, 0]]}";
         assert!(by_column(scored));
         for row in

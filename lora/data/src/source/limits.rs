@@ -1,4 +1,4 @@
-//! How long a row may be, and how many there may be.
+//! Limits on the length of a row and on the number of rows.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub(crate) const MAX_RECORDS: usize = (u32::MAX / 2) as usize;
 /// Makes the error for a file with more than `most` lines. Its first row has the number `first_row`.
 pub(crate) fn many_lines(path: &Path, most: u64, first_row: usize) -> SourceError {
     match first_row as u64 + most >= MAX_RECORDS as u64 {
-        // the count stopped at this number
+        // rows beyond the limit were not counted
         true => SourceError::TooManyRows { rows: MAX_RECORDS + 1, limit: MAX_RECORDS },
         false => SourceError::ManyLines { path: path.to_owned(), limit: most },
     }

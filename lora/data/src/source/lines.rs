@@ -6,7 +6,8 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// This many lines are always allowed: their starts take 256 MiB.
 const ALLOWED_LINES: u64 = 1 << 25;
 
-/// What justifies more lines than [`ALLOWED_LINES`]: the starts take 8 bytes each, before anybody has looked at a row.
+/// A size that justifies more lines than [`ALLOWED_LINES`]. The start of each line takes 8 bytes of memory before any row is
+/// parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinesOf {
     /// A text of this many bytes. Each row has at least 8: `{"x":""}`.
@@ -119,8 +120,8 @@ mod tests {
     }
 
     proptest! {
-        /// As `lines` of the standard library has them, however the text is cut. (A byte-order mark comes whole: pieces of
-        /// files are longer.)
+        /// The lines are those of `split_inclusive`, however the text is cut. (The texts have no byte-order mark, since it must be
+        /// whole in the first piece.)
         #[test]
         fn lines_do_not_depend_on_the_pieces(text in "[a \\n\\r\\t]{0,60}", cuts in prop::collection::vec(1usize..9, 1..20)) {
             let mut index = LineIndex::new(u64::MAX, LinesOf::Text(0));

@@ -1,4 +1,4 @@
-//! From files to the bytes of a row: names and ids to paths, offsets of rows, and the bytes of any row as JSON.
+//! Finds data files by names and ids, finds the rows in them, and returns the bytes of any row as JSON.
 
 pub(crate) mod bad_line;
 pub(crate) mod column_map;

@@ -1,4 +1,4 @@
-//! Data files by row. One walk finds where rows start; then any row can be read in any order, as the bytes of a JSON object.
+//! Reads data files by row. One walk finds where rows start. Then any row can be read in any order, as the bytes of a JSON object.
 //!
 //! JSONL is read in place. Compressed files, JSON arrays, CSV and Parquet are first written out with one row on each line
 //! (`unpack`). Rows from memory are lines in memory. Files are read with positioned reads and not mapped: a data file that
@@ -37,7 +37,7 @@ pub(crate) struct Rows {
     rows: usize,
 }
 
-/// One data file and where its rows start: 8 bytes for each row.
+/// One data file, with the starts of its rows.
 #[derive(Debug)]
 struct DataFile {
     path: PathBuf,
@@ -82,7 +82,7 @@ fn bytes_from(lines: &[u8], offset: u64) -> &[u8] {
 }
 
 impl Rows {
-    /// Takes rows from memory.
+    /// Finds the rows in memory.
     ///
     /// # Errors
     /// [`SourceError::Empty`]; [`SourceError::ManyLines`] and [`SourceError::TooManyRows`] as for a file.
@@ -108,7 +108,8 @@ impl Rows {
         Rows::open_observed(paths, columns, &mut Unobserved)
     }
 
-    /// As [`Rows::open`]. Reports its progress in [`Stage::Reading`], and notes that files have no row, naming the first.
+    /// As [`Rows::open`]. Reports its progress in [`Stage::Reading`]. If files have no row, notes the first of them and the
+    /// number of others.
     ///
     /// # Errors
     /// As [`Rows::open`].
@@ -195,7 +196,8 @@ impl Rows {
     /// Reads the bytes of a row, without its line end. The inner error is for a row that is too long or could not become JSON.
     ///
     /// # Errors
-    /// [`SourceError::Io`]. A row number at or above [`Rows::len`] panics.
+    /// [`SourceError::Changed`] if the file has become shorter, [`SourceError::Io`] if it cannot be read. Panics if `row` is not
+    /// below [`Rows::len`].
     pub(crate) fn read(&self, row: usize) -> Result<Result<Vec<u8>, BadLine>, SourceError> {
         let (file, i) = self.locate(row);
         // this reads up to the next row: what follows the line end is blank
@@ -219,7 +221,8 @@ impl Rows {
     /// the spool.
     ///
     /// # Errors
-    /// [`SourceError::Changed`] if the size or the time of modification differ.
+    /// [`SourceError::Changed`] if it is another file, or if the size or the time of modification differs. [`SourceError::Io`] if
+    /// the system does not tell.
     pub(crate) fn check_unchanged(&self) -> Result<(), SourceError> {
         for file in &self.files {
             let path = || file.path.clone();
@@ -246,7 +249,7 @@ impl Rows {
         self.place_after(&mut PlaceCursor::default(), row)
     }
 
-    /// As [`Rows::place`], for rows in ascending order: counts the lines since the row before.
+    /// As [`Rows::place`], for rows in ascending order: counts only the lines since the row of the last call.
     pub(crate) fn place_after(&self, cursor: &mut PlaceCursor, row: usize) -> (PathBuf, u64) {
         let (file, i) = self.locate(row);
         let start = file.lines.starts[i];
@@ -268,7 +271,7 @@ impl Rows {
 }
 
 impl DataFile {
-    /// `progress` receives how many bytes of the file have been read.
+    /// Opens a file and finds its rows. `progress` receives how many bytes of the file have been read.
     fn open(
         path: &Path,
         columns: &ColumnMap,
@@ -335,10 +338,10 @@ impl DataFile {
     }
 }
 
-/// A row whose line number is known.
+/// The place of the last row whose line number is known.
 #[derive(Debug, Default)]
 pub(crate) struct PlaceCursor {
-    /// Number of the first row of its file.
+    /// Number of the first row of that row's file.
     first_row: usize,
     start: u64,
     /// Line ends before `start`.

@@ -1,8 +1,8 @@
 //! Writes out rows as lines if a file does not hold them in that way. Rows are read in any order, and that needs lines with
 //! known starts.
 //!
-//! The spool has no name and vanishes with the process. The size of its file bounds it: a file that unpacks to more than any
-//! text does is refused.
+//! The spool has no name and vanishes with the process. Its size is limited by that of the data file: a file that unpacks to more
+//! than any text does is refused.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -13,9 +13,10 @@ use super::lines::{LineIndex, LinesOf, ManyLines};
 
 use super::error::SourceError;
 
-/// Most bytes of lines for each byte of the file. Gzip reaches at most 1032; for text that people write, it is some tens.
+/// Most bytes of lines for each byte of the data file. Gzip makes at most 1032 of one byte, and some tens for text that people
+/// write.
 const EXPANSION: u64 = 1024;
-/// This many bytes are always allowed.
+/// Bytes of lines that are allowed whatever the size of the data file.
 const ALLOWED_BYTES: u64 = 1 << 30;
 /// Lines on their way to a temporary file.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl<'a> Spool<'a> {
         Ok(Spool { path, folder, file, index, limit, passed_over: 0, first_row, blank_lines: None })
     }
 
-    /// Adds bytes.
+    /// Adds the next bytes of the lines.
     ///
     /// # Errors
     /// [`SourceError::Spool`] (a full disk), [`SourceError::Expansion`], [`SourceError::ManyLines`], [`SourceError::TooManyRows`].
@@ -56,7 +57,7 @@ impl<'a> Spool<'a> {
         self.file.write_all(bytes).map_err(|source| SourceError::Spool { folder: folder.clone(), source })
     }
 
-    /// Counts the bytes of bad rows, which are not written: making them takes just as long.
+    /// Counts bytes of bad rows that were made but not written: they count towards the limit, since making them takes as long.
     ///
     /// # Errors
     /// [`SourceError::Expansion`].
@@ -85,7 +86,8 @@ impl<'a> Spool<'a> {
     }
 }
 
-/// Returns `TMPDIR`, else `/var/tmp`, which is on a disk even if `/tmp` is in memory, else the system's choice.
+/// Returns the folder for spools: `TMPDIR` if it is set, otherwise `/var/tmp`, which is on a disk even if `/tmp` is in memory. If
+/// there is no `/var/tmp`, returns the system's choice.
 pub(crate) fn spool_folder() -> PathBuf {
     let on_disk = PathBuf::from("/var/tmp");
     match std::env::var_os("TMPDIR") {

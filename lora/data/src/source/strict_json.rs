@@ -1,12 +1,12 @@
-//! Reads JSON as strictly as a row: no key occurs twice in an object.
+//! Reads JSON as strictly as the rows of a file are read: no key may occur twice in an object.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Returns the parser's message about `text` together with what it found, and without its line. The parser sees one row only,
-/// so users would take "line 1" for line 1 of the file.
+/// Returns the parser's message about `text`, with the character that was not expected and without the line. The parser sees one
+/// row only, so users would take "line 1" for line 1 of the file.
 pub(crate) fn words_of(text: &str, error: &serde_json::Error) -> String {
     let words = error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "");
     let line = text.lines().nth(error.line().saturating_sub(1));
@@ -16,14 +16,14 @@ pub(crate) fn words_of(text: &str, error: &serde_json::Error) -> String {
     }
 }
 
-/// Parses a text as strictly as a row.
+/// Parses a text and refuses keys that occur twice in an object.
 pub(crate) fn parse(text: &str) -> serde_json::Result<Value> {
     let mut parser = serde_json::Deserializer::from_str(text);
     let value = Strict.deserialize(&mut parser)?;
     parser.end().map(|()| value)
 }
 
-/// Says what is wrong with a text that should be a JSON value and is read as strictly as a row. `None` if nothing is.
+/// Returns what is wrong with a text that should be a JSON value, by the rules of [`parse`]. `None` if nothing is wrong.
 pub(crate) fn json_fault(text: &str) -> Option<String> {
     let error = parse(text).err()?;
     Some(format!("{} (column {})", words_of(text, &error), error.column()))

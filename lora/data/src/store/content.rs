@@ -1,4 +1,4 @@
-//! What identifies the content of a file: a hash of all of it, or, for a large file, of samples, its times and its inode.
+//! Identifies the content of a file: by a hash of all of it or, for a large file, by samples, times and inode.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -77,7 +77,7 @@ mod tests {
         file.write_all_at(b"x", HASHED_WHOLE + 4_999_999).unwrap();
         let last_byte = known(&path);
         assert_ne!(last_byte, first);
-        // between the samples, with the length and the time of before
+        // a write between the samples that keeps the length and the time of the last write
         let time = path.metadata().unwrap().modified().unwrap();
         file.write_all_at(b"x", 3_000_000).unwrap();
         file.set_modified(time).unwrap();

@@ -43,8 +43,8 @@ pub fn mark_used(file: &File) {
     let _ = file.set_modified(SystemTime::now());
 }
 
-/// Removes from a folder what crashes left. Then removes those of its files ending with `.ending` that were not used for the
-/// longest time, until the rest takes at most `limit` bytes. `own` stays, and so does a file that a process has locked. Best
+/// Removes from a folder the temporary files that crashes left behind. Then, until all files that end with `.ending` have at most
+/// `limit` bytes, removes those not used for the longest time. `own` stays, and so does a file that a process has locked. Best
 /// effort: a file that cannot be removed stays.
 pub fn keep_within(folder: &Path, ending: &str, limit: u64, own: &Path) -> Removed {
     for left in paths(folder).into_iter().flatten().filter_map(kept_file) {
@@ -75,7 +75,7 @@ fn paths(folder: &Path) -> io::Result<impl Iterator<Item = PathBuf>> {
     Ok(fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path())))
 }
 
-/// `None` if it is not a regular file.
+/// Returns the size and the time of a file. `None` if it is not a regular file.
 fn kept_file(path: PathBuf) -> Option<KeptFile> {
     let metadata = fs::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
     Some(KeptFile { used: metadata.modified().ok()?, bytes: metadata.len(), path })

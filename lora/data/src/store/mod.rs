@@ -1,4 +1,5 @@
-//! What stays on the disk from one run to the next: whether a file is unchanged, what differs, and folders within a limit.
+//! For files that stay on the disk between runs: tells whether a file is unchanged, names differences, and keeps folders of files
+//! within a limit.
 
 pub mod content;
 pub mod differences;

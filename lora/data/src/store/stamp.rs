@@ -4,11 +4,11 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
-/// Age of the last change from which a stamp is settled. Coarse clocks of file systems tick every two seconds, and clocks of
-/// network file systems may differ a little from ours.
+/// A stamp is settled if the last change is at least this old. Coarse clocks of file systems tick every two seconds, and clocks
+/// of network file systems may differ a little from ours.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// What the system says about a file that changes with its content.
+/// Numbers of the system about a file, which change if the content changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
@@ -40,7 +40,7 @@ impl Stamp {
         known(self) == known(other)
     }
 
-    /// Whether every write from now on gives another stamp, since the last change was long enough ago.
+    /// Whether the last change was so long ago that every write from now on gives another stamp.
     pub fn is_settled(&self) -> bool {
         let newest = u64::try_from(self.changed.max(self.modified)).ok();
         let newest = newest.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(time)));

@@ -1,4 +1,4 @@
-//! Batches that are encoded while the one before is computed.
+//! Batches that are encoded ahead, while the caller works on the previous one.
 
 use std::io::Write;
 use std::ops::ControlFlow;

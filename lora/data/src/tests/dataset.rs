@@ -83,7 +83,7 @@ fn rows_of_one_run_are_of_one_kind() {
     }
 }
 
-/// A long prompt is no fault of the row: dropped and counted without `skip`.
+/// A row with a long prompt is not bad. It is dropped and counted even if bad rows end the run.
 #[test]
 fn long_prompts_are_dropped_under_either_policy() {
     let long = json!({"prompt": "word ".repeat(100), "chosen": " a", "rejected": " b"}).to_string();
@@ -216,7 +216,7 @@ fn columns_of_rows_that_are_left_out_count_for_no_name() {
     assert_eq!(by_name, [("question", 1), ("instruction", 1)]);
 }
 
-/// Bad rows have columns too: that all rows with one of the map are bad is no reason to say that there is no such column.
+/// Bad rows have columns, too: a mapped column that only bad rows have does exist.
 #[test]
 fn the_columns_of_bad_rows_are_columns() {
     let mapped = |text: &str| encoder("tiny-llama", 64).with_reading(text.parse::<ColumnMap>().unwrap().into());
@@ -225,7 +225,7 @@ fn the_columns_of_bad_rows_are_columns() {
     let open = |map: &str| Dataset::open(&[file.path().to_owned()], mapped(map), RowKind::Pair, OnBadRow::Skip);
     assert_eq!(open("weight=w").unwrap().len(), 1);
     assert!(matches!(open("weight=v"), Err(DataError::NoSuchColumn { name: "weight", .. })));
-    // where no row is an object, that is what is said
+    // if no row is an object, the error says so, and not that the column is missing
     let file = super::file(&["{".to_owned()]);
     let none = Dataset::open(&[file.path().to_owned()], mapped("weight=w"), RowKind::Pair, OnBadRow::Skip);
     assert!(

@@ -24,7 +24,7 @@ pub(super) fn json(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Name, goldens and model directory of every model that can be tested here.
+/// Returns the name, the goldens and the model directory of every model that can be tested here.
 pub(super) fn models() -> Vec<(String, PathBuf, PathBuf)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(goldens("")).unwrap() {
@@ -70,7 +70,7 @@ fn kept(encoded: Encoded) -> EncodedRow {
     }
 }
 
-/// A data set from rows, through a file as in a run.
+/// Makes a data set from rows, through a file, as in a run.
 fn dataset(rows: &[Value], encoder: Encoder, kind: impl Into<Option<RowKind>>) -> Dataset {
     let file = file(rows);
     Dataset::open(&[file.path().to_owned()], encoder, kind, OnBadRow::Error).unwrap()
@@ -81,7 +81,7 @@ fn pairs(n: usize) -> Vec<Value> {
     text.lines().take(n).map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// `plain` of make_goldens.py.
+/// Makes a row of strings from a row of turns, as `plain` of make_goldens.py does.
 fn plain(row: &Value) -> Value {
     let turn = |m: &Value| match m["role"].as_str().unwrap() {
         "user" => format!("\n\nHuman: {}", m["content"].as_str().unwrap()),
@@ -246,7 +246,7 @@ fn truncated_lengths_are_those_of_trl() {
     }
 }
 
-/// Text with special tokens or without, from the ids of the plain goldens.
+/// Decoding gives the text back, with the EOS token at its end or without it.
 #[test]
 fn decoding_gives_the_text_back() {
     use crate::tokens::tokenizer::SpecialTokens::{Keep, Skip};
@@ -263,7 +263,8 @@ fn decoding_gives_the_text_back() {
     }
 }
 
-/// What transformers renders; where it fails, ours fails too, with the same words if they are the template's own.
+/// Checks that a template renders as in transformers. If it fails there, it must fail here, with the same message if the template
+/// itself raises it.
 fn check_rendered(
     template: &str,
     messages: &Value,
@@ -327,8 +328,8 @@ fn what_templates_use_of_python_is_as_in_jinja2() {
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Cases in which the engine keeps rules that differ from Jinja2's: comparisons and loops over values without an order or without
-/// items, which transformers refuses, and names that no published template uses.
+/// Templates for which the engine's rules differ from Jinja2's: comparisons of values without an order and loops over values
+/// without items, which transformers refuses, and rare names and constructs.
 const STAYS_OTHER: [&str; 12] = [
     "{{ 'a' < 1 }}",
     "{{ none < 1 }}",
@@ -344,7 +345,7 @@ const STAYS_OTHER: [&str; 12] = [
     "{% set x = 1 %}{% with x = 2, y = x %}{{ x }}{{ y }}{% endwith %}{{ x }}",
 ];
 
-/// Filters, tests, methods, whitespace and scopes give the text of Jinja2 or a refusal, never another text.
+/// Filters, tests, methods, whitespace and scopes give the text of Jinja2 or a refusal. Only `STAYS_OTHER` gives another text.
 #[test]
 fn a_template_never_has_another_text_than_in_jinja2() {
     let all = json(&goldens("jinja.json"));

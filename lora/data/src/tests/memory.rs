@@ -1,4 +1,4 @@
-//! Rows from memory are the rows of a file.
+//! Rows from memory give the same data set as the same rows in a file.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn opening<'a>(kind: Option<RowKind>, on_bad_row: OnBadRow, observer: &'a mut Un
     Opening { kind, on_bad_row, cache: None, rejects: None, observer }
 }
 
-/// The two data sets of the same rows: of a file, and from memory under the file's name.
+/// Opens the same rows twice: from a file, and from memory under the file's name.
 fn both(rows: &[Value], kind: Option<RowKind>, on_bad_row: OnBadRow) -> [Result<Dataset, DataError>; 2] {
     let file = file(rows);
     let mut memory = MemoryRows::new(file.path());

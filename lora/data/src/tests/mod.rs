@@ -1,4 +1,4 @@
-//! Data, from files to batches of token ids: against other programs, by property, and what is refused.
+//! Tests of data from files to batches of token ids: comparisons with other programs, properties, and refusals.
 
 mod batches;
 mod dataset;
@@ -46,7 +46,7 @@ pub(super) fn tiny(name: &str) -> PathBuf {
     goldens(name).join("model")
 }
 
-/// The tiny models have fewer rows; their exact number is checked by the golden tests.
+/// Rows of the embedding that these tests assume. The tiny models have fewer; the golden tests use the exact number.
 pub(super) const ROWS: usize = 4096;
 
 fn encoder(name: &str, max_length: usize) -> Encoder {
@@ -61,7 +61,7 @@ pub(super) fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
     file
 }
 
-/// A file of these rows, one a line.
+/// Writes these rows to a file, one a line.
 pub(super) fn file(rows: &[impl Display]) -> tempfile::NamedTempFile {
     let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
     written(lines.as_bytes())
@@ -73,7 +73,7 @@ fn open(rows: &[impl Display], kind: impl Into<Option<RowKind>>, on_bad_row: OnB
     Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), kind, on_bad_row)
 }
 
-/// Turns of roles and contents.
+/// Makes turns from roles and contents.
 fn turns(turns: &[(&str, &str)]) -> Value {
     turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
 }

@@ -11,7 +11,7 @@ use crate::set::options::OnBadRow;
 use crate::set::options::Shuffle;
 use crate::set::options::UnpairedOrder;
 
-/// TRL unpairs a thousand rows at a time.
+/// TRL unpairs a thousand rows at a time: first all chosen answers, then all rejected ones.
 #[test]
 fn unpaired_rows_stand_in_trls_order() {
     let rows: Vec<String> = (0..1003).map(pair).collect();
@@ -50,7 +50,7 @@ fn unpaired_rows_are_interleaved() {
     assert!(!dataset.has_one_prompt());
 }
 
-/// Pairs of which several share a prompt.
+/// Several of the pairs share a prompt.
 #[test]
 fn shuffled_unpaired_rows_never_follow_one_of_the_same_prompt() {
     let mut rows: Vec<Value> = (0..20)
@@ -92,14 +92,14 @@ fn rows_do_not_depend_on_the_window() {
     assert_eq!(at_once, in_windows);
 }
 
-/// Rows of every shape, two of each prompt: some are held out, and no prompt stands on both sides.
+/// For rows of every shape, two of each prompt, some are held out, and no prompt is on both sides.
 #[test]
 fn rows_of_every_shape_can_be_held_out() {
     let turn = |role: &str, text: String| json!({"role": role, "content": text});
     let ask = |i: usize| turn("user", format!("Question {i}?"));
     let say = |text: String| turn("assistant", text);
     type Row<'a> = &'a dyn Fn(usize, usize) -> Value;
-    // of the prompt `p`, the `n`-th row
+    // each function makes row `n` of the rows with prompt `p`
     let shapes: [(&str, RowKind, Row<'_>); 11] = [
         (
             "pairs",
@@ -148,7 +148,7 @@ fn rows_of_every_shape_can_be_held_out() {
         assert!(train.is_disjoint(&held_out), "{name}: {train:?} {held_out:?}");
         assert_eq!(split.held_out_prompts, 3, "{name}");
     }
-    // what the one is asked and the other says
+    // conversations with the same question have one prompt and cannot be split
     let same = json!({"messages": [turn("user", "Question".to_owned()), say("a".to_owned())]});
     let rows = [same.clone(), json!({"messages": [turn("user", "Question".to_owned()), say("b".to_owned())]})];
     let one = open(&rows, RowKind::Sequence, OnBadRow::Error).unwrap().split(0.5, 1);

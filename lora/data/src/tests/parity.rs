@@ -1,5 +1,5 @@
 //! Every row of `tests/data`, in every shape, against what TRL 1.16 makes of it: `tests/goldens/rows`, made by
-//! `tests/oracles/make_row_goldens.py` (a stale golden: run it again).
+//! `tests/oracles/make_row_goldens.py` (run it again if a golden is stale).
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::row::EncodedRow;
 use crate::tokens::encode::{Encoded, Encoder};
 use crate::tokens::sft_part::SftPart;
 
-/// Set in the goldens in tokens that are scored.
+/// The bit that the goldens set in tokens that are scored.
 const SCORED: u32 = 1 << 31;
 
 fn pairs() -> Vec<Value> {
@@ -25,7 +25,7 @@ fn pairs() -> Vec<Value> {
     rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// `plain` of make_row_goldens.py.
+/// Makes a row of strings from a row of turns, as `plain` of make_row_goldens.py does.
 fn plain(row: &Value) -> Value {
     let turn = |turn: &Value| {
         let speaker = match turn["role"].as_str().unwrap() {
@@ -40,7 +40,7 @@ fn plain(row: &Value) -> Value {
     json!({"prompt": prompt + "\n\nAssistant:", "chosen": answer("chosen"), "rejected": answer("rejected")})
 }
 
-/// The tokens of each answer up to its last scored one, as the goldens have them.
+/// Returns, for each answer, the prompt's tokens and the answer's kept tokens, with the bit [`SCORED`] as in the goldens.
 fn words(row: &EncodedRow) -> Vec<u32> {
     let mut words = Vec::new();
     for answer in &row.answers {
@@ -51,7 +51,7 @@ fn words(row: &EncodedRow) -> Vec<u32> {
     words
 }
 
-/// What becomes of a row, as `each` of the goldens tells it.
+/// Encodes a row. Returns its tokens, or what `each` of the goldens has for a row that is dropped or that the template refuses.
 fn outcome(encoder: &Encoder, as_sequence: bool, row: &Value) -> Result<Vec<u32>, &'static str> {
     let record = Record::parse(0, row.to_string().as_bytes()).unwrap().record;
     let record = if as_sequence { record.as_sequence() } else { record };
@@ -134,14 +134,14 @@ fn every_shape_of_every_row_is_as_in_trl() {
         let cases: &[(&str, &Encoder, bool, Vec<Value>)] = &[
             ("pairs_conversational", &plain, false, conversational.clone()),
             ("pairs_plain", &plain, false, strings.clone()),
-            // scored answers are tokenised as the pair of them
+            // two scored answers are tokenised as a pair of the same answers
             ("pairs_conversational", &plain, false, scored(&conversational)),
             ("pairs_plain", &plain, false, scored(&strings)),
             ("labelled_conversational", &plain, false, unpaired(&conversational)),
             ("labelled_plain", &plain, false, unpaired(&strings)),
             ("completion_conversational", &plain, false, completions(&conversational)),
             ("completion_plain", &plain, false, completions(&strings)),
-            // a pair that is learned is its chosen answer
+            // a pair that is learned as a sequence is its prompt and its chosen answer
             ("completion_conversational", &plain, true, conversational.clone()),
             ("completion_all", &all, false, completions(&strings)),
             ("messages", &plain, false, messages.clone()),

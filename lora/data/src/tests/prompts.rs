@@ -11,7 +11,8 @@ use crate::set::prompts::{Prompts, prompts};
 use crate::source::column_map::ColumnMap;
 use crate::source::error::SourceError;
 
-/// The first one that fails is named, whatever the threads do; files behind the limit are not opened; the rest is not encoded.
+/// The error names the first prompt that fails, whatever the threads do. Files beyond the limit are not opened, and prompts beyond
+/// it are not encoded.
 #[test]
 fn prompts_are_taken_as_far_as_they_are_wanted() {
     let rows: Vec<String> = (0..600)
@@ -44,11 +45,11 @@ fn prompts_are_taken_as_far_as_they_are_wanted() {
         prompts(&[written(b"").path().to_owned()], &encoder, None),
         Err(DataError::Source(SourceError::Empty { .. }))
     ));
-    // a column that stands in later rows is none that there is not
+    // a mapped column that only a later row has is not reported as missing
     let mixed = file(&[json!({"prompt": "p"}).to_string(), json!({"prompt": "p", "t": []}).to_string()]);
     let mapped = encoder.with_reading("tools=t".parse::<ColumnMap>().unwrap().into());
     assert_eq!(prompts(&[mixed.path().to_owned()], &mapped, Some(1)).unwrap().len(), 1);
-    // nor one in a file that is not opened because those before it hold all that is wanted
+    // nor is one in a file that is not opened because the files before it have enough rows
     let plain = file(&[json!({"prompt": "p"}).to_string()]);
     let both = [plain.path().to_owned(), mixed.path().to_owned()];
     assert_eq!(prompts(&both, &mapped, Some(1)).unwrap().len(), 1);

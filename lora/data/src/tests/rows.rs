@@ -19,7 +19,7 @@ use crate::source::error::SourceError;
 use crate::source::limits::MAX_ROW_BYTES;
 use crate::source::reader::Rows;
 
-/// With TRL's rule for the prompts of pairs of texts.
+/// Parses a row with TRL's rule for the prompts of pairs of texts.
 fn parse(line: &str) -> Result<Record, BadRow> {
     let reading = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
     Record::parse_with(0, line.as_bytes(), &reading).map(|parsed| parsed.record)
@@ -105,7 +105,7 @@ fn a_prompt_that_the_answers_repeat_is_passed_over() {
     assert!(matches!(error, BadRow::MixedForms { .. }) && error.to_string().contains("is passed over"), "{error}");
 }
 
-/// A user looks for the columns that the file has.
+/// Errors name columns as the file does, since a user looks for those.
 #[test]
 fn faults_are_told_by_the_files_names() {
     let map: ColumnMap = "prompt=q,chosen=better,rejected=worse,completions=all,rewards=points".parse().unwrap();
@@ -128,7 +128,7 @@ fn faults_are_told_by_the_files_names() {
     }
 }
 
-/// One row per fault, with what the error names.
+/// One row for each fault, with a part of the error's message.
 #[test]
 fn every_fault_has_its_error() {
     let long = format!(r#"{{"prompt": "p", "chosen": "c", "rejected": {}1{}}}"#, "[".repeat(200), "]".repeat(200));
@@ -320,7 +320,7 @@ fn what_is_no_file_is_refused() {
     assert!(matches!(Rows::open(&[], &ColumnMap::default()), Err(SourceError::Empty { .. })));
     let pipe = dir.path().join("pipe");
     let c_path = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
-    // SAFETY: a live NUL-terminated path; mkfifo keeps no pointer.
+    // SAFETY: `c_path` ends with NUL and outlives the call; mkfifo keeps no pointer.
     assert_eq!(unsafe { libc::mkfifo(c_path.as_ptr(), 0o600) }, 0);
     assert!(matches!(open(pipe), Err(SourceError::NotAFile { .. })));
 }
@@ -422,7 +422,7 @@ proptest! {
         }
     }
 
-    /// Joined, prompt and answers of an implicit pair are the texts of the row.
+    /// The prompt of an implicit pair, joined with an answer, is the text of the row.
     #[test]
     fn an_implicit_prompt_loses_nothing(shared in "[a b]{0,6}", a in "[ab é]{0,4}", b in "[ab é]{0,4}") {
         let (chosen, rejected) = (format!("{shared}{a}"), format!("{shared}{b}"));

@@ -66,10 +66,10 @@ fn talk() -> Value {
 fn the_assistants_turns_are_found_turn_by_turn() {
     let cases: [(&str, [&str; 2]); 7] = [
         ("tiny-qwen2", ["two<|im_end|>\n", "four<|im_end|>\n"]),
-        // leaves the empty reasoning out of turns that others follow
+        // its template leaves the empty reasoning out of turns that are not the last
         ("tiny-qwen3", ["two<|im_end|>\n", "four<|im_end|>\n"]),
         ("tiny-llama", ["two<|eot_id|>", "four<|eot_id|>"]),
-        // ends every conversation with EOS
+        // its template ends every conversation with EOS
         ("tiny-phi3", ["two<|end|>\n", "four<|end|>\n"]),
         ("tiny-gemma2", ["two<end_of_turn>\n", "four<end_of_turn>\n"]),
         ("tiny-gemma3", ["two<end_of_turn>\n", "four<end_of_turn>\n"]),
@@ -103,7 +103,7 @@ fn marks_and_turns_agree() {
         for row in [talk(), pair] {
             assert_eq!(kept(&marks, &row), kept(&turn_by_turn, &row), "{name}");
         }
-        // the marks count in bytes, whatever the letters
+        // letters of several bytes do not shift the marks
         let row = json!({"messages": turns(&[("user", "é🙂"), ("assistant", "ß\u{301}🙂")])});
         assert_eq!(scored(&marks, &kept(&marks, &row)).concat(), "ß\u{301}🙂<|im_end|>\n", "{name}");
     }
@@ -137,8 +137,9 @@ fn turns_that_cannot_be_told_apart_are_refused() {
     assert_eq!(encode(&qwen, &silent), Err(BadRow::NoAssistantTurn));
 }
 
-/// Mistral 7B Instruct v0.3 prints the system's text with the last of the user's turns: what the assistant said before would
-/// seem to begin where the first of the user's turns does, and the user's words would be scored.
+/// The template of Mistral 7B Instruct v0.3 prints the system's text in the last turn of the user. If the turns before an earlier
+/// answer are rendered alone, the system's text is in another place. The answer would seem to begin inside the user's first turn,
+/// and the user's words would be scored.
 #[test]
 fn the_text_of_others_is_never_scored() {
     let late_system = "{{ '<s>' }}{% set system = messages[0].content if messages[0].role == 'system' else '' %}\
@@ -150,12 +151,12 @@ fn the_text_of_others_is_never_scored() {
     let talk = [system, ("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")];
     let row = json!({"messages": turns(&talk)});
     assert_eq!(encode(&encoder, &row), Err(BadRow::TurnChanges { turn: 2 }));
-    // one turn alone stands where it will stay
+    // with one turn of the user, the system's text stays in its place
     let row = kept(&encoder, &json!({"messages": turns(&talk[..3])}));
     assert_eq!(scored(&encoder, &row).iter().map(|text| text.trim()).collect::<Vec<_>>(), ["two</s>"]);
 }
 
-/// A generation prompt that opens a reasoning, which no turn has.
+/// The generation prompt opens a reasoning, but no turn begins with one.
 #[test]
 fn a_generation_prompt_that_is_not_how_a_turn_begins_is_passed_over() {
     let thinking = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}\
@@ -165,7 +166,7 @@ fn a_generation_prompt_that_is_not_how_a_turn_begins_is_passed_over() {
     assert_eq!(scored(&encoder, &row), ["two<|im_end|>\n", "four<|im_end|>\n"]);
 }
 
-/// Half of them the assistant's: as many renderings of all that stands before.
+/// Half of the turns are the assistant's, and each of those needs a rendering of all turns before it.
 #[test]
 fn turns_without_end_are_refused_in_time() {
     let encoder = encoder("tiny-qwen2").with_sft_on(Some(SftPart::Assistant));
@@ -176,7 +177,7 @@ fn turns_without_end_are_refused_in_time() {
         other => panic!("{:?}", other.map(|_| ())),
     }
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
-    // what is let through is done in time, by the template that needs most renderings
+    // a long conversation that is accepted takes little time, even with the template that needs most renderings
     let most: Vec<(&str, &str)> = many[..1_000].to_vec();
     let started = Instant::now();
     kept(&self::encoder("tiny-qwen3").with_sft_on(Some(SftPart::Assistant)), &json!({"messages": turns(&most)}));
@@ -219,7 +220,7 @@ fn texts_end_with_eos_and_begin_with_what_predicts() {
     let named = encoder.tokenizer().eos().unwrap().0 == "<|end_of_text|>";
     assert_eq!(already.answers == row.answers, named);
 
-    // BOS, where there is one, predicts EOS; else EOS is alone
+    // a BOS token would predict EOS; without one, EOS is alone, and nothing is scored
     let without_bos = self::encoder("tiny-qwen2");
     match encode(&without_bos, &json!({"text": ""})).unwrap() {
         Encoded::Dropped { reason: DropReason::NothingScored, .. } => {}
@@ -298,7 +299,7 @@ fn numbers_stand_beside_a_pair_and_are_counted() {
     let second = encoded[1].numbers;
     assert_eq!((second.weight_or_one(), second.margin_or_zero()), (1.0, 0.0));
     assert_eq!(second.win_probability, Some([0.75, 1.0]));
-    // nothing reads them elsewhere
+    // labelled rows do not read them
     let labelled = json!({"prompt": "p", "completion": " c", "label": true, "weight": "heavy"});
     let data = open(&[labelled], encoder("tiny-llama"), RowKind::Labelled).unwrap();
     assert_eq!(data.survey().ignored_columns.get("weight"), Some(&1));
@@ -361,7 +362,7 @@ fn conversations_are_brought_to_one_form() {
     assert_eq!(turns_of(&record.prompt), json!([{"role": "user", "content": "abc"}]));
     assert_eq!(turns_of(&record.answers[0]), json!([{"role": "assistant", "content": "one turn alone"}]));
     assert_eq!(turns_of(&record.answers[1]), json!([{"role": "assistant", "tool_calls": [], "from": "kept"}]));
-    // `messages` wins, and the other is said to be unread
+    // `messages` is read, and `conversations` is reported as unread
     let both = json!({"messages": turns(&[("user", "a")]), "conversations": []});
     let parsed = Record::parse(0, both.to_string().as_bytes()).unwrap();
     assert_eq!(parsed.ignored_columns, ["conversations"]);
@@ -416,7 +417,8 @@ fn what_is_continued_of_a_row() {
     assert_eq!(said(json!({"text": "t"})), nothing("{text}"));
 }
 
-/// Twice the text, about twice the time: 100 000 characters are far from the second that a square would take.
+/// Eight times the text must take less than 32 times as long. If the time grew with the square of the length, it would take 64
+/// times as long.
 #[test]
 fn long_rows_take_time_in_proportion() {
     for name in ["tiny-qwen2", "tiny-llama", "tiny-mistral"] {
@@ -432,14 +434,14 @@ fn long_rows_take_time_in_proportion() {
             started.elapsed().as_secs_f64()
         };
         time(1_000);
-        // the best of three: the machine does other things too
+        // the best of three, since other programs may slow a run down
         let best = |characters| (0..3).map(|_| time(characters)).fold(f64::INFINITY, f64::min);
         let (short, long) = (best(12_500), best(100_000));
         assert!(long < 8.0 * 4.0 * short, "{name}: {short} s for an eighth, {long} s for the whole");
     }
 }
 
-/// Whether the tokenizer gives the text back: some compose letters, some have none for control characters.
+/// Whether decoding gives the text back. Some tokenizers compose letters, and some have no token for a control character.
 fn reversible(encoder: &Encoder, text: &str) -> bool {
     let ids = encoder.tokenizer().encode_rendered(text).unwrap();
     encoder.tokenizer().decode(&ids, SpecialTokens::Keep).unwrap() == text
@@ -460,7 +462,7 @@ fn letters() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// Prompt and answer are the tokens of the whole, whose text is that of the row; BOS and EOS stand where they should.
+    /// Prompt and answer together are the tokens of the row's whole text, after BOS and before EOS.
     #[test]
     fn a_row_of_strings_is_the_tokens_of_its_text(prompt in letters(), completion in letters(), model in 0usize..4) {
         let name = ["tiny-qwen2", "tiny-llama", "tiny-gemma2", "tiny-mistral"][model];
@@ -492,7 +494,8 @@ proptest! {
         }
     }
 
-    /// Whatever is scored, the ids are those of the whole conversation; the assistant's are its words.
+    /// Whatever is scored, the ids are those of the whole conversation. If the assistant's turns are scored, the scored text is
+    /// what the assistant says.
     #[test]
     fn a_conversation_is_its_template(contents in prop::collection::vec(letters(), 2..7)) {
         let unmarked = CHATML_WITH_MARKS.replace("{% generation %}", "").replace("{% endgeneration %}", "");
@@ -501,7 +504,7 @@ proptest! {
         prop_assume!(!contents.iter().any(|text| special.iter().any(|(_, token)| text.contains(token.as_str()))));
         let said: Vec<(&str, &str)> =
             contents.iter().enumerate().map(|(i, text)| (["user", "assistant"][i % 2], &text[..])).collect();
-        // a line break that joins the one before would belong to both
+        // blanks at the start of a text could form one token with the line break before it
         prop_assume!(contents.iter().all(|text| !text.starts_with(char::is_whitespace) && reversible(&encoders[0], text)));
         let row = json!({"messages": turns(&said)});
         let text: String = said.iter().map(|(role, text)| format!("<|im_start|>{role}\n{text}<|im_end|>\n")).collect();
@@ -516,7 +519,7 @@ proptest! {
         prop_assert_eq!(scored(&marks, &found), words);
     }
 
-    /// Any names at all: what is mapped is read, and a row reads the same under other names.
+    /// Whatever names a map gives to the columns, the row reads the same as under our names.
     #[test]
     fn other_names_change_nothing(prompt in letters(), completion in letters(), names in prop::array::uniform2("[a-zé_. ]{1,9}[0-9]")) {
         prop_assume!(names[0].trim() != names[1].trim() && !names.iter().any(|name| name.trim() != name));

@@ -1,5 +1,5 @@
-//! Where rows come from: every format gives the same tokens, and broken or hostile files are refused within the memory they
-//! justify.
+//! Sources of rows: every format gives the same tokens, and broken or hostile files are refused without taking more memory than
+//! they justify.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -23,8 +23,8 @@ use crate::source::parquet::fault::ParquetFault;
 use crate::source::reader::Rows;
 use crate::tokens::encode::Encoder;
 
-/// Counts what each thread has allocated, less what it has given back: what a file claims must not become memory. (What the C
-/// library of zstd allocates is not counted.)
+/// An allocator that counts the bytes that each thread has allocated and not freed. With it, tests check that sizes that a file
+/// only claims are not allocated. (What the C library of zstd allocates is not counted.)
 struct Noting;
 
 thread_local! {
@@ -36,18 +36,18 @@ thread_local! {
 static MEASURING: AtomicUsize = AtomicUsize::new(0);
 
 fn note(more: usize, less: usize) {
-    // nobody measures: skip the thread-local, which is slow
+    // if nothing is measured, skip the thread-locals, which are slow
     if MEASURING.load(Ordering::Relaxed) == 0 {
         return;
     }
-    // no thread-local value any more: the thread is ending
+    // this fails if the thread is ending and its thread-locals are gone
     let _ = HELD.try_with(|held| {
         held.set(held.get() + more as isize - less as isize);
         let _ = MOST.try_with(|most| most.set(most.get().max(held.get())));
     });
 }
 
-/// The most that `work` holds at a time, in bytes; what was there before does not count.
+/// Runs `work`. Returns its result and the most bytes that this thread held at a time, without those that it held before.
 pub(crate) fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
     MEASURING.fetch_add(1, Ordering::Relaxed);
     let before = HELD.get();
@@ -57,30 +57,31 @@ pub(crate) fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
     (outcome, (MOST.get() - before) as usize)
 }
 
-// SAFETY: every call goes to the system's allocator as it came; `note` allocates nothing (a thread-local Cell without a
-// destructor).
+// SAFETY: every method passes its arguments to `System` unchanged and returns the result. `note` allocates nothing: its
+// thread-local `Cell`s have constant initial values and no destructor.
 #[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
 unsafe impl GlobalAlloc for Noting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size(), 0);
-        // SAFETY: the caller's promises are those of `System`.
+        // SAFETY: `layout` has a size above 0: `GlobalAlloc::alloc` requires it of the caller.
         unsafe { System.alloc(layout) }
     }
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         note(layout.size(), 0);
-        // SAFETY: as above.
+        // SAFETY: `layout` has a size above 0: `GlobalAlloc::alloc_zeroed` requires it of the caller.
         unsafe { System.alloc_zeroed(layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        // both are there while one is copied to the other
+        // the old and the new block may exist together while the content is copied
         note(bytes, 0);
         note(0, layout.size());
-        // SAFETY: as above.
+        // SAFETY: `System` allocated `pointer` with `layout`, as all memory of this allocator. `bytes` is above 0 and does not
+        // overflow when rounded up to the alignment: `GlobalAlloc::realloc` requires it of the caller.
         unsafe { System.realloc(pointer, layout, bytes) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         note(0, layout.size());
-        // SAFETY: as above.
+        // SAFETY: `System` allocated `pointer` with `layout`, as all memory of this allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -88,7 +89,8 @@ unsafe impl GlobalAlloc for Noting {
 #[global_allocator]
 static ALLOCATOR: Noting = Noting;
 
-/// What is held while a file of some kilobytes is refused or read: buffers of megabytes, and what the data justifies.
+/// Most bytes that may be held while a file of some kilobytes is read or refused: buffers of megabytes, and what the data
+/// justifies.
 const ALLOWED: usize = 24 << 20;
 
 fn parquet(name: &str) -> PathBuf {
@@ -133,7 +135,7 @@ fn every_format_gives_the_tokens_of_jsonl() {
     let packed = [
         written(&gzip(&text)),
         written(&zstd(&text)),
-        // several members or frames behind one another are one text
+        // several gzip members or zstd frames in a file are one text
         written(&[gzip(&text[..half]), gzip(&text[half..])].concat()),
         written(&[zstd(&text[..half]), zstd(&text[half..])].concat()),
         // a skippable frame in front, as pzstd writes it
@@ -155,7 +157,7 @@ fn every_format_gives_the_tokens_of_jsonl() {
 
 #[test]
 fn parquet_rows_are_the_objects_of_jsonl() {
-    // so that every column is read
+    // the map names the one column that nothing reads otherwise
     let columns: ColumnMap = "text=source".parse().unwrap();
     for name in PARQUET {
         assert_eq!(
@@ -172,7 +174,7 @@ fn parquet_rows_are_the_objects_of_jsonl() {
 
 #[test]
 fn every_type_has_its_form_in_json() {
-    // each column is read where something is said to stand in it
+    // each column is read in turn as `id`, since an unread column is null
     let mut rows = vec![json!({}); 3];
     let names: Vec<String> = {
         let rows = lines(&Rows::open(&[parquet("types.parquet")], &ColumnMap::default()).unwrap());
@@ -205,7 +207,7 @@ fn every_type_has_its_form_in_json() {
     for name in ["i8", "u32", "u64", "i64", "f16", "f32", "f64", "cents", "day", "at", "map"] {
         assert_eq!(rows[2][name], Value::Null, "{name}");
     }
-    // as labelled rows they are used
+    // the file can be used as labelled rows
     let data = Dataset::open(&[parquet("types.parquet")], encoder(), RowKind::Labelled, OnBadRow::Error).unwrap();
     assert_eq!((data.len(), data.survey().ignored_columns.len()), (3, 16));
 }
@@ -249,7 +251,7 @@ fn other_formats_are_named() {
     }
 }
 
-/// Opens the rows and reads them all; tells whether that went well, and checks what it allocated.
+/// Opens the rows and reads them all. Returns whether they could be opened, and checks how much memory was held.
 fn survives(bytes: &[u8], what: &str) -> bool {
     let file = written(bytes);
     let (outcome, held) = held_by(|| {
@@ -353,7 +355,8 @@ fn a_file_without_rows_among_others_is_said() {
     assert_eq!(found, [format!("no row in {}, and in 2 more of 4 files", paths[0].display())]);
 }
 
-/// What the test below runs in a process of its own: the limit is the process's.
+/// Variable with the folder of files for the test below, which runs itself again in other processes: the limit on open files is
+/// that of a process.
 const MANY_FILES: &str = "ALIGN_TEST_MANY_FILES";
 
 #[test]
@@ -390,7 +393,7 @@ fn more_files_than_a_process_usually_opens_are_read() {
         text
     };
     assert!(with("-S -n 100").contains("all rows are there"));
-    // where the system does not let it be raised
+    // if the system does not let the limit be raised
     let text = with("-n 100");
     assert!(text.contains("300 data files, and a process may have 100 open here; allow more (ulimit -n)"), "{text}");
 }
@@ -410,7 +413,7 @@ fn truncated_files_are_refused() {
     }
 }
 
-/// Some bytes of a sound file changed: refused, or read where the change hits text alone, and nothing else.
+/// Changes some bytes of sound files. Each file is refused or read, without a panic and without a large allocation.
 #[test]
 fn damaged_files_neither_panic_nor_allocate() {
     let text = std::fs::read(parquet("pairs.jsonl")).unwrap();
@@ -472,7 +475,7 @@ fn rejects_are_written_as_they_stand() {
     assert_eq!(rejects[2]["row"], "\u{FFFD}\u{FFFD}");
 }
 
-/// Places of rejects are counted from one to the next; those of the survey anew each time.
+/// `place_after` counts lines from the last row on, and `place` from the start of the file. Both give the same places.
 #[test]
 fn places_are_the_same_by_either_way() {
     let a = written(b"1\n\n2\n\n\n3");
@@ -493,9 +496,9 @@ fn duplicates_are_told_apart() {
         row("p", 1),
         row("q", 2),
         row("p", 1),                   // a copy of the first
-        row("p", 3),                   // its tokens
-        row("q", 2) + "  ",            // a copy: line ends are no part of a row
-        " ".to_owned() + &row("q", 2), // its tokens alone
+        row("p", 3),                   // only the same tokens as the first
+        row("q", 2) + "  ",            // a copy of the second: blanks at its end are not part of a row
+        " ".to_owned() + &row("q", 2), // only the same tokens as the second
     ];
     let file = written((text.join("\n") + "\n").as_bytes());
     for kind in [RowKind::Pair, RowKind::Labelled] {
@@ -542,7 +545,7 @@ fn a_split_keeps_prompts_together() {
         };
         assert!(prompts(&train).is_disjoint(&prompts(&out)));
         assert_eq!(prompts(&out).len(), split.held_out_prompts);
-        // every row once, each side in the order of the files
+        // every row is on exactly one side
         let mut both = [train, out].concat();
         let mut expected = all(&whole);
         let key =

@@ -1,5 +1,5 @@
-//! The token cache: a hit is the miss bit for bit, whatever decides the tokens makes an entry stale, and a damaged entry is
-//! made anew.
+//! The token cache: a hit gives the same bits as a miss, an entry is stale if something that decides the tokens has changed, and a
+//! damaged entry is made anew.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use crate::source::error::SourceError;
 use crate::tokens::encode::{Encoded, Encoder, LongAnswers};
 use crate::tokens::sft_part::SftPart;
 
-/// What was said, and how far each stage came.
+/// Keeps the notes, details and progress that it receives.
 #[derive(Default)]
 struct Heard {
     notes: Vec<String>,
@@ -39,7 +39,7 @@ impl DataObserver for Heard {
     }
 }
 
-/// A model directory, data, and a cache, to be changed.
+/// A model directory, data and a cache in a temporary folder, and options. Tests change them.
 struct Bench {
     folder: tempfile::TempDir,
     kind: Option<RowKind>,
@@ -107,7 +107,7 @@ impl Bench {
         encoder.with_sft_on(self.sft_on).with_long_answers(self.long_answers)
     }
 
-    /// Sequences instead of pairs.
+    /// Replaces the pairs in the data file with sequences.
     fn of_sequences(self) -> Bench {
         let row = |i: usize| {
             json!({"prompt": [{"role": "user", "content": format!("Question {i}?")}], "weight": i,
@@ -134,7 +134,8 @@ impl Bench {
         (data.unwrap(), heard, rejects)
     }
 
-    /// Opens it and says what the cache said, in a word.
+    /// Opens the data set and returns in a word what the notes say about the cache. Checks that tokens and rejects are the same as
+    /// without a cache.
     fn outcome(&self) -> &'static str {
         let (data, heard, rejects) = self.open();
         let (plain, _, plain_rejects) = self.open_with(None);
@@ -176,7 +177,7 @@ fn a_hit_is_the_miss_bit_for_bit() {
             for i in 0..plain.len() {
                 assert_eq!(data.lengths(i), plain.lengths(i));
             }
-            // what is not kept is read again
+            // rows that are left out are not in the cache, so they are read again
             assert_eq!(data.outcomes(0..40).unwrap(), plain.outcomes(0..40).unwrap());
         }
         let split = |data: Dataset| tokens(&data.split(0.3, 1).unwrap().held_out);
@@ -199,7 +200,7 @@ fn the_rows_of_a_hit_need_no_data_file() {
     );
 }
 
-/// Every ingredient, changed alone: the entry is not taken, and the tokens are the new ones.
+/// Changes one thing at a time. If it decides the tokens, the old entry is not used, and the tokens are the new ones.
 #[test]
 fn whatever_decides_the_tokens_makes_an_entry_stale() {
     let edit = |path: PathBuf, change: &dyn Fn(&mut Value)| {
@@ -247,7 +248,7 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
             bench.template = Some(bench.path("t.jinja"));
         }),
         ("special_tokens_map.json", "stale", &|bench| {
-            // where it is read: in a directory of the older form
+            // this file is read in a model directory of the older form, as made below
             let pad = r#"{"eos_token": "<|end_of_text|>", "pad_token": "<|eot_id|>"}"#;
             std::fs::write(bench.path("model/special_tokens_map.json"), pad).unwrap();
         }),
@@ -263,7 +264,7 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
     for (what, expected, change) in changes {
         let mut bench = Bench::new();
         std::fs::write(bench.path("model/generation_config.json"), "{}").unwrap();
-        // the older form of a directory, which has this file beside
+        // the older form of a model directory: no `added_tokens_decoder`, but special_tokens_map.json
         edit(bench.path("model/tokenizer_config.json"), &|config| {
             config.as_object_mut().unwrap().remove("added_tokens_decoder");
         });
@@ -274,7 +275,7 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
         assert_eq!(bench.outcome(), "hit", "{what}, again");
     }
 
-    // the text of a template under one name
+    // another text in the same template file
     let mut bench = Bench::new();
     bench.template = Some(bench.path("t.jinja"));
     let write = |text: &str| std::fs::write(bench.path("t.jinja"), text).unwrap();
@@ -284,14 +285,14 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
     assert_eq!(bench.outcome(), "stale");
     write("{{ messages[0].content }}{{ strftime_now('%H') }}");
     assert_eq!(bench.outcome(), "stale");
-    // what is scored of sequences
+    // another part of sequences that is scored
     let mut bench = Bench::new().of_sequences();
     assert_eq!(bench.outcome(), "miss");
     for part in [SftPart::All, SftPart::Assistant] {
         bench.sft_on = Some(part);
         assert_eq!((bench.outcome(), bench.outcome()), ("miss", "hit"), "{part:?}");
     }
-    // what happens to bad rows decides which rows there are, even where none is bad
+    // the option for bad rows decides which rows there are, so it counts even if no row is bad
     let mut bench = Bench::new().of_sequences();
     assert_eq!(bench.outcome(), "miss");
     bench.on_bad_row = OnBadRow::Error;
@@ -303,7 +304,8 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
     assert_eq!(bench.entries().len(), 1, "a run that fails leaves nothing");
 }
 
-/// What is on the disk, and how rows become tokens: if this fails, entries of before are read as what they are not.
+/// Pins the bytes of entries. If this fails, the format or the tokens have changed, and older entries would be used wrongly unless
+/// VERSION is raised.
 #[test]
 fn an_entry_is_as_it_was_when_the_version_was_given() {
     let mut hasher = blake3::Hasher::new();
@@ -326,7 +328,7 @@ fn an_entry_is_as_it_was_when_the_version_was_given() {
         Dataset::open_with(&[goldens(data)], encoder, opening).unwrap();
         let entry = std::fs::read_dir(folder.path()).unwrap().next().expect("an entry").unwrap().path();
         let bytes = std::fs::read(entry).unwrap();
-        // all but the fourth part, the ingredients, and the tail with their length and the checksum
+        // all but the ingredients, which are the fourth part, and the tail, which has their length and the checksum
         let tail = &bytes[bytes.len() - 88..];
         let lengths: Vec<usize> =
             tail[..48].chunks_exact(8).map(|eight| u64::from_le_bytes(eight.try_into().unwrap()) as usize).collect();
@@ -343,8 +345,8 @@ fn an_entry_is_as_it_was_when_the_version_was_given() {
 }
 const PINNED_ENTRY: &str = "2ce1c6a31e3759d1bb12d11d6a7086cedde6bfa1e17437c5061a3124adbe8a7c";
 
-/// A file of the model that is replaced between the reading of the tokenizer and the look at the cache: what is kept is of the
-/// tokenizer that made it.
+/// If a file of the model is replaced after the tokenizer was read and before the cache is looked at, the tokens are kept as those
+/// of the tokenizer that made them.
 #[test]
 fn tokens_are_kept_for_the_tokenizer_that_made_them() {
     let bench = Bench::new();
@@ -361,7 +363,7 @@ fn tokens_are_kept_for_the_tokenizer_that_made_them() {
     assert_eq!(bench.outcome(), "stale");
 }
 
-/// Swaps the data once it was looked at.
+/// Replaces the data file once its content was compared.
 struct Swapper<'a> {
     data: &'a Path,
     with: &'a Path,
@@ -389,7 +391,7 @@ fn data_that_is_replaced_after_the_look_at_it_is_noticed() {
     assert_eq!(bench.outcome(), "miss", "nothing was kept");
 }
 
-/// A hit reads no data, so that what is read later may be another file.
+/// A hit does not read the rows of the data file, so the file may have changed by the time a row is read from it.
 #[test]
 fn data_that_shrinks_after_a_hit_is_an_error_and_no_panic() {
     let bench = Bench::new();
@@ -402,7 +404,7 @@ fn data_that_shrinks_after_a_hit_is_an_error_and_no_panic() {
     assert!(matches!(hit.outcomes(0..40), Err(DataError::Source(SourceError::Changed { .. }))));
 }
 
-/// Unpacked data lies on the disk until its tokens are kept, and not for as long as a run trains.
+/// Unpacked data is on the disk only until its tokens are kept, not for the whole run. Without a kind of rows, it stays.
 #[test]
 fn unpacked_data_is_gone_once_its_tokens_are_kept() {
     for (kind, stays) in [(Some(RowKind::Pair), false), (None, true)] {
@@ -423,7 +425,7 @@ fn a_hit_names_the_files_as_they_are_given_now() {
     let (miss, _, first) = bench.open();
     let roundabout = bench.path("model/../rows.jsonl");
     bench.data = vec![roundabout.clone()];
-    // the same file by std::path::absolute would keep `..`: another name, so another entry
+    // std::path::absolute keeps `..`, so this is another name and another entry
     assert_eq!(bench.outcome(), "miss");
     std::os::unix::fs::symlink(bench.path("rows.jsonl"), bench.path("link.jsonl")).unwrap();
     bench.data = vec![bench.path("./rows.jsonl")];
@@ -436,7 +438,7 @@ fn a_hit_names_the_files_as_they_are_given_now() {
     assert_eq!(text(&again).replace("/./", "/"), text(&first));
 }
 
-/// Bytes that are no text are a name all the same.
+/// A file name that is not UTF-8 stays the same in the survey. In the rejects, its bytes become replacement characters.
 #[test]
 fn a_name_that_is_not_utf8_is_kept_and_said() {
     use std::os::unix::ffi::OsStrExt;
@@ -450,7 +452,7 @@ fn a_name_that_is_not_utf8_is_kept_and_said() {
     assert!(String::from_utf8(rejects).unwrap().contains("r\u{FFFD}ws.jsonl"));
 }
 
-/// Each has the tokens of its own, whichever entry is left.
+/// Every writer gets the right tokens, whichever entry is left.
 #[test]
 fn processes_that_write_one_entry_do_not_disturb_each_other() {
     let bench = Bench::new();
@@ -465,7 +467,7 @@ fn processes_that_write_one_entry_do_not_disturb_each_other() {
     assert_eq!(bench.entries().len(), 1, "nothing is left beside it");
     assert_eq!(bench.outcome(), "hit");
 
-    // another's entry takes the place of ours while ours is in use
+    // another file takes the place of our entry while it is in use
     let (ours, ..) = bench.open_with(Some(&TokenCache::new(bench.path("own"))));
     let ours = ours.unwrap();
     let [entry] = &std::fs::read_dir(bench.path("own")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>()[..]
@@ -477,7 +479,7 @@ fn processes_that_write_one_entry_do_not_disturb_each_other() {
     assert_eq!(tokens(&ours), expected);
 }
 
-/// A kill leaves what no later run takes for an entry, and what is removed in time.
+/// What a killed run leaves is not taken for an entry, and a later run removes it once it is old.
 #[test]
 fn a_run_that_was_killed_leaves_no_entry() {
     let bench = Bench::new();
@@ -507,14 +509,14 @@ fn a_damaged_entry_is_made_anew() {
     }));
     for bytes in broken {
         std::fs::write(path, &bytes).unwrap();
-        // a changed ingredient is one that differs
+        // if the damage changes an ingredient, the entry counts as stale
         let outcome = bench.outcome();
         assert!(["damaged", "stale"].contains(&outcome), "{outcome}");
         assert_eq!(std::fs::read(path).unwrap(), sound, "it is as it was");
     }
 }
 
-/// Checksums do not protect against one who can compute them: what then is wrong is an error of its row.
+/// A forged entry can have the right checksums. Reading a row that is not sound is an error then.
 #[test]
 fn a_forged_row_is_an_error() {
     let bench = Bench::new();
@@ -530,7 +532,7 @@ fn a_forged_row_is_an_error() {
         at..at + row.len()
     };
     let place = at(&row);
-    // more tokens kept than there are: a slice of it would panic
+    // more tokens kept than there are: slicing the ids would panic
     let answer = Answer { kept: 100, ..row.answers[0].clone() };
     let forged = encode(&EncodedRow { answers: vec![answer, row.answers[1].clone()], ..row });
     bytes[place].copy_from_slice(&forged);
@@ -544,7 +546,7 @@ fn a_forged_row_is_an_error() {
         Err(DataError::Cache { why, .. }) => assert!(why.contains("not as it was written"), "{why}"),
         other => panic!("{other:?}"),
     }
-    // one that was cut while it is in use
+    // an entry that is cut while it is in use
     std::fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap();
     assert!(matches!(data.rows(&[0]), Err(DataError::Cache { .. })));
 }

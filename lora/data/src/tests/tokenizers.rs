@@ -89,13 +89,13 @@ fn a_special_token_without_an_id_refuses_its_rows() {
     }
 }
 
-/// Tokenizers on which the library panics, while it reads them or while it encodes.
+/// A tokenizer on which the library panics while it reads the file.
 #[test]
 fn a_panic_of_the_tokenizers_library_is_an_error_and_prints_nothing() {
     const THIS: &str = "tests::tokenizers::a_panic_of_the_tokenizers_library_is_an_error_and_prints_nothing";
     const CHILD: &str = "ALIGN_TEST_PANICKING_TOKENIZER";
     if std::env::var_os(CHILD).is_none() {
-        // in a process of its own, whose stderr can be read
+        // runs this test again in another process, whose stderr can be read
         let arguments = ["--exact", THIS, "--nocapture"];
         let this = std::env::current_exe().unwrap();
         let output = std::process::Command::new(this).args(arguments).env(CHILD, "1").output().unwrap();

@@ -12,7 +12,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 /// What messages call the files that give a token its id.
 pub(crate) const DECODER: &str = "added_tokens_decoder of tokenizer_config.json";
-/// The older form of that list, a file of its own.
+/// The older form of that list, which is a separate file.
 pub(crate) const ADDED_TOKENS_JSON: &str = "added_tokens.json";
 const TOKENIZER_JSON: &str = "added_tokens of tokenizer.json";
 const VOCABULARY: &str = "the vocabulary of tokenizer.json";

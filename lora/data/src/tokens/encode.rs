@@ -43,7 +43,7 @@ impl Encoded {
     }
 }
 
-/// Why a record is not used. Its text is what `score` prints for the row.
+/// Why a record is not used. `score` prints the message for the row.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DropReason {
@@ -113,7 +113,8 @@ impl Notes {
 pub struct Boundary {
     /// Tokens of the prompt alone that are missing at the start of prompt + answer.
     pub prompt_ids: Vec<u32>,
-    /// As many tokens of prompt + answer at that place, from the first answer that differs.
+    /// At most the same number of tokens at that place in prompt + answer. The answer is the first of those that share the fewest
+    /// tokens with the prompt.
     pub full_ids: Vec<u32>,
 }
 
@@ -125,7 +126,7 @@ const STOP_WITHIN: usize = 3;
 pub enum LongAnswers {
     /// Its end is cut.
     Cut,
-    /// Its row is dropped. For a reward model, whose score is that of the last token.
+    /// Its row is dropped. This is for a reward model, which gives its score at the last token.
     Dropped,
 }
 
@@ -146,7 +147,7 @@ pub enum EncoderError {
 pub struct Encoder {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
-    /// The model's own template, even if another one renders.
+    /// The model's own template, even if another one is used.
     own_template: Option<TemplateSources>,
     /// Why the model's own template cannot be used.
     template_fault: Option<TemplateError>,
@@ -163,8 +164,8 @@ impl Encoder {
     /// prompt + one answer. `embedding_rows` is the number of token ids for which the model has an embedding.
     ///
     /// # Errors
-    /// [`EncoderError::Tokenizer`]; [`EncoderError::Template`] for a given template. A missing or broken template of the model is
-    /// an error only once a conversation needs it.
+    /// [`EncoderError::Tokenizer`]; [`EncoderError::Template`] if the given `chat_template` cannot be used. A missing or broken
+    /// template of the model is an error only once a conversation needs it.
     pub fn from_model(
         model_dir: &Path,
         chat_template: Option<&Path>,
@@ -218,7 +219,7 @@ impl Encoder {
         Encoder { reading, ..self }
     }
 
-    /// Returns the encoder that scores this part of sequences. With `None`, it is [`SftPart::default_of`] their shape.
+    /// Returns the encoder that scores this part of sequences. If `None`, the part is [`SftPart::default_of`] the rows' shape.
     pub fn with_sft_on(self, sft_on: Option<SftPart>) -> Encoder {
         Encoder { sft_on, ..self }
     }
@@ -228,7 +229,7 @@ impl Encoder {
         &self.reading
     }
 
-    /// Returns the encoder with what was decided for other rows.
+    /// Returns the encoder with decisions that were made for other rows.
     pub fn with_decided(mut self, decided: Decided) -> Encoder {
         self.decide(decided);
         self
@@ -312,10 +313,10 @@ impl Encoder {
     /// Encodes a record.
     ///
     /// Strings: the prompt alone is tokenised, and prompt + answer + EOS as a whole, each with the special tokens that the
-    /// tokenizer adds. EOS is its text; if the answer ends with it already, it is not added. Conversations: the template
-    /// renders the prompt with the generation prompt, and prompt + answer without it; nothing is added. The prompt is the
-    /// longest common token prefix of the prompt's tokens and of all full sequences (TRL 1.16 `_prepare_dataset`). `max_length`
-    /// cuts the end of each answer. [`SftPart`] decides what is scored of a sequence, and what counts as its prompt.
+    /// tokenizer adds. EOS is added as text, unless the answer ends with it already. Conversations: the template renders the
+    /// prompt with the generation prompt, and prompt + answer without it; nothing is added. The prompt is the longest common
+    /// token prefix of the prompt's tokens and of all full sequences (TRL 1.16 `_prepare_dataset`). `max_length` cuts the end
+    /// of each answer. [`SftPart`] decides what is scored of a sequence, and what counts as its prompt.
     ///
     /// # Errors
     /// [`BadRow`] if template or tokenizer refuse the row, it has no answer, an answer has no token, or a pair's answers are

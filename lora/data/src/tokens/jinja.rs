@@ -1,4 +1,4 @@
-//! Python's side of a chat template: what Hugging Face templates expect of Jinja2 and minijinja does differently.
+//! Sets minijinja up for Hugging Face templates, which expect Jinja2 and Python where minijinja behaves differently.
 //!
 //! Follows `transformers/utils/chat_template_utils.py` 5.23 (`_cached_compile_jinja_template`) and CPython's `str`, `json` and
 //! `repr`; `tests/goldens/templates.json` holds what that code renders.
@@ -15,7 +15,7 @@ use super::python_text::{
     split_lines, strip, text_of, without_none,
 };
 
-/// The message that a template passed to `raise_exception`: the source of the error that ends the rendering.
+/// The message that a template passed to `raise_exception`. It is the source of the error that ends the rendering.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Raised(pub String);
@@ -79,7 +79,7 @@ static GENERATION_TAG: LazyLock<fancy_regex::Regex> =
     LazyLock::new(|| fancy_regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern"));
 
 /// Replaces `{% generation %}` ... `{% endgeneration %}`, which mark the assistant's text for training masks, with a block that
-/// renders its body. `with` opens a scope of its own, as the original does. The whitespace controls stay.
+/// renders its body. `with` opens a new scope, as the original does. The whitespace controls stay.
 pub(crate) fn strip_generation_tags(source: &str) -> String {
     GENERATION_TAG.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
 }
@@ -109,7 +109,8 @@ pub(crate) fn generation_span(env: &mut Environment<'_>, open: char, close: char
     });
 }
 
-/// `indent(width=4, first=False, blank=False)`. The width may be a text. A line end at the end of the text stays.
+/// `indent(width=4, first=False, blank=False)`. If the width is a string, lines are indented by that string. A line end at the end
+/// of the text stays.
 fn indent(text: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let no_text = || invalid(format!("indent: the value must be a string, not {}", text.kind()));
     let text = text.as_str().ok_or_else(no_text)?;
@@ -163,7 +164,7 @@ fn length(value: &Value) -> Result<usize, Error> {
     if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) }
 }
 
-/// `int(value, default=0, base=10)`. A text that is not a number gives the default.
+/// `int(value, default=0, base=10)`. A value that is not a number gives the default.
 fn int(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let [other, base] = arguments(&positional, &kwargs, ["default", "base"])?;
     let other = other.unwrap_or_else(|| Value::from(0));
@@ -257,7 +258,7 @@ fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Valu
     Ok(Value::from(writer.out))
 }
 
-/// Returns `datetime.now().strftime(format)` for a given second, in the machine's time zone and the C locale.
+/// Returns `datetime.now().strftime(format)` for a given second, in the local time zone and the C locale.
 #[expect(unsafe_code, reason = "the C library has the only strftime that Python's is")]
 pub(crate) fn strftime(now: i64, format: &str) -> Result<String, Error> {
     let refuse = |why: &str| invalid(format!("strftime_now: {why}"));

@@ -267,7 +267,7 @@ fn line_of(source: &str, at: usize) -> usize {
     1 + source[..at].matches('\n').count()
 }
 
-/// A text with replacements made from front to back.
+/// A copy of the source with replacements, which must come in order from front to back.
 struct Edited<'s> {
     source: &'s str,
     text: String,
@@ -330,7 +330,7 @@ mod tests {
             read("{% macro f(m) -%}\n{% set ns.last = m.role | g('x y') %}{% endmacro %}"),
             "{% macro f(m) %}{% if false %}{{ [f, g, m, ns] }}{% endif -%}\n{% set ns.last = m.role | g('x y') %}{% endmacro %}"
         );
-        // what looks for the calls of the clock in the source finds no other mention
+        // functions are not mentioned, so a search for calls of the clock finds only the call
         let clock = "{% macro f() %}{{ strftime_now('%d') }}{% endmacro %}";
         assert_eq!(read(clock).matches("strftime_now").count(), 1);
         let plain = "{% set ns.a = 1 %}{{ {'a': {}} }}{# {% macro f() %} #}{{ '{% macro f() %}' }}";

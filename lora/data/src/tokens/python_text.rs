@@ -1,7 +1,7 @@
-//! Makes text as Python does, since chat templates expect that: `str`, `repr`, `json.dumps`, methods of `str`, `list` and
-//! `dict`.
+//! Formats values as Python does (`str`, `repr`, `json.dumps`) and provides Python's methods of `str`, `list` and `dict`, because
+//! chat templates expect them.
 //!
-//! Follows CPython. `tests/goldens/templates.json` holds what CPython renders.
+//! The reference is CPython: `tests/goldens/templates.json` holds what it renders.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,13 +10,14 @@ use minijinja::formatting::FormatStyle;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 
-/// Deepest nesting that `tojson` and `repr` follow.
+/// Deepest nesting that `tojson` and `repr` accept.
 const MAX_DEPTH: usize = 200;
 
-/// Widest padding that a template may ask for in one step. Without a limit, one instruction could make gigabytes.
+/// Largest width, in characters, that a template may pad or indent to in one step. Without a limit, one instruction could write
+/// gigabytes.
 const MAX_WIDTH: usize = 9_999;
 
-/// Makes the error of an operation that a value does not allow.
+/// Returns an `InvalidOperation` error with this message.
 pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
@@ -25,7 +26,8 @@ pub(crate) fn check_width(width: usize) -> Result<(), Error> {
     if width > MAX_WIDTH { Err(invalid(format!("a width of {width} is more than {MAX_WIDTH}"))) } else { Ok(()) }
 }
 
-/// Refuses a format string that asks for a large width, or takes the width from its arguments (`%*d`, `{:{}}`).
+/// Refuses a format string that contains a number above [`MAX_WIDTH`], which may be a width, or that reads the width from an
+/// argument (`%*d`, `{:{}}`).
 pub(crate) fn check_format(template: &str) -> Result<(), Error> {
     for digits in template.split(|c: char| !c.is_ascii_digit()) {
         check_width(digits.parse().unwrap_or(if digits.is_empty() { 0 } else { usize::MAX }))?;
@@ -108,13 +110,13 @@ fn repr_str(out: &mut String, text: &str) {
     out.push(quote);
 }
 
-/// `str.isprintable` of one character. Rust's `escape_debug` leaves the same characters unescaped, except that it leaves
-/// combining ones unescaped only after another character.
+/// Returns Python's `str.isprintable` for one character. Rust's `escape_debug` leaves the same characters unescaped, except for a
+/// combining character at the start of a string. So an `a` is put before the character.
 fn is_printable(c: char) -> bool {
     matches!(c, ' '..='~') || (!c.is_ascii() && format!("a{c}").escape_debug().eq(['a', c]))
 }
 
-/// Writes a number as Python does: `1e+16`, `0.1`, `1.0`.
+/// Returns a number as Python prints it: `1e+16`, `0.1`, `1.0`.
 fn number(value: &Value) -> String {
     if value.is_integer() {
         return value.to_string();
@@ -123,7 +125,8 @@ fn number(value: &Value) -> String {
     if !x.is_finite() {
         return x.to_string().to_lowercase(); // Rust writes `NaN`, `inf`, `-inf`
     }
-    // Rust's Debug is the shortest text that reads back, with Python's thresholds but without `+` and padding
+    // Rust's Debug prints the shortest text that parses back, and switches to an exponent where Python does; only the exponent's
+    // `+` and its padding to two digits are missing
     let text = format!("{x:?}");
     match text.split_once('e') {
         Some((mantissa, exponent)) => {
@@ -134,7 +137,7 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// Removes the space around a number and single underscores in it, as Python does. `None` if nothing is left, or if Python
+/// Removes the whitespace around a number and single underscores in it, as Python does. `None` if nothing is left, or if Python
 /// refuses the underscores.
 pub(crate) fn python_digits(text: &str) -> Option<String> {
     let text = strip(text, None, Side::Both);
@@ -197,7 +200,7 @@ impl JsonWriter {
         Ok(())
     }
 
-    /// Writes what comes before item `i`.
+    /// Writes the separator, if item `i` is not the first, and begins a new line if there is an indent.
     fn break_line(&mut self, i: usize, depth: usize) {
         if i > 0 {
             self.out.push_str(&self.item);
@@ -234,7 +237,7 @@ impl JsonWriter {
     }
 }
 
-/// Writes None, a boolean or a number as `json.dumps` does. `None` for any other value.
+/// Returns Python's None, a boolean or a number as `json.dumps` writes it. Returns `None` for any other value.
 fn json_scalar(value: &Value) -> Option<String> {
     Some(match value.kind() {
         ValueKind::None => "null".to_owned(),
@@ -245,8 +248,8 @@ fn json_scalar(value: &Value) -> Option<String> {
     })
 }
 
-/// Calls a method of `str`, `list` or `dict` that templates use. Methods that minijinja's collection lacks, or that differ
-/// there from Python's, are here; the collection has the others.
+/// Calls a method of `str`, `list` or `dict`. This module implements the methods that `minijinja_contrib::pycompat` lacks or that
+/// differ there from Python's; `pycompat` provides the rest.
 pub(crate) fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str()
         && let Some(outcome) = text_method(text, method, args)?
@@ -261,7 +264,7 @@ pub(crate) fn python_method(state: &mut State, value: &Value, method: &str, args
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
 }
 
-/// Calls a method of `str`. `None` if it is left to minijinja's collection.
+/// Calls a method of `str`. `None` if this module leaves the method to `pycompat`.
 fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     Ok(Some(match method {
         "strip" | "lstrip" | "rstrip" => {
@@ -319,7 +322,7 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
     }))
 }
 
-/// `str.isspace` of one character. Rust's White_Space lacks the four separators U+001C to U+001F.
+/// Returns Python's `str.isspace` for one character. Rust's `is_whitespace` does not count the four separators U+001C to U+001F.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
@@ -331,14 +334,15 @@ pub(crate) enum Side {
     Both,
 }
 
-/// `str.strip`, `lstrip`, `rstrip`: whitespace, or any of `chars`.
+/// Removes whitespace, or the characters in `chars`, as Python's `str.strip`, `lstrip` and `rstrip` do.
 pub(crate) fn strip<'t>(text: &'t str, chars: Option<&str>, side: Side) -> &'t str {
     let goes = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
     let text = if side == Side::Right { text } else { text.trim_start_matches(goes) };
     if side == Side::Left { text } else { text.trim_end_matches(goes) }
 }
 
-/// Returns the arguments of a filter or a method, given by position or by name. Refuses unknown and duplicate ones.
+/// Returns the arguments of a filter or a method in the order of `names`, whether given by position or by name. Refuses unknown
+/// and duplicate arguments.
 pub(crate) fn arguments<const N: usize>(
     positional: &[Value],
     kwargs: &Kwargs,
@@ -380,7 +384,8 @@ fn split(text: &str, args: &[Value], from: Side) -> Result<Value, Error> {
         (Some(separator), Side::Right) => text.rsplitn(pieces, separator).collect(),
         (Some(separator), _) => text.splitn(pieces, separator).collect(),
         (None, _) => {
-            // split at runs of whitespace; with a limit, the last piece keeps the rest without the whitespace before it
+            // split at runs of whitespace; with a limit, the last piece is the whole remaining text, stripped on the side of the
+            // cut
             let near = |text| strip(text, None, from);
             let mut parts = Vec::new();
             let mut rest = near(text);

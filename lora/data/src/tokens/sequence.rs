@@ -1,9 +1,9 @@
-//! Sequences to learn as they are: which of their tokens are scored, and how such a row becomes a prompt and an answer.
+//! Encodes sequences for supervised fine-tuning: decides which tokens are scored, and splits the row into a prompt and an answer.
 //!
-//! The prompt is everything before the first scored token. It has at least one token, since nothing predicts the first token of
-//! a text. The answer goes from there to the last scored token. Ranges in between may be read but not scored. Ids and masks are
-//! those of TRL 1.16 `SFTTrainer._prepare_dataset`. There, a text of one token or a row without a scored token has no loss;
-//! here, it is left out.
+//! The prompt is everything before the first scored token. It has at least one token, since nothing predicts the first token of a
+//! text. The answer runs from the first to the last scored token. It may contain ranges that are read but not scored. Ids and
+//! masks are those of TRL 1.16 `SFTTrainer._prepare_dataset`. In TRL, a row of one token or without a scored token adds no loss.
+//! Here, a row of one token is dropped, and a row without a scored token is a bad row.
 
 use std::ops::Range;
 
@@ -17,12 +17,12 @@ use crate::record::text::Text;
 use crate::row::{Answer, EncodedRow, Target};
 
 impl Encoder {
-    /// Returns what is scored of sequences of a shape.
+    /// Returns which tokens are scored in sequences of this shape.
     pub fn sft_part(&self, shape: Shape) -> SftPart {
         self.sft_on().unwrap_or(SftPart::default_of(shape))
     }
 
-    /// Encodes a record whose one answer is to be learned as it stands.
+    /// Encodes a record with [`Target::Sequence`]: one answer, which is learned as it is.
     pub(crate) fn encode_sequence(&self, record: &Record) -> Result<(Encoded, Notes), BadRow> {
         let mut notes = Notes::default();
         let answer = &record.answers[0];
@@ -34,7 +34,7 @@ impl Encoder {
                 let conversation = self.conversation_by_speaker(&turns, &record.inputs)?;
                 let mut scored = conversation.assistant;
                 if !prompt.is_empty() {
-                    // of a prompt and a completion, score only tokens that are in both masks
+                    // with a prompt, score only those of the assistant's tokens that belong to the completion
                     let shared = self.split(record, &conversation.ids, &mut notes)?;
                     scored.iter_mut().for_each(|span| span.start = span.start.max(shared));
                     scored.retain(|span| !span.is_empty());
@@ -49,7 +49,7 @@ impl Encoder {
                 let all = 0..ids.len();
                 (ids, vec![all])
             }
-            // for strings, the caller has refused to score the assistant's part
+            // for strings, `Dataset` has refused to score only the assistant's part
             (SftPart::Completion | SftPart::Assistant, ..) => {
                 let ids = self.whole(record, answer)?;
                 let completion = self.split(record, &ids, &mut notes)?..ids.len();
@@ -70,8 +70,8 @@ impl Encoder {
         Ok(shared)
     }
 
-    /// Lays out a whole sequence: the scored tokens, with the gaps between them, as the answer, and what comes before as the
-    /// prompt.
+    /// Splits a whole sequence. The answer runs from the first to the last scored token, with unscored gaps in between. The
+    /// prompt is everything before it.
     fn laid_out(
         &self,
         record: &Record,
@@ -98,7 +98,7 @@ impl Encoder {
         let room = self.max_length() - first;
         let mut kept = answer_ids.len().min(room);
         if let Some(gap) = unscored.iter().find(|gap| gap.contains(&(kept - 1))) {
-            kept = gap.start; // what follows the last scored token is not needed
+            kept = gap.start; // the cut is inside a gap: nothing after the last scored token is needed
         }
         let answer = Answer { ids: answer_ids, kept, unscored };
         notes.cut_answers += usize::from(answer.is_cut());
@@ -107,7 +107,7 @@ impl Encoder {
         Encoded::Kept(EncodedRow { row, id, prompt, answers, target, numbers })
     }
 
-    /// Returns the tokens of prompt and answer as one text or conversation.
+    /// Returns the tokens of prompt + answer, encoded as one string, which ends with EOS, or as one conversation.
     pub(crate) fn whole(&self, record: &Record, answer: &Text) -> Result<Vec<u32>, BadRow> {
         match (&record.prompt, answer) {
             (Text::Plain(prompt), Text::Plain(answer)) => {

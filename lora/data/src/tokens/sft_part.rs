@@ -5,17 +5,17 @@ use crate::record::shape::Shape;
 /// Which tokens of a sequence are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SftPart {
-    /// Those of the completion.
+    /// Tokens of the completion.
     Completion,
-    /// Those of the assistant's turns.
+    /// Tokens of the assistant's turns.
     Assistant,
-    /// All but the first.
+    /// All tokens but the first, which nothing predicts.
     All,
 }
 
 impl SftPart {
-    /// Returns what TRL scores by default for rows of a shape: the completion if there is a prompt and a completion, and
-    /// everything of a conversation or a text.
+    /// Returns what TRL scores by default for rows of this shape: everything in a conversation or a text, and the completion in
+    /// rows with a prompt and a completion.
     pub fn default_of(shape: Shape) -> SftPart {
         match shape {
             Shape::Messages | Shape::Text => SftPart::All,

@@ -1,10 +1,13 @@
 //! Finds where the assistant speaks in a conversation: the tokens that `--sft-on assistant` scores.
 //!
-//! If the template has `{% generation %}` marks, these decide. Otherwise it is done turn by turn. The conversation up to the
-//! turn is rendered with the generation prompt, and then once more with the turn at its end: the tokens of the turn are what is
-//! added. The end-of-turn token is among them. A token across a border counts as the assistant's. If a turn does not begin with
-//! the generation prompt (which may open a reasoning that the turn lacks), the turn starts where the two differ. If a template
-//! renders earlier turns differently once more turns follow, it is refused.
+//! If the template has `{% generation %}` marks, they decide. Otherwise, each turn of the assistant is found by rendering the
+//! conversation twice: the turns before it with the generation prompt, and the turns up to and including it. The text that the
+//! second rendering adds is the turn's, and includes the end-of-turn token. A token that crosses a border counts as the
+//! assistant's. If the rendered turn does not begin with the whole generation prompt (which may open a reasoning block that the
+//! turn lacks), the turn starts at the first token that differs.
+//!
+//! A template may omit the reasoning of a turn once more turns follow, and may end a conversation with a stop token. If it
+//! changes earlier turns in any other way, the conversation is refused.
 
 use std::ops::Range;
 
@@ -16,10 +19,10 @@ use crate::record::bad_row::BadRow;
 use crate::record::template_inputs::TemplateInputs;
 use crate::record::turn::is_assistant;
 
-/// The cost of a turn for a template, as the bytes of text that cost the same.
+/// Cost of rendering one turn besides its text, expressed in bytes of text that take as long.
 const TURN_BYTES: u64 = 256;
-/// Most bytes to render for one conversation; this many take seconds. A conversation is rendered up to each of the assistant's
-/// turns, so the work grows with the square of its length.
+/// Most bytes to render for one conversation, which takes seconds. The conversation is rendered once up to each turn of the
+/// assistant, so the work grows with the square of its length.
 const MOST_RENDERED: u64 = 1 << 28;
 /// Most bytes of stop tokens with which a template may end a conversation.
 const CLOSING_BYTES: usize = 256;
@@ -29,7 +32,7 @@ const CLOSING_BYTES: usize = 256;
 pub enum SpanSource {
     /// By the `{% generation %}` marks of the chat template.
     GenerationMarks,
-    /// By what the chat template adds with each turn.
+    /// By the text that the chat template adds for each turn.
     TurnByTurn,
 }
 
@@ -39,15 +42,15 @@ impl SpanSource {
     }
 }
 
-/// A conversation, and which of its tokens the assistant says.
+/// A tokenised conversation, and which of its tokens are the assistant's.
 pub(crate) struct Conversation {
     pub ids: Vec<u32>,
-    /// Ascending, not empty, not touching.
+    /// Ranges of the assistant's tokens: ascending, not empty, not touching.
     pub assistant: Vec<Range<usize>>,
 }
 
 impl Encoder {
-    /// Returns the tokens of a whole conversation, and which of them the assistant says.
+    /// Returns the tokens of a whole conversation, and which of them are the assistant's.
     pub(crate) fn conversation_by_speaker(
         &self,
         turns: &[&Value],
@@ -110,7 +113,8 @@ impl SpanBorders {
         SpanBorders { start: Border::Byte(span.start), end: Border::Byte(span.end) }
     }
 
-    /// Returns the tokens that have a byte of the span. Tokens are in the order of the text.
+    /// Returns the range of tokens that contain a byte of the span. `places` holds the byte range of each token, in the order of
+    /// the text.
     fn tokens(&self, places: &[Range<usize>]) -> Range<usize> {
         let start = match self.start {
             Border::Byte(byte) => places.partition_point(|place| place.end <= byte),
@@ -124,7 +128,7 @@ impl SpanBorders {
     }
 }
 
-/// A whole conversation that is taken apart turn by turn.
+/// A whole conversation, in which the assistant's turns are found by rendering parts of it.
 struct Whole<'a> {
     encoder: &'a Encoder,
     template: &'a ChatTemplate,
@@ -149,10 +153,11 @@ impl Whole<'_> {
         self.encoder.tokenizer().encode_rendered(text).map_err(BadRow::of_tokenizer)
     }
 
-    /// Finds the turn in the `text` of the whole conversation. Its tokens are `ids`, and they stand at `places`.
+    /// Finds a turn in `text`, which is the whole conversation. `ids` are the tokens of `text`, and `places` are their byte
+    /// ranges.
     fn place_of(&self, turn: usize, text: &str, ids: &[u32], places: &[Range<usize>]) -> Result<SpanBorders, BadRow> {
         let before = match turn {
-            // many templates read the first message, and there is none here
+            // many templates read the first message and fail without it; an empty text is refused below
             0 => self.render(0, GenerationPrompt::Add).unwrap_or_default(),
             _ => self.render(turn, GenerationPrompt::Add)?,
         };
@@ -163,7 +168,7 @@ impl Whole<'_> {
         let start = if is_start {
             Border::Byte(before.len())
         } else {
-            // either the two differ only in the generation prompt, or they differ in the text of others, which is refused
+            // `text` and `before` may differ in the generation prompt, but not in the earlier turns (`others`)
             let others = self.render(turn, GenerationPrompt::Omit)?;
             if !text.starts_with(&others) || !before.starts_with(&others) {
                 return Err(BadRow::TurnChanges { turn });
@@ -175,7 +180,8 @@ impl Whole<'_> {
         if text.starts_with(&alone) {
             return Ok(SpanBorders { start, end: Border::Byte(alone.len()) });
         }
-        // some templates end a conversation with EOS (Phi 3) and differ only in that: compare tokens only if so little is left
+        // some templates (Phi 3) end a conversation with EOS, and then only EOS differs; compare tokens only if so few bytes are
+        // left
         let differs = alone.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
         if alone.len() - differs <= CLOSING_BYTES {
             let alone_ids = self.tokens(&alone)?;
@@ -184,18 +190,19 @@ impl Whole<'_> {
                 return Ok(SpanBorders { start, end: Border::Token(shared) });
             }
         }
-        // templates that omit the reasoning once other turns follow (Qwen 3) differ before the content
+        // some templates (Qwen 3) omit a turn's reasoning once other turns follow, so the texts differ before the turn's content
         let end = self.end_by_content(turn, text, &alone)?.ok_or(BadRow::TurnChanges { turn })?;
         Ok(SpanBorders { start, end: Border::Byte(end) })
     }
 
-    /// Finds the end of a turn by changing its content. In the whole conversation, everything after the content stays the same.
-    /// In the conversation that ends with the turn, what closes the turn stays the same.
+    /// Finds the byte of `text` where a turn ends, by rendering the turn with other content. The whole conversation has the same
+    /// text after the content in both renderings, which shows where the content ends. The conversation up to the turn has the
+    /// same text at its end, which is what closes the turn. `None` if that closing text does not follow the content in `text`.
     fn end_by_content(&self, turn: usize, text: &str, alone: &str) -> Result<Option<usize>, BadRow> {
         let Some(fields) = self.turns[turn].as_object() else { return Ok(None) };
         let content = fields.get("content").and_then(Value::as_str).unwrap_or_default();
         let mut fields = fields.clone();
-        // the last letter must differ from that of the content, or it would count as part of what follows
+        // the last letter must differ from the content's last letter, or it would count as part of the text after the content
         fields.insert("content".to_owned(), if content.trim_end().ends_with('x') { "y" } else { "x" }.into());
         let other = Value::Object(fields);
         let with_other = |turns: usize| {
@@ -208,7 +215,7 @@ impl Whole<'_> {
     }
 }
 
-/// Returns the bytes of the longest common end of two texts, in whole characters.
+/// Returns the length in bytes of the longest common suffix of two strings, in whole characters.
 fn common_suffix(a: &str, b: &str) -> usize {
     let mut bytes = a.bytes().rev().zip(b.bytes().rev()).take_while(|(a, b)| a == b).count();
     while !a.is_char_boundary(a.len() - bytes) {

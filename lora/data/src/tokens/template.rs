@@ -1,9 +1,9 @@
 //! The model's own chat template: found where Hugging Face finds it, rendered as Hugging Face renders it, and never trusted.
 //!
-//! A template comes with the model from the network. It has no access to files or other templates. It runs on a budget of
-//! instructions and of output bytes, and on a stack deep enough for that budget: it returns text or fails. There are two known
-//! limits, since the engine has no budget for them. A template that doubles a string in a loop can ask for more memory than
-//! there is, and one that prints an object which contains itself overflows any stack. Both end the process.
+//! A template comes with the model from the network. It has no access to files or other templates. It has a budget of
+//! instructions and of output bytes, and a stack deep enough for that budget, so it returns text or fails. Two known attacks get
+//! past this, since the engine has no budget for them. A template that doubles a string in a loop can ask for more memory than
+//! there is. A template that prints an object which contains itself overflows any stack. Both end the process.
 
 use std::ops::Range;
 use std::path::Path;
@@ -20,11 +20,12 @@ use super::tokenizer::Tokenizer;
 use crate::deep_stack::with_deep_stack;
 use crate::record::template_inputs::TemplateInputs;
 
-/// Instructions that a rendering may take, and further ones for each message: a long template takes some hundred for a message.
+/// Most instructions of a rendering: this many, and `FUEL_PER_MESSAGE` more for each message and each tool. A long template
+/// executes some hundreds of instructions for a message.
 const FUEL: u64 = 1_000_000;
 const FUEL_PER_MESSAGE: u64 = 20_000;
-/// Bytes that a rendering may write, and further ones for each byte of the messages: a template writes each byte a few times at
-/// most.
+/// Most bytes that a rendering may write: this many, and `OUTPUT_BYTES_PER_INPUT_BYTE` more for each byte of text in the
+/// messages, tools and variables. A template writes each of these bytes a few times at most.
 const OUTPUT_BYTES: usize = 4 << 20;
 const OUTPUT_BYTES_PER_INPUT_BYTE: usize = 16;
 
@@ -41,7 +42,7 @@ pub enum RenderError {
     /// The template ran out of instructions: it loops.
     #[error("the template did not end within {fuel} instructions (does it loop?)")]
     Endless {
-        /// Its number of instructions.
+        /// The number of instructions that it was allowed.
         fuel: u64,
     },
     /// The template wrote far more than the conversation can justify.
@@ -53,7 +54,7 @@ pub enum RenderError {
     /// The template failed.
     #[error("line {line}: {message}")]
     Failed {
-        /// 1-based line of the template.
+        /// 1-based line of the template, or 0 if the line is not known.
         line: usize,
         /// What went wrong.
         message: String,
@@ -74,7 +75,7 @@ pub enum GenerationPrompt {
 pub struct MarkedText {
     /// The text.
     pub text: String,
-    /// Ranges of bytes of the text, ascending.
+    /// Byte ranges of `text` in which the assistant speaks, ascending.
     pub spans: Vec<Range<usize>>,
 }
 
@@ -84,22 +85,22 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     sources: TemplateSources,
     special_tokens: Vec<(String, String)>,
-    /// Whether the model has a template of its own for conversations with tools.
+    /// Whether there is a separate template for conversations with tools.
     has_tool_use: bool,
-    /// Whether both templates mark what the assistant says with `{% generation %}`.
+    /// Whether every template marks what the assistant says with `{% generation %}`.
     marks_generation: bool,
-    /// Second since 1970 that `strftime_now` formats.
+    /// Time that `strftime_now` formats, in seconds since 1970.
     now: i64,
 }
 
-/// The name of the template in its environment. It has no file extension, since some switch HTML escapes on.
+/// The name of the template in its environment. It has no file extension, since some extensions switch HTML escapes on.
 const NAME: &str = "chat_template";
-/// Ends the name of a template in which calls replace the marks.
+/// Suffix of a template's name. The template with this suffix calls functions in place of the `{% generation %}` marks.
 const WITH_SPANS: &str = " with spans";
 
 impl ChatTemplate {
-    /// Loads the template from `path`, a file or a folder, if that is given. Otherwise loads the model's own from where Hugging
-    /// Face finds it ([`TemplateSources::of_folder`]). `None` if there is none.
+    /// Loads the template from `path`, a file or a folder, if `path` is given. Otherwise loads the model's own template from
+    /// where Hugging Face finds it ([`TemplateSources::of_folder`]). `None` if the model has none.
     ///
     /// # Errors
     /// [`TemplateError`] for files that cannot be read or parsed. A broken file is never skipped in favour of the next.
@@ -115,7 +116,7 @@ impl ChatTemplate {
         sources.map(|sources| ChatTemplate::parse(sources, tokenizer.special_tokens(), now())).transpose()
     }
 
-    /// Parses one template, for the second `now` since 1970.
+    /// Parses one template. `strftime_now` formats `now`, in seconds since 1970.
     #[cfg(test)]
     pub(crate) fn at_time(
         source: &str,
@@ -126,8 +127,8 @@ impl ChatTemplate {
         ChatTemplate::parse(TemplateSources { default: source.to_owned(), tool_use: None, origin }, special_tokens, now)
     }
 
-    /// Parses templates. They can read `special_tokens` by name (`bos_token`). `strftime_now` formats the second `now` since
-    /// 1970, so that all rows of a run, in every epoch, get the same date.
+    /// Parses templates. They can read `special_tokens` by name (`bos_token`). `strftime_now` formats `now`, in seconds since
+    /// 1970, so that all rows of a run get the same date in every epoch.
     fn parse(
         sources: TemplateSources,
         special_tokens: &[(String, String)],
@@ -166,29 +167,30 @@ impl ChatTemplate {
         &self.sources.origin
     }
 
-    /// Returns its texts as they were written.
+    /// Returns the sources of the templates, unchanged.
     pub fn sources(&self) -> &TemplateSources {
         &self.sources
     }
 
-    /// Whether it marks what the assistant says with `{% generation %}`.
+    /// Whether every template marks what the assistant says with `{% generation %}`.
     pub fn marks_generation(&self) -> bool {
         self.marks_generation
     }
 
-    /// Returns the texts of all its templates as they were parsed, those for tools and those with calls for marks included.
+    /// Returns the sources of all templates as they were parsed, joined by NUL. They include the template for tools, and the
+    /// templates in which calls replace the marks.
     pub(crate) fn source(&self) -> String {
         let names = [NAME, TOOL_USE].into_iter().flat_map(|name| [name.to_owned(), format!("{name}{WITH_SPANS}")]);
         let source = |name: String| self.env.get_template(&name).map_or(String::new(), |t| t.source().to_owned());
         names.map(source).collect::<Vec<_>>().join("\0")
     }
 
-    /// Second since 1970 that `strftime_now` formats.
+    /// Time that `strftime_now` formats, in seconds since 1970.
     pub(crate) fn now(&self) -> i64 {
         self.now
     }
 
-    /// As [`ChatTemplate::render_with`], for a conversation without tools and variables.
+    /// Renders a conversation as [`ChatTemplate::render_with`] does, without tools and variables.
     #[cfg(test)]
     pub(crate) fn render<'m>(
         &self,
@@ -212,11 +214,11 @@ impl ChatTemplate {
         self.run(self.env.clone(), self.name_for(inputs), &messages, generation_prompt, inputs)
     }
 
-    /// Returns the text of a whole conversation and the parts inside the `{% generation %}` marks. `None` if there are no such
-    /// marks.
+    /// Returns the text of a whole conversation and the parts inside the `{% generation %}` marks. `None` unless every template
+    /// has such marks.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render_with`].
+    /// Those of [`ChatTemplate::render_with`], and [`RenderError::Failed`] if the text cannot be marked or the marks change it.
     pub fn render_with_spans<'m>(
         &self,
         messages: impl IntoIterator<Item = &'m Value>,
@@ -228,7 +230,8 @@ impl ChatTemplate {
         let messages: Vec<Value> = messages.into_iter().map(with_reasoning_aliases).collect();
         let name = self.name_for(inputs);
         let text = self.run(self.env.clone(), name, &messages, GenerationPrompt::Omit, inputs)?;
-        // a second rendering puts two characters around each span; the text does not contain them, and no script uses them
+        // a second rendering puts a character before and another after each span: noncharacters of Unicode that the text does not
+        // contain
         let unused = ('\u{fdd0}'..='\u{fdee}').step_by(2).find(|open| !text.contains([*open, after(*open)]));
         let failed = |message: &str| RenderError::Failed { line: 0, message: message.to_owned() };
         let open = unused.ok_or_else(|| failed("the text holds every character that could mark a span"))?;
@@ -294,7 +297,7 @@ impl ChatTemplate {
     }
 }
 
-/// Returns the next character. `c` must not be the last one of its plane.
+/// Returns the next character. Panics if the next code point is not a character.
 fn after(c: char) -> char {
     char::from_u32(c as u32 + 1).expect("the characters that mark spans have a next one")
 }
@@ -305,8 +308,8 @@ fn now() -> i64 {
     since_1970.map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(0))
 }
 
-/// Names of a turn's thoughts. A template gets the first of these that is not null as `reasoning_content`, and as `thinking` if
-/// the turn lacks that.
+/// Fields that may hold a turn's reasoning. The template gets the first one that is not null as `reasoning_content`, and also as
+/// `thinking` if the turn has no such field.
 pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// Returns a message as the template sees it. Older names of the reasoning field become the standard one, and `thinking` is set
@@ -322,7 +325,7 @@ fn with_reasoning_aliases(message: &Value) -> Value {
     Value::Object(aliased)
 }
 
-/// Returns the bytes of all texts in a value. The parser of rows limits the depth.
+/// Returns the total bytes of all strings in a value, including keys. It recurses; the row parser limits the depth.
 pub(crate) fn text_bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),
@@ -347,7 +350,7 @@ fn render_error(e: &minijinja::Error, fuel: u64) -> RenderError {
     RenderError::Failed { line: e.line().unwrap_or(0), message }
 }
 
-/// Takes bytes up to a limit.
+/// A writer that fails if the text would exceed `limit` bytes.
 struct CappedText {
     text: Vec<u8>,
     limit: usize,
@@ -386,7 +389,7 @@ mod tests {
         parsed.render(&[json!({"role": "user", "content": "hi"})], GenerationPrompt::Add)
     }
 
-    /// Nested as deeply as the size allows: parsed, not an overflow of the stack.
+    /// Templates nested as deeply as their size allows are parsed or refused; the stack does not overflow.
     #[test]
     fn deeply_nested_templates_parse_or_are_refused() {
         for source in [
@@ -436,7 +439,7 @@ mod tests {
         }
     }
 
-    /// Values nested as deeply as the instructions allow: dropped, compared and shown without an overflow of the stack.
+    /// Deeply nested values are dropped, compared and joined, and refused when printed. The stack does not overflow.
     #[test]
     fn deeply_nested_values_do_no_harm() {
         let nest = "{% set ns = namespace(x=[], y=[]) %}{% for i in range(50000) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}";
@@ -458,7 +461,7 @@ mod tests {
         assert!(matches!(template("a\n{% if %}"), Err(TemplateError::Syntax { line: 2, .. })));
     }
 
-    /// A change of any template that renders rows shows in what kept tokens are compared by.
+    /// Cached tokens are used again only if [`ChatTemplate::source`] is unchanged, so it must differ if any template differs.
     #[test]
     fn the_source_is_that_of_all_templates() {
         let source = |default: &str, tool_use: Option<&str>| {
@@ -478,7 +481,7 @@ mod tests {
         assert_eq!(different.len(), all.len(), "{all:?}");
     }
 
-    /// The given file, then chat_template.jinja, then tokenizer_config.json: the first that exists, even if it is broken.
+    /// The first that exists is used, even if it is broken: the given file, then chat_template.jinja, then tokenizer_config.json.
     #[test]
     fn templates_are_found_in_the_documented_places() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! What can be wrong with a chat template as a file.
+//! Errors of loading a chat template.
 
 use std::path::PathBuf;
 
-/// What is wrong with a chat template as a file. Bad input: exit code 3.
+/// Why a chat template cannot be loaded. Bad input: exit code 3.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TemplateError {
@@ -14,7 +14,7 @@ pub enum TemplateError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// A file is larger than any template.
+    /// A template is larger than the limit.
     #[error("{origin}: the chat template has more than {limit} bytes, the limit")]
     TooLarge {
         /// Where the template came from.
@@ -49,19 +49,19 @@ pub enum TemplateError {
     Syntax {
         /// Where the template came from.
         origin: String,
-        /// 1-based line of the template.
+        /// 1-based line of the template, or 0 if the line is not known.
         line: usize,
         /// The parser's message.
         message: String,
     },
-    /// There are several named templates, and none is called `default`.
+    /// `chat_template` is not a string, and holds no template named `default`.
     #[error(
         "{origin}: chat_template is none of: a string, a list or an object with a template named `default` (found: {found:?})"
     )]
     NoDefault {
         /// `tokenizer_config.json`.
         origin: String,
-        /// The existing names.
+        /// The names of the templates that it holds.
         found: Vec<String>,
     },
 }

@@ -1,4 +1,4 @@
-//! Finds and writes the texts of a model's chat templates in the files of a folder.
+//! Finds a model's chat templates in the files of a folder, and writes them to a folder.
 
 use std::fs;
 use std::io;
@@ -14,25 +14,25 @@ use super::tokenizer::MAX_CONFIG_BYTES;
 
 /// Largest template file to read, in bytes. The longest in use have 20 KiB.
 pub(crate) const MAX_TEMPLATE_BYTES: usize = 128 << 10;
-/// The file of the template.
+/// The file of the default template.
 pub const DEFAULT: &str = "chat_template.jinja";
-/// The folder of templates for other purposes.
+/// The folder of further templates, such as the one for conversations with tools.
 pub const ADDITIONAL: &str = "additional_chat_templates";
 /// Hugging Face's name of the template for conversations with tools.
 pub(crate) const TOOL_USE: &str = "tool_use";
-/// Files whose key `chat_template` another program may use instead.
+/// Files whose key `chat_template` another program may use instead of [`DEFAULT`].
 const WITH_KEY: [&str; 2] = ["tokenizer_config.json", "processor_config.json"];
-/// The file that processors of transformers prefer to `chat_template.jinja`.
+/// The file that processors of transformers read in preference to `chat_template.jinja`.
 const LEGACY: &str = "chat_template.json";
 
-/// Chat templates as they were written.
+/// The sources of a model's chat templates, unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateSources {
-    /// The template; only for conversations without tools, if those with tools have their own.
+    /// The template for all conversations, or only for those without tools if there is a `tool_use`.
     pub default: String,
-    /// The template for conversations with tools, if they have their own.
+    /// The separate template for conversations with tools, if there is one.
     pub tool_use: Option<String>,
-    /// Where they were found, for messages.
+    /// Where the templates were found, for messages.
     pub origin: String,
 }
 
@@ -53,8 +53,8 @@ impl TemplateSources {
     /// Reads the templates of a folder: `chat_template.jinja`, or else `chat_template` in `tokenizer_config.json` (a string, or
     /// the entry named `default` in a list or an object). `None` if there is no template.
     ///
-    /// Conversations with tools use the template `tool_use` if the list has one, or if
-    /// `additional_chat_templates/tool_use.jinja` lies beside `chat_template.jinja`.
+    /// Conversations with tools use `additional_chat_templates/tool_use.jinja` if it is beside `chat_template.jinja`, or the
+    /// entry named `tool_use` in the list or object. Without either, they use the default template.
     ///
     /// # Errors
     /// [`TemplateError`] for files that cannot be read. A broken file is never skipped in favour of the next.
@@ -69,7 +69,7 @@ impl TemplateSources {
         Self::of_folder_with(folder, &config)
     }
 
-    /// As [`TemplateSources::of_folder`], but with `tokenizer_config.json` read already.
+    /// Reads the templates as [`TemplateSources::of_folder`] does. `config` is the parsed `tokenizer_config.json`.
     pub(crate) fn of_folder_with(folder: &Path, config: &Value) -> Result<Option<TemplateSources>, TemplateError> {
         let beside = folder.join(DEFAULT);
         let of_tools = folder.join(ADDITIONAL).join(format!("{TOOL_USE}.jinja"));
@@ -96,12 +96,12 @@ impl TemplateSources {
         }
     }
 
-    /// Whether both have the same texts, wherever they were found.
+    /// Whether the templates of both are equal. Where they were found does not count.
     pub fn same_texts(&self, other: &TemplateSources) -> bool {
         self.default == other.default && self.tool_use == other.tool_use
     }
 
-    /// Returns a hash of the texts. It does not depend on where they were found.
+    /// Returns a hash of the templates. It does not depend on where they were found.
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for text in [Some(&self.default), self.tool_use.as_ref()].into_iter().flatten() {
@@ -111,7 +111,7 @@ impl TemplateSources {
         hasher.finalize().to_string()
     }
 
-    /// Writes the templates into a folder, for this program and for transformers. Removes everything that either of them would
+    /// Writes the templates into a folder, for this program and for transformers. Removes everything that either program would
     /// use instead.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ fn remove_key(path: &Path) -> io::Result<()> {
     without_key(&bytes, "chat_template").map_or(Ok(()), |text| write(path, &text))
 }
 
-/// Writes a file. An existing one may be read-only.
+/// Writes a file. Replaces an existing file even if it is read-only.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let written = NewFile::create(path).and_then(|mut file| file.write(bytes).and_then(|()| file.finish()));
     written.map_err(|error| error.source)

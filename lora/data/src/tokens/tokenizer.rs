@@ -1,10 +1,11 @@
 //! The model's tokenizer: `tokenizer.json`, and the added and special tokens that `tokenizer_config.json` names.
 //!
-//! The tokenizer itself is the `tokenizers` library, the same code as behind Hugging Face's fast tokenizers. Only the
-//! regular-expression engine is another one, so the goldens of every model are compared id by id. Around it are the rules of
-//! transformers 5.23 for a model directory. Named and listed special tokens are matched in text as whole tokens. Added tokens
-//! have the ids of the files (`added_tokens`). Truncation and padding that a file asks for are off. BOS and EOS are added only
-//! if the post-processor of `tokenizer.json` says so (`add_bos_token` is not read when a `tokenizer.json` exists).
+//! The tokenizer itself is the `tokenizers` library, the code that Hugging Face's fast tokenizers run. Only its
+//! regular-expression engine differs, so tests compare the ids of every golden model one by one. This module adds the rules of
+//! transformers 5.23 for a model directory. The special tokens of the configuration are matched in text as whole tokens. Added
+//! tokens get the ids that the files give them (`added_tokens`). Truncation and padding are off, even if a file asks for them.
+//! BOS and EOS are added only if the post-processor of `tokenizer.json` says so (`add_bos_token` is not read if a
+//! `tokenizer.json` exists).
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -22,7 +23,7 @@ const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
 /// Largest `tokenizer_config.json` or `special_tokens_map.json` to read, in bytes.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 64 << 20;
 
-/// Most special tokens without an id for which a text is searched.
+/// Most special tokens without an id that a configuration may have. Every text is searched for each of them.
 const MAX_UNKNOWN: usize = 1024;
 
 /// What is wrong with a tokenizer. Bad input: exit code 3.
@@ -46,7 +47,7 @@ pub enum TokenizerError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// A file is larger than any tokenizer.
+    /// A file is larger than the limit.
     #[error("{path}: {bytes} bytes, at most {limit} are read")]
     TooLarge {
         /// The file.
@@ -87,7 +88,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     special_tokens: Vec<(String, String)>,
-    /// Named and listed special tokens without an id, each with a description.
+    /// Special tokens of the configuration that have no id: a description for messages, and the token's text.
     unknown: Vec<(String, String)>,
     /// Ids of added tokens that `tokenizer.json` lacks.
     beside: HashSet<u32>,
@@ -129,7 +130,8 @@ impl Tokenizer {
         let elsewhere = match config.get("added_tokens_decoder") {
             Some(decoder) => added_tokens::of_decoder(decoder).map_err(broken("tokenizer_config.json"))?,
             None => {
-                // an older form of the directory; only then transformers reads these files, and they win
+                // an older form of the directory: only then does transformers read these files, and they override the
+                // configuration
                 if let Some(map) = read_json_of(model_dir, "special_tokens_map.json", &mut files)? {
                     let of_map = named_tokens(&map);
                     let names: HashSet<&String> = of_map.iter().map(|(name, _)| name).collect();
@@ -164,8 +166,9 @@ impl Tokenizer {
 
     /// Checks that every id has a row of the model's embedding.
     ///
-    /// Special tokens may lie beyond the vocabulary, such as Gemma 3 1B's `<image_soft_token>`, and so may tokens that only
-    /// `tokenizer_config.json` adds. A text that contains one is refused when it is encoded.
+    /// Some tokens may lack a row: special tokens that the configuration does not name, such as Gemma 3 1B's
+    /// `<image_soft_token>`, and tokens that `tokenizer.json` does not list, except EOS. A text that contains one is refused when
+    /// it is encoded.
     ///
     /// # Errors
     /// [`TokenizerError::Vocabulary`] names the largest id that has no row.
@@ -187,12 +190,12 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Ids from this one on have no embedding row.
+    /// Returns the first id without an embedding row; `u32::MAX` before [`Tokenizer::check_vocabulary`].
     pub(crate) fn first_unusable_id(&self) -> u32 {
         self.first_unusable_id
     }
 
-    /// Special tokens without an embedding row, by id; empty before [`Tokenizer::check_vocabulary`].
+    /// Returns the added tokens without an embedding row, by id; empty before [`Tokenizer::check_vocabulary`].
     #[cfg(test)]
     pub(crate) fn unusable_tokens(&self) -> Vec<(u32, String)> {
         let added = self.inner.get_added_tokens_decoder();
@@ -205,13 +208,13 @@ impl Tokenizer {
     /// Returns the token ids of a plain text, with the special tokens that the tokenizer adds to a text (such as BOS).
     ///
     /// # Errors
-    /// [`TokenizerError::Broken`], also if the text contains a named special token that has no id (it would be cut into pieces)
-    /// or no row in the embedding.
+    /// [`TokenizerError::Broken`] if the library fails, or if the text contains a special token of the configuration that has no
+    /// id (it would be cut into pieces), or a token without an embedding row.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode(text, true)
     }
 
-    /// Returns the token ids of a text that a chat template has rendered. Nothing is added.
+    /// Returns the token ids of a text that a chat template has rendered. Adds no special tokens.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_plain`].
@@ -219,7 +222,7 @@ impl Tokenizer {
         self.encode(text, false)
     }
 
-    /// As [`Tokenizer::encode_rendered`], and returns the bytes of the text for which each token stands.
+    /// Encodes as [`Tokenizer::encode_rendered`] does, and also returns each token's byte range in the text.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_plain`].
@@ -285,7 +288,7 @@ impl Tokenizer {
         self.token(id).is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
     }
 
-    /// The id of a token in the vocabulary's own spelling.
+    /// Returns the id of a token, given in the vocabulary's own spelling.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
@@ -344,8 +347,8 @@ impl Tokenizer {
     }
 }
 
-/// Makes the library's tokenizer without truncation and padding. It matches the added tokens of all files and these special
-/// tokens as whole tokens.
+/// Makes the library's tokenizer without truncation and padding. It matches the added tokens of all files, and `special_tokens`,
+/// as whole tokens.
 fn load(
     path: &Path,
     tokenizer_json: &[u8],
@@ -373,9 +376,8 @@ fn load(
     Err(TokenizerError::Broken { path: path.to_owned(), message })
 }
 
-/// Returns names and texts of the special tokens of a configuration: every `*_token` that is a text or an object with
-/// `content`, and the entries of `extra_special_tokens` if that is an object (this is how transformers 5.23 collects
-/// `special_tokens_map`).
+/// Returns the special tokens that a configuration names: every `*_token` that is a string or an object with `content`, and the
+/// entries of `extra_special_tokens` if that is an object (this is how transformers 5.23 collects `special_tokens_map`).
 fn named_tokens(config: &Value) -> Vec<(String, AddedToken)> {
     let empty = serde_json::Map::new();
     let top = config.as_object().unwrap_or(&empty);
@@ -384,7 +386,7 @@ fn named_tokens(config: &Value) -> Vec<(String, AddedToken)> {
     named.filter_map(|(name, value)| Some((name.clone(), special_token(value)?))).collect()
 }
 
-/// Returns the special tokens without a name of their own, each with the name of its list.
+/// Returns the special tokens that a configuration only lists, each with the name of its list.
 fn listed_tokens(config: &Value) -> Vec<(String, AddedToken)> {
     let lists = ["additional_special_tokens", "extra_special_tokens"];
     let entries = lists.into_iter().flat_map(|name| {

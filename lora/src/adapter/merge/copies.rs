@@ -17,7 +17,7 @@ pub(super) enum Fate {
     LeftOut,
 }
 
-/// What happens to a folder.
+/// Decides what happens to a folder. Folders of version control, of download tools and of training checkpoints are left out.
 pub(super) fn of_folder(name: &OsStr) -> Fate {
     let about_the_directory = name == ".git" || name == ".cache" || name == ".huggingface";
     let of_a_run = name.to_str().is_some_and(|name| {
@@ -29,7 +29,7 @@ pub(super) fn of_folder(name: &OsStr) -> Fate {
     if about_the_directory || of_a_run { Fate::LeftOut } else { Fate::Copied }
 }
 
-/// What happens to a file without merged tensors.
+/// Decides what happens to a file that is not one of the shards that are merged.
 pub(super) fn of_file(name: &OsStr, files: &WeightFiles) -> Fate {
     if is_adapters(name) || is_other_weights(name, files) || is_training_state(name) {
         return Fate::LeftOut;
@@ -53,7 +53,7 @@ fn is_other_weights(name: &OsStr, files: &WeightFiles) -> bool {
     is_index || named || others.iter().any(|ending| name.ends_with(ending))
 }
 
-/// Whether a file is part of a run that can be resumed. It would not belong to the merged weights.
+/// Whether a file is part of the saved state of a training run, which does not belong to the merged weights.
 fn is_training_state(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     let exact = [
@@ -68,8 +68,8 @@ fn is_training_state(name: &OsStr) -> bool {
     exact.contains(&name) || (name.starts_with("random_states_") && name.ends_with(".pkl"))
 }
 
-/// Removes keys about a quantisation from `config.json`. An earlier merge may have left them, and other programs would misread
-/// the plain weights because of them. Returns the removed keys.
+/// Removes the keys about a quantisation from `config.json`. An earlier merge may have left them there, and they would make other
+/// programs misread the plain weights. Returns the removed keys that were not null.
 pub(super) fn without_quantisation(config: &mut Map<String, Value>) -> Vec<String> {
     let mut removed = Vec::new();
     for key in Quantization::KEYS {

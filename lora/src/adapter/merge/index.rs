@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use std::ffi::OsStr;
 use std::io;
 
-/// Returns the corrected index. `None` if `name` is not the base's index, or if that is right.
+/// Returns the corrected index. `None` if `name` is not the base's index, or if the index is right.
 pub(super) fn mended(name: &OsStr, files: &WeightFiles) -> Option<io::Result<String>> {
     let path = files.index_path();
     if path.file_name() != Some(name) || files.index_faults().is_empty() {

@@ -1,4 +1,4 @@
-//! Compares merged weights with f64, checks that nothing else changes, and what a failed merge leaves behind.
+//! Compares merged weights with sums in f64. Checks that nothing else changes, and that a failed merge leaves nothing behind.
 
 use crate::adapter::tests::fixtures::*;
 use crate::adapter::*;
@@ -37,8 +37,8 @@ fn rounding(dtype: Dtype) -> f64 {
     }
 }
 
-/// Half the distance of the smallest numbers of f16, whose rounding is not relative. Those of f32 and bf16 are too small to
-/// matter.
+/// Half the spacing of f16's subnormal numbers, whose rounding error is not relative. Subnormal numbers of f32 and bf16 are too
+/// small to matter.
 const SUBNORMAL: f64 = 1.0 / (1u64 << 25) as f64;
 
 /// Returns all tensors of a model, by name.
@@ -50,12 +50,13 @@ fn tensors_of(dir: &Path) -> BTreeMap<String, RawTensor> {
     all
 }
 
-/// The tensor of a module that an adapter names: the golden models name both alike.
+/// Returns the name of a module's weight. In the golden models, the tensors and the adapters use the same module names.
 fn tensor_name(module: &str) -> String {
     format!("{module}.weight")
 }
 
-/// Computes `W + scaling B A` in f64 for every adapted tensor, each with the largest error of f32 arithmetic in it.
+/// Computes `W + scaling B A` in f64 for every adapted tensor. Beside each element is the largest error that f32 arithmetic can
+/// make in it.
 fn exactly_merged(model: &Path, adapter: &Path) -> HashMap<String, Vec<(f64, f64)>> {
     let base = tensors_of(model);
     let model = load_model(model);
@@ -143,7 +144,8 @@ fn every_golden_adapter_merges_into_what_f64_gives() {
     }
 }
 
-/// Writes the same model in `shards` files, each with every `shards`-th tensor.
+/// Copies a model into a new folder, with its tensors in `shards` files, each of which has every `shards`-th tensor. `convert`
+/// may change the tensors.
 fn reshard(model: &Path, shards: usize, convert: impl Fn(RawTensor) -> RawTensor) -> TempDir {
     let dir = TempDir::new().unwrap();
     for (name, content) in files(model) {
@@ -272,7 +274,7 @@ fn an_output_that_is_there_is_kept_or_replaced_as_asked() {
     let parent = TempDir::new().unwrap();
     let output = parent.path().join("merged");
     std::fs::create_dir(&output).unwrap();
-    // an empty folder counts as none
+    // an empty folder is not refused
     merge(&model, &adapter, &output).unwrap();
     std::fs::write(output.join("notes.txt"), "mine").unwrap();
     let before = files(&output);
@@ -307,7 +309,7 @@ fn an_output_that_would_swallow_its_inputs_is_refused() {
     }
     std::fs::remove_file(link).unwrap();
     assert!(files(home.path()) == before);
-    // users often put it beside the adapter's files
+    // an output inside the adapter's folder is allowed, since users often put it there
     merge(&model, &adapter, &adapter.join("merged")).unwrap();
 }
 
@@ -323,7 +325,7 @@ fn what_cannot_be_merged_leaves_nothing_behind() {
         tensor
     });
     let huge = broken(&|mut tensor| {
-        // each half is finite in f16, their sum is not
+        // the base's number is finite in f16, but its sum with the update is not
         let f16 = |value: f64| half::f16::from_f64(value).to_le_bytes();
         tensor.bytes = widen(&tensor).into_iter().flat_map(f16).collect();
         tensor.dtype = Dtype::F16;
@@ -368,7 +370,7 @@ fn what_cannot_be_merged_leaves_nothing_behind() {
     }
 }
 
-/// The test below sets it for its child process, to the folder of the outputs.
+/// The environment variable that the test below sets for its child process, to the folder of the outputs.
 const SMALL_DISK: &str = "ALIGN_TEST_SMALL_DISK";
 
 /// A limit on the size of files looks like a full disk to the writer. The shell sets it for a child, which writes adapters and

@@ -55,7 +55,7 @@ pub(crate) fn golden_adapters() -> Vec<(PathBuf, PathBuf)> {
     found
 }
 
-/// A tensor of a file.
+/// A tensor as a file stores it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RawTensor {
     pub name: String,
@@ -95,7 +95,7 @@ pub(crate) fn write_tensors(path: &Path, tensors: &[RawTensor], metadata: &BTree
     writer.finish().unwrap();
 }
 
-/// A copy of an adapter, held in memory until a test writes it.
+/// A copy of an adapter in memory, which a test may damage before it writes the copy.
 pub(crate) struct Spoilt {
     pub config: Value,
     pub tensors: Vec<RawTensor>,

@@ -1,4 +1,5 @@
-//! Adapters that PEFT 0.21 wrote (`tests/goldens/`), read and written again; which modules PEFT chooses; fresh adapters.
+//! Tests that adapters of PEFT 0.21 (`tests/goldens/`) are read and written again unchanged, that modules are chosen as PEFT
+//! chooses them, and of fresh adapters.
 
 use super::*;
 use align_engine::model::ModelConfig;
@@ -11,12 +12,12 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Names and bits of all parameters, in their order.
+/// Returns the names and bits of all parameters, in their order.
 fn values(adapter: &Adapter) -> Vec<(String, Vec<u32>)> {
     adapter.params().map(|(key, param)| (key, bits(&param.read().download()))).collect()
 }
 
-/// A list in `target_modules` and the like is a set to PEFT, which writes it in any order.
+/// Sorts the lists of modules in a configuration. They are sets to PEFT, which writes them in any order.
 fn as_sets(config: &Value) -> Value {
     let mut config = config.clone();
     for key in ["target_modules", "exclude_modules"] {
@@ -44,7 +45,7 @@ fn every_golden_adapter_is_read_and_written_again_as_peft_wrote_it() {
         );
         let (ours, theirs) = (json(&copy.join("adapter_config.json")), json(&dir.join("adapter_config.json")));
         assert_eq!(as_sets(&ours), as_sets(&theirs), "{}", dir.display());
-        // the order of the keys, of those inside rank_pattern too
+        // the keys are in the same order, also those inside rank_pattern
         let text = serde_json::to_string_pretty(&as_sets(&theirs)).unwrap();
         assert_eq!(std::fs::read_to_string(copy.join("adapter_config.json")).unwrap(), text, "{}", dir.display());
         let again = Adapter::load(&model, &copy).unwrap();
@@ -88,7 +89,7 @@ fn ranks_and_scalings_are_those_that_peft_used() {
             let name = &model.linears()[id.0].name;
             let facts = modules.get(name).unwrap_or_else(|| panic!("{}: {name} is not adapted", dir.display()));
             assert_eq!(update.lora_a.shape()[0] as u64, facts["rank"].as_u64().unwrap(), "{name}");
-            // both are the quotient in f64; ours is then rounded to the format that it multiplies
+            // PEFT's scaling is the quotient in f64; ours is the same, rounded to f32
             assert_eq!(update.scaling, facts["scaling"].as_f64().unwrap() as f32, "{name}");
             seen.insert(name.clone());
         }
@@ -143,7 +144,7 @@ fn all_linear_is_written_as_the_list_that_it_stands_for() {
         let adapter = Adapter::fresh(&model, &LoraConfig::default(), 0).unwrap();
         assert_eq!(adapter.config().target_modules.to_string(), last_parts);
         assert_eq!(adapter.set().iter().count(), model.linears().len());
-        // read as a list it chooses the same modules
+        // the written list chooses the same modules when it is read
         let dir = TempDir::new().unwrap();
         adapter.save(dir.path()).unwrap();
         assert_eq!(Adapter::load(&model, dir.path()).unwrap().set().iter().count(), model.linears().len());
@@ -184,7 +185,7 @@ fn a_fresh_adapter_is_small_uniform_noise_times_zero() {
     assert_eq!(values(&adapter), values(&Adapter::fresh(&model, &config, 7).unwrap()), "same seed, same bits");
     let other = values(&Adapter::fresh(&model, &config, 8).unwrap());
     assert!(values(&adapter).iter().zip(&other).all(|(one, other)| one.0.contains("lora_B") || one.1 != other.1));
-    // the values of a module do not depend on which others are targeted
+    // the values of a module do not depend on which other modules are targeted
     let only_v = LoraConfig { target_modules: "v_proj".parse().unwrap(), ..config };
     let only_v = values(&Adapter::fresh(&model, &only_v, 7).unwrap());
     assert_eq!(only_v.len(), 8);
@@ -256,7 +257,7 @@ fn a_file_with_the_few_keys_that_matter_is_enough() {
 
 #[test]
 fn the_first_pattern_of_the_file_decides_and_keeps_its_place() {
-    // not sorted: whoever reads the file again must find the same first match
+    // the keys must not be sorted: a program that reads the written file must find the same first match
     let text = r#"{"peft_type": "LORA", "r": 4, "rank_pattern": {"v_proj": 2, "self_attn.v_proj": 3, "k_proj": 5}}"#;
     let config = LoraConfig::from_json(&serde_json::from_str(text).unwrap()).unwrap();
     let config = LoraConfig { target_modules: "k_proj,v_proj".parse().unwrap(), ..config };

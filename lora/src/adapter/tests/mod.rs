@@ -1,4 +1,4 @@
-//! Adapters that are read, written and made, and those that are refused.
+//! Tests that adapters are made, read and written, and that broken ones are refused.
 
 mod faults;
 pub(super) mod fixtures;

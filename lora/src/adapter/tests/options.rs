@@ -1,4 +1,4 @@
-//! Options of a fresh adapter, as the library and the command line take them.
+//! Tests of the options of a fresh adapter, as the library and the command line accept them.
 
 use super::*;
 

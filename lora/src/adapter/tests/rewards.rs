@@ -1,11 +1,12 @@
-//! Adapters of reward models: written and read, refused where they are broken or where log-probs are wanted.
+//! Tests that adapters of reward models are written and read, and that they are refused if they are broken or if log-probs are
+//! needed.
 
 use super::*;
 use serde_json::json as value;
 
 const SCORE: &str = "base_model.model.score.weight";
 
-/// The golden adapter of tiny-llama with a head.
+/// Returns tiny-llama, and its golden adapter with a score head added.
 fn reward_model() -> (Model, Spoilt) {
     let model = load_model(&tiny_model("tiny-llama"));
     let mut files = Spoilt::copy_of(&goldens().join("tiny-llama/adapter"));
@@ -50,7 +51,7 @@ fn a_reward_model_is_read_as_it_was_written() {
     assert_eq!(snapshot.score_head().unwrap().read().download(), moved, "a snapshot keeps its own head");
 }
 
-/// PEFT adds its own two names for a classifier's head to whatever the user gave.
+/// PEFT adds its two names for a classifier's head to the list that the user gave.
 #[test]
 fn the_heads_names_are_read_as_peft_writes_them() {
     for names in [value!(["classifier", "score"]), value!(["score", "classifier", "score"]), value!(null)] {
@@ -155,7 +156,7 @@ fn each_kind_of_adapter_is_refused_in_the_others_place() {
     assert!(error.to_string().contains("no place in a language model"), "{error}");
     assert!(!out.exists());
 
-    // the tensor alone makes no reward model
+    // the tensor of a score head alone does not make a reward model
     files.config["task_type"] = value!("CAUSAL_LM");
     files.config["modules_to_save"] = value!(null);
     let error = Adapter::load(&model, files.write().path()).unwrap_err();

@@ -1,4 +1,4 @@
-//! The registry and the choice from it: what `--loss` and the knobs accept, refuse, and write down.
+//! Tests of the registry and of the choice from it: what `--loss` and the knobs accept, refuse, and record.
 
 use super::*;
 use align_data::RowKind;
@@ -67,9 +67,9 @@ fn names_and_knobs_of_the_record_make_the_same_objective_again() {
         Objective::new("cdpo", &[("label_smoothing", number(0.1))]),
         Objective::new("ipo_sum", &[]),
         Objective::new("Exo-Pref", &[("log-eps", number(-10.0))]),
-        // log_eps is exo's alone and turns its label smoothing off, dpo keeps its own
+        // only exo has log_eps, which turns exo's label smoothing off; dpo keeps its label smoothing
         Objective::new("dpo:0.5,exo:0.5", &[("log_eps", number(-10.0))]),
-        // the label smoothing of the two has different defaults
+        // dpo and exo have different defaults of label smoothing
         Objective::new("dpo:0.5,exo:0.5", &[]),
         Objective::new("dpo:0.5", &[]),
         Objective::new("rpo:0.8,ipo:0.2", &[("beta", number(0.3))]),
@@ -85,7 +85,7 @@ fn names_and_knobs_of_the_record_make_the_same_objective_again() {
     }
 }
 
-/// What is refused, and in which words.
+/// Compares the error messages of refused choices with the expected texts.
 #[test]
 fn what_does_not_fit_is_refused() {
     let number = KnobValue::Number;

@@ -1,11 +1,11 @@
-//! Single losses at points where their value is known, and at the edges of their formulas.
+//! Tests of single losses at points where their value is known, and at the edges of their formulas.
 
 use super::*;
 use crate::objective::{Unlearned, UnlearnedCounts};
 use align_data::Target;
 use std::f64::consts::LN_2;
 
-/// Pairs whose chosen reward is strictly above the rejected one.
+/// Returns the number of pairs whose chosen reward is strictly above the rejected one.
 fn accurate(head: &Head) -> usize {
     head.rewards.iter().filter(|rewards| matches!(rewards[..], [chosen, rejected] if chosen > rejected)).count()
 }
@@ -87,18 +87,18 @@ fn a_weight_by_the_policy_is_at_most_one() {
     assert_close(wpo_weight([&[-0.1, -0.3], &[-0.3]]), (-0.5f64).exp(), 1.0, format_args!("two means"));
 }
 
-/// Inputs at which a plain formula is infinite or no number.
+/// At these inputs, a plain formula would be infinite or NaN.
 #[test]
 fn formulas_hold_at_their_edges() {
     // an answer that is certain has infinite log-odds
     let orpo = Objective::new("orpo", &[]).unwrap();
     let certain = alone(&orpo, &pair([0.0, -30.0], &[], [4, 9]));
     assert!(certain.loss.is_finite() && certain.d_policy.concat().iter().all(|d| d.is_finite()), "{certain:?}");
-    // e^5000
+    // the margin is -5000, so the plain formula has e^5000
     let discopop = Objective::new("discopop", &[]).unwrap();
     let far = alone(&discopop, &pair([-1e5, 0.0], &[0.0, 0.0], [9, 9]));
     assert_close(far.loss, 5000.0, 5000.0, format_args!("discopop of a margin of -5000"));
-    // one pair has no deviation
+    // a batch of one pair has no deviation, so alpha has no effect
     let alpha_dpo = Objective::new("alpha_dpo", &[]).unwrap();
     let one = alone(&alpha_dpo, &pair([-20.0, -30.0], &[-22.0, -21.0], [9, 9]));
     assert_eq!(
@@ -109,7 +109,7 @@ fn formulas_hold_at_their_edges() {
         )
     );
     assert!(one.loss.is_finite());
-    // an answer without tokens has one
+    // an answer without tokens counts as one token
     for name in ["simpo", "ipo", "alphapo", "rpo"] {
         let objective = Objective::new(name, &[]).unwrap();
         let reference: &[f64] = if objective.reference() { &[-9.0, -7.0] } else { &[] };
@@ -146,7 +146,7 @@ fn exo_of_rewards_with_the_targets_of_a_pair_is_exo_of_the_pair() {
     (0..2).for_each(|i| assert_close(a.d_policy[0][i], b.d_policy[0][i], 1.0, format_args!("derivative {i}")));
 }
 
-/// The rewards of a row order its answers; equal ones make no pair, and a row of equal rewards no loss.
+/// The rewards of a row order its answers. Equal rewards make no pair, and a row with only equal rewards has a loss of 0.
 #[test]
 fn a_ranking_is_the_mean_over_its_pairs() {
     let row = |policy: &[f64], rewards: &[f64]| RowLogps {

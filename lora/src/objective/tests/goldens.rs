@@ -1,5 +1,5 @@
-//! Every registered loss against `tests/goldens/objectives.json`: losses, derivatives, rewards and statistics, extreme inputs
-//! included. Another folder with an `objectives.json` is taken from the environment variable `ALIGN_GOLDENS`.
+//! Compares every registered loss with `tests/goldens/objectives.json`: losses, derivatives, rewards and statistics, also for
+//! extreme inputs. The environment variable `ALIGN_GOLDENS` may name another folder with an `objectives.json`.
 
 use super::*;
 use align_data::{RowKind, Target};
@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// `--loss` of a case: where the name in the goldens is not that of the loss, it follows from their hyper-parameters.
+/// Returns the `--loss` of a case. It is the name in the goldens, except for two names that `--loss` writes differently.
 fn loss_text(golden_name: &str, hyper: &Value) -> String {
     match golden_name {
         "exo_pair_logeps" => "exo_pair".to_owned(),
@@ -19,15 +19,15 @@ fn loss_text(golden_name: &str, hyper: &Value) -> String {
     }
 }
 
-/// To the terminal whatever the test's outcome: the test runner keeps what `println!` writes.
+/// Writes a line to the terminal, whether or not the test passes. The test runner captures what `println!` writes.
 fn say(line: std::fmt::Arguments<'_>) {
     // one write, or the runner's own lines come between
     std::io::stderr().write_all(format!("\n{line}\n").as_bytes()).expect("stderr is open");
 }
 
-/// The goldens, or `None` (said) if the folder that the user named has none of this kind.
+/// Returns the goldens. `None`, with a message, if the folder in `ALIGN_GOLDENS` has no such file.
 fn load() -> Option<Value> {
-    // a relative folder is meant from the root of the repository, and the tests of a crate run in the crate's folder
+    // a relative folder is relative to the root of the repository, but the tests of a crate run in the crate's folder
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let named = std::env::var_os("ALIGN_GOLDENS").map(PathBuf::from);
     let path = root.join(named.clone().unwrap_or("tests/goldens".into())).join("objectives.json");
@@ -108,7 +108,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
             let tails = both(["policy_chosen_tail_logps", "policy_rejected_tail_logps"]).map(|policy| {
                 (policy, both(["ref_chosen_tail_logps", "ref_rejected_tail_logps"]).expect("tails of the reference"))
             });
-            // a case without lengths is of a loss that does not look at them
+            // a case without lengths belongs to a loss that does not read them
             let lens = both(["chosen_lens", "rejected_lens"]).unwrap_or((vec![1.0; n], vec![1.0; n]));
             let wins = both(["prob_win_chosen", "prob_win_rejected"]);
             let beats = column("prob_chosen_beats_rejected");
@@ -129,7 +129,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                     ..row(Some(Target::Pair))
                 };
                 if let Some((policy, of_reference)) = &tails {
-                    // the goldens' sums are without the tails, ours are of the whole answers
+                    // the goldens' sums leave the tails out, but ours are of whole answers
                     let tails = Tails { policy: at(policy), reference: at(of_reference) };
                     for answer in 0..2 {
                         row.policy[answer] += tails.policy[answer];
@@ -170,7 +170,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                 inputs[name].as_array().expect("a list of lists").iter().map(numbers).collect()
             };
             if objective.scores() == Scores::Reward {
-                // best first: any falling rewards say the same
+                // the answers are listed best first; any falling rewards give the same ranking
                 let ranked = |policy: Vec<f64>| RowLogps {
                     lens: vec![1; policy.len()],
                     target: Some(Target::Rewards((0..policy.len()).map(|rank| -(rank as f64)).collect())),
@@ -192,7 +192,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
     }
 }
 
-/// Statistics that a case gives as inputs, else those of its rows.
+/// Returns the statistics that a case gives as inputs, or else those of its rows.
 fn statistics(objective: &Objective, inputs: &Value, rows: &[RowLogps]) -> Statistics {
     let given =
         ["delta", "gap_mean", "gap_std"].map(|name| inputs.get(name).and_then(Value::as_f64).map(|x| (name, x)));
@@ -283,7 +283,7 @@ fn losses_agree_with_the_goldens() {
             check_case(golden_name, case, tolerance);
         }
         for alias in loss["aliases"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            // others are phrases: dpo with label_smoothing > 0
+            // other aliases are phrases, such as "dpo with label_smoothing > 0"
             if !alias.contains(' ') {
                 let known = find(alias).is_ok() || mix(alias).is_some();
                 assert!(known, "{alias}, another name of {golden_name} in objectives.json, is none in the registry");
@@ -305,7 +305,7 @@ fn every_registered_loss_has_goldens() {
     for spec in LOSSES.iter().filter(|spec| spec.data != RowKind::Sequence) {
         for name in [spec.name].into_iter().chain(spec.presets.iter().map(|preset| preset.name)) {
             let cases = goldens["losses"][name]["cases"].as_array();
-            // a name with other defaults stands among the others of its loss
+            // a preset may be listed as an alias of its loss instead
             let also = goldens["losses"][spec.name]["aliases"].as_array();
             assert!(
                 cases.is_some_and(|cases| !cases.is_empty()) || also.is_some_and(|names| names.contains(&name.into())),
@@ -331,7 +331,7 @@ fn every_registered_loss_has_goldens() {
     }
 }
 
-/// The cases of a procedure, or `None` (said) if the file has none.
+/// Returns the cases of a procedure. `None`, with a message, if the file has none.
 fn procedure<'g>(goldens: &'g Value, name: &str) -> Option<&'g Vec<Value>> {
     let cases = goldens["procedures"].get(name);
     if cases.is_none() {
@@ -457,7 +457,7 @@ fn the_kto_reference_point_agrees_with_the_goldens() {
     for case in procedures.as_array().expect("kto_kl is a list") {
         let n = case["batch"].as_u64().expect("a batch size") as usize;
         for (row, pair) in case["kl_pairs_prompt_completion"].as_array().expect("a list").iter().enumerate() {
-            // the answer of the row before, for the first row that of the last
+            // the answer is that of the row before; for the first row, that of the last row
             assert_eq!(numbers(pair), [row as f64, ((row + n - 1) % n) as f64]);
         }
         let (policy, reference) = (numbers(&case["policy_kl_logps"]), numbers(&case["ref_kl_logps"]));

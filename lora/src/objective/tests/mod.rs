@@ -1,4 +1,4 @@
-//! What must hold for every registered loss, by walking the registry.
+//! Tests of what must hold for every registered loss.
 
 mod choices;
 mod formulas;
@@ -31,7 +31,7 @@ fn rows(objective: &Objective, n: usize, spread: f64) -> Vec<RowLogps> {
         let mismatched_policy = numbers.uniform(-120.0, -20.0);
         let mismatched =
             Mismatched { policy: mismatched_policy, reference: mismatched_policy + numbers.uniform(-9.0, 3.0) };
-        // the tail of the longer answer alone
+        // only one answer, which stands for the longer one, has a tail
         let longer = i % 2;
         let mut tails = Tails { policy: [0.0; 2], reference: [0.0; 2] };
         tails.policy[longer] = numbers.uniform(-15.0, -1.0);
@@ -79,7 +79,7 @@ fn whole(objective: &Objective, rows: &[RowLogps], statistics: &Statistics) -> R
 /// A `--loss` with knobs.
 type Choice = (&'static str, Vec<(&'static str, KnobValue)>);
 
-/// Every loss with its defaults, and with each of its knobs at another value, which has an effect.
+/// Returns every loss with its defaults and with each of its knobs at another value that has an effect, and some mixes.
 fn choices() -> Vec<Choice> {
     let number = KnobValue::Number;
     let mut all: Vec<Choice> = Vec::new();
@@ -110,7 +110,7 @@ fn choices() -> Vec<Choice> {
     all.push(("dpo:0.8,ipo:0.2,exo:1.5", vec![("beta", number(0.3))]));
     all.push(("mpo", Vec::new()));
     all.push(("rpo", vec![("ld_alpha", number(0.4)), ("ld_ref", KnobValue::Switch(false))]));
-    // modifiers of one loss, and of a later one
+    // mixes in which only one loss has a modifier: the first loss, or a later one
     all.push(("rpo:0.8,ipo:0.2", Vec::new()));
     all.push(("bco_pair:0.2,wpo:0.8", Vec::new()));
     all.push(("simpo:0.5,ld_dpo:0.5", Vec::new()));
@@ -130,13 +130,15 @@ fn variants() -> Vec<Objective> {
 fn derivatives_agree_with_central_differences() {
     for (text, mut given) in choices() {
         if text == "alpha_dpo" {
-            // its target margin follows the policy without gradient: the goldens have the derivatives with it
+            // its target margin follows the policy without gradient, which differences would see; the goldens check those
+            // derivatives
             given.retain(|(key, _)| *key != "alpha");
             given.push(("alpha", KnobValue::Number(0.0)));
         }
         let objective = Objective::new(text, &given).unwrap();
         let rows = rows(&objective, 7, 15.0);
-        // fixed while the rows move: they carry no gradient (a loss that differentiates them does not read these)
+        // fixed while the rows move, since statistics carry no gradient (a loss that differentiates its statistics does not read
+        // these)
         let statistics = statistics(&objective, &rows);
         let head = whole(&objective, &rows, &statistics).unwrap();
         let check = |analytic: f64, what: std::fmt::Arguments<'_>, mv: &dyn Fn(&mut [RowLogps], f64)| {
@@ -173,7 +175,7 @@ fn derivatives_agree_with_central_differences() {
     }
 }
 
-/// Sums of at most `n` numbers and a product with `rows / batch_rows`: a few ulps, of the largest item where they cancel.
+/// Checks that two numbers differ by at most a few ulps of `largest`, the size of the largest term in the sums that give them.
 fn assert_close(found: f64, expected: f64, largest: f64, what: std::fmt::Arguments<'_>) {
     assert!((found - expected).abs() <= 32.0 * f64::EPSILON * largest, "{what}: {found:e}, expected {expected:e}");
 }
@@ -202,7 +204,7 @@ fn micro_batches_add_up_to_the_whole_batch() {
                 heads.iter().flat_map(|head| part(head).concat()).collect()
             };
             assert_eq!(joined(|head| &head.rewards), all.rewards.concat(), "{objective:?}");
-            // a derivative may be the small rest of terms that cancel: the largest of them bounds their size
+            // a derivative may be the small remainder of terms that cancel; the largest derivative bounds their size
             let largest = all.d_policy.concat().into_iter().fold(0.0f64, |m, d| m.max(d.abs()));
             for (d, expected) in joined(|head| &head.d_policy).into_iter().zip(all.d_policy.concat()) {
                 assert_close(d, expected, largest, format_args!("{objective:?}, d in micro-batches of {micro_batch}"));
@@ -222,7 +224,7 @@ fn a_loss_that_compares_rows_refuses_a_part_of_them() {
     let _ = objective.head(&rows[..2], &statistics, BatchTotals::of_rows(&rows));
 }
 
-/// Without the statistics of the batch a coupled loss must not silently take 0 for them.
+/// Without the statistics of the batch, a coupled loss must not silently use 0 in their place.
 #[test]
 #[should_panic(expected = "needs the statistic `kl`")]
 fn a_coupled_loss_refuses_to_go_without_statistics() {
@@ -241,7 +243,7 @@ fn a_number_that_is_not_finite_names_its_row() {
             other => panic!("{objective:?}: {other:?}"),
         }
     }
-    // finite log-probs whose loss is not
+    // finite log-probs whose loss is infinite
     let ipo = Objective::new("ipo_sum", &[]).unwrap();
     let mut rows = rows(&ipo, 3, 3.0);
     rows[1].policy[1] = -1e200;
@@ -264,7 +266,7 @@ fn a_mix_is_the_weighted_sum_of_its_losses() {
     }
 }
 
-/// What modifies a loss modifies it in a mix too, wherever it stands there, and no other.
+/// A modifier of a loss also applies to that loss in a mix, at any place in the mix, and to no other loss.
 #[test]
 fn a_modifier_stays_with_its_loss() {
     let number = KnobValue::Number;
@@ -357,7 +359,7 @@ fn a_weight_scales_any_single_loss() {
         });
         let largest = once.per_item_loss.iter().fold(once.loss.abs(), |m, item| m.max(item.abs()));
         assert_close(thrice.loss, 3.0 * once.loss, largest, format_args!("{name}"));
-        // a derivative may be the small rest of terms that cancel: the largest of them bounds their size
+        // a derivative may be the small remainder of terms that cancel; the largest derivative bounds their size
         let largest = once.d_policy.concat().into_iter().fold(0.0f64, |m, d| m.max(d.abs()));
         for (d3, d1) in thrice.d_policy.concat().into_iter().zip(once.d_policy.concat()) {
             assert_close(d3, 3.0 * d1, largest, format_args!("{name}, derivative"));

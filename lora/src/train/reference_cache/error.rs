@@ -4,7 +4,7 @@ use crate::train::size::Size;
 use std::io;
 use std::path::PathBuf;
 
-/// A cache that cannot be opened.
+/// Why a cache cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
@@ -24,18 +24,18 @@ pub enum CacheError {
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum CacheNote {
-    /// The file was no cache of these numbers, or its start was damaged.
+    /// The file has no sound head, or the head of another fingerprint.
     #[error("reference cache: {} is damaged at its start: its {bytes} are dropped", path.display())]
     DamagedStart { path: PathBuf, bytes: Size },
-    /// Some records do not agree with their checksums, or an interrupted run left part of a record.
+    /// Some records do not match their checksums, or an interrupted run left part of a record.
     #[error(
         "reference cache: {} is damaged or cut short: {kept} answers of it are used, its last {bytes} are dropped", path.display()
     )]
     DamagedEnd { path: PathBuf, kept: u64, bytes: Size },
-    /// A record was sound at the start and is damaged now.
+    /// A record was sound when the file was opened and is damaged now.
     #[error("reference cache: {} changes while it is used: it is not read any more", path.display())]
     DamagedMeanwhile { path: PathBuf },
-    /// Another file has the same rows, computed under other conditions.
+    /// Another file has some of the same rows, computed under other conditions.
     #[error(
         "reference cache: these rows are in {}, but for other numbers ({}): they are computed anew", path.display(), .differs.join(", ")
     )]
@@ -53,7 +53,7 @@ pub enum CacheNote {
         path.display()
     )]
     Disagrees { path: PathBuf },
-    /// The run continues with what the file holds now.
+    /// The run continues with the weights that the file has now.
     #[error(
         "warning: {} has changed since the run began: this run's numbers from here on are of changed weights, and its result with them; \
          start it again. Nothing is read from the reference cache or kept any more", path.display()

@@ -1,4 +1,4 @@
-//! The file of one fingerprint: who may write it, which part of it is sound, where its records are.
+//! The file of one fingerprint: who may write it, which part of it is sound, and where each record is.
 
 use super::error::{CacheError, CacheNote};
 use super::fingerprint::Fingerprint;
@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 /// The ending of the files' names.
 const EXTENSION: &str = "logps";
-/// How many other files are searched for rows that a run does not find.
+/// How many files of other fingerprints are searched for rows that the run's file lacks.
 const OTHERS_LOOKED_AT: usize = 8;
-/// How often the size of its directory is checked while a file grows to the limit.
+/// How many times the size of the directory is checked while a file grows to the limit.
 const LOOKS: u64 = 64;
 
 /// An open cache file, with the places of its records. The places take 16 bytes per answer, plus the free slots of a hash table.
@@ -23,19 +23,19 @@ pub(super) struct CacheFile {
     path: PathBuf,
     file: File,
     head: Head,
-    /// Places of the records, by [`SequenceKey::short`].
+    /// Where each record begins in the file, by [`SequenceKey::short`].
     index: HashMap<u64, u64>,
     /// Where the sound records end and the next one is written.
     end: u64,
-    /// Whether this run holds the lock. Other runs only read what was there when they opened the file.
+    /// Whether this run holds the lock and writes the file. Other runs only read what was there when they opened the file.
     writes: bool,
     /// Bytes that the files of its directory may fill.
     limit: u64,
-    /// Where the end was when the directory was last checked.
+    /// The value of `end` at the last check of the directory's size.
     looked_at: u64,
 }
 
-/// Whether a file has an answer.
+/// What a file has of an answer.
 #[derive(Debug, PartialEq)]
 pub(super) enum Lookup {
     Found(Vec<f32>),
@@ -46,7 +46,7 @@ pub(super) enum Lookup {
 
 impl CacheFile {
     /// Opens or creates the file of `fingerprint` in the directory `folder`, whose files may fill `limit` bytes. Damaged parts
-    /// of it are dropped.
+    /// are not read. If this run holds the lock, it also removes them from the file.
     ///
     /// # Errors
     /// [`CacheError::Io`], [`CacheError::NotAFile`].
@@ -116,7 +116,7 @@ impl CacheFile {
         &self.path
     }
 
-    /// Number of answers in the file.
+    /// Returns the number of answers in the file.
     pub(super) fn len(&self) -> usize {
         self.index.len()
     }
@@ -131,7 +131,7 @@ impl CacheFile {
         self.index.contains_key(&key.short())
     }
 
-    /// Reads an answer of `n` tokens.
+    /// Reads the log-probs of an answer with `n` scored tokens.
     pub(super) fn read(&mut self, key: &SequenceKey, n: usize) -> Lookup {
         let Some(&at) = self.index.get(&key.short()) else { return Lookup::Missing };
         match record::read_at(&self.head, &mut self.file, (at, self.end)) {
@@ -142,8 +142,9 @@ impl CacheFile {
         }
     }
 
-    /// Adds answers. An answer whose short key is taken is left out and computed each time it comes. That happens to one pair
-    /// of answers in 2^64. Returns a note if old files were removed to make room.
+    /// Adds answers that the file lacks. If another answer has the same short key, an answer is left out and computed each time
+    /// it comes. Two answers share a short key with a probability of 2^-64. Returns a note if old files were removed to make
+    /// room.
     ///
     /// # Errors
     /// [`CacheNote::Full`] if the file cannot be written, e.g. on a full disk; [`CacheNote::FileFull`]. After an error, nothing
@@ -162,7 +163,7 @@ impl CacheFile {
             return Err(CacheNote::FileFull { path: self.path.clone(), limit: Size(self.limit) });
         }
         if let Err(source) = record::append(&mut self.file, self.end, &bytes) {
-            // if this fails too, a partial record may stay, but its checksum does not match
+            // if this fails too, part of a record may stay, but its checksum does not match
             let _ = self.file.set_len(self.end);
             self.stop_writing();
             return Err(CacheNote::Full { path: self.path.clone(), source });
@@ -190,8 +191,8 @@ impl CacheFile {
         if self.writes { self.file.set_len(self.end) } else { Ok(()) }
     }
 
-    /// Finds a file of another fingerprint that has one of these answers, and says what differs. Of several files it takes the
-    /// one that differs least; if several differ equally, the one used last.
+    /// Finds a file of another fingerprint that has one of these answers, and returns a note of what differs. Of several such
+    /// files it takes the one that differs least, and of those that differ equally, the one used last.
     pub(super) fn other_with(&self, keys: &[SequenceKey]) -> Option<CacheNote> {
         let folder = self.path.parent()?;
         let mut others = folder::files(folder, EXTENSION).ok()?;
@@ -207,7 +208,8 @@ impl CacheFile {
         Some(CacheNote::OtherFingerprint { path, differs })
     }
 
-    /// Removes the least recently used files of its directory until the rest is within the limit.
+    /// Removes the least recently used files of its directory until the remaining ones are within the limit. Its own file and
+    /// files in use stay.
     pub(super) fn prune(&mut self) -> Option<CacheNote> {
         self.looked_at = self.end;
         let folder = self.path.parent()?;

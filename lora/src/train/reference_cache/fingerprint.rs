@@ -1,4 +1,4 @@
-//! What the bits of a reference's log-probs depend on besides the tokens.
+//! The fingerprint: what the bits of a reference's log-probs depend on besides the tokens.
 
 use super::error::CacheError;
 use crate::adapter::adapter_hash;
@@ -14,7 +14,7 @@ use std::fs::File;
 /// bits, whatever the other rows of a pass, the number of threads, the length limit or the path of the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Fingerprint {
-    /// Version and hash of this program: another build may add in another order.
+    /// Version and hash of this program: another build may sum in another order.
     program: String,
     /// Hash of all bytes of the weights.
     weights: String,
@@ -76,7 +76,7 @@ impl Fingerprint {
 
 /// Hashes the file of this program.
 fn program() -> Result<Hash, CacheError> {
-    // the link leads to the file that runs, even if another file has taken its path
+    // this link leads to the running file, even if another file has taken its path
     let path = match cfg!(target_os = "linux") {
         true => "/proc/self/exe".into(),
         false => std::env::current_exe().map_err(|source| CacheError::Program { source })?,

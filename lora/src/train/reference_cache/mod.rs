@@ -1,28 +1,28 @@
 //! Log-probs of a frozen reference: computed when an answer first appears, read afterwards.
 //!
-//! The reference of a run does not change, and the bits of an answer's log-probs depend on no other row of its pass. So a
-//! number that was computed once is valid in every later epoch and in every later run of the same model. A pass whose answers
-//! are all known has no reference rows. [`Scoring`](super::Scoring) is the only user: it looks answers up before a pass and
-//! adds what the pass computes. The cache keeps one f32 for each token, as the pass gives it, so sums over tokens are those
-//! that the pass would give. KTO's mismatched answers are cached like others.
+//! The reference of a run does not change, and the bits of an answer's log-probs do not depend on the other rows of its pass. So
+//! log-probs that were computed once are valid in every later epoch and in every later run of the same model. A pass whose
+//! answers are all in the cache has no reference rows. [`Scoring`](super::Scoring) is the only user: it looks answers up before a
+//! pass and adds what the pass computes. The cache keeps one f32 for each scored token, as the pass gives it, so a sum over
+//! tokens has the bits that it would have without the cache. KTO's mismatched answers are cached like others.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `fingerprint.rs` | what a log-prob depends on besides the tokens |
-//! | `weights.rs` | the hash of the weights, and whether they stay the same |
+//! | `weights.rs` | the hash of the weights, and whether their files change |
 //! | `record.rs` | the format of a cache file |
 //! | `file.rs` | the file of a fingerprint: its lock, its sound part, its index |
-//! | `error.rs` | why a cache cannot be used, and the notes about it |
+//! | `error.rs` | why a cache cannot be opened, and the notes about it |
 //!
 //! | what could go wrong | what happens |
 //! |---|---|
-//! | the weights are edited in place | their hash covers all bytes. For files above 256 MiB it is remembered, and trusted only while device, inode, length, mtime and ctime are the same and 256 blocks of the file have the same bytes. A file written less than ten seconds ago is hashed and not remembered |
-//! | they are edited while a run uses them | every pass checks the open file's times, and its bytes if the times differ. Then the cache closes, with a warning that the run's own numbers are affected |
-//! | something that the fingerprint does not cover changes | before the first number of an earlier run is used, the answers of one row are computed and compared bit by bit. If they differ, the file's records are dropped, with a note |
-//! | a write is interrupted, a file is damaged | every record has a checksum that starts from that of the file's head. The file is cut at the first unsound record, with a note, and a record is checked again when it is read |
-//! | two runs use it at once | the file is locked: the second run reads what was there and keeps new records in memory |
+//! | the weights are edited in place | their hash covers all bytes. For files of 256 MiB or more it is remembered, and trusted only while device, inode, length, mtime and ctime are the same and 256 blocks of the file have the same bytes. A file written less than ten seconds ago is hashed, and its hash is not remembered |
+//! | the weights are edited while a run uses them | every pass checks the open file's times, and its hash if the times differ. If the hash differs too, or if there is none, the cache closes, with a warning that the run's own numbers are affected |
+//! | something that the fingerprint does not cover changes | before the first log-prob of an earlier run is used, the answers of one row are computed and compared bit by bit. If they differ, the file's records are dropped, with a note |
+//! | a write is interrupted, a file is damaged | every record has a checksum that also covers the checksum of the file's head. The file is cut at the first unsound record, with a note, and a record is checked again when it is read |
+//! | two runs use a file at once | the file is locked: the second run reads what was there and keeps new records in memory |
 //! | the disk is full | a note; new records stay in memory, in at most a sixteenth of `--memory` (in `score` and `eval`, of its default) |
-//! | many models | the files of the directory may fill 8 GiB. Those unused for the longest time are removed, with a note, at the start and while a file grows. A single file that reaches 8 GiB takes no new records, with a note |
+//! | many models fill the disk | the files of the directory may fill 8 GiB. Those unused for the longest time are removed, with a note, at the start and while a file grows. A single file that reaches 8 GiB gets no new records, with a note |
 
 mod error;
 mod file;
@@ -49,18 +49,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use weights::WatchedWeights;
 
-/// Bytes that the files of one directory may fill. Beyond that, the least recently used file is removed, and the file in use
-/// takes no new records.
+/// Bytes that the files of one directory may fill. If they have more, the least recently used ones are removed. A file that
+/// reaches the limit alone gets no new records.
 const FOLDER_LIMIT: u64 = 8 << 30;
-/// Bytes of one answer in memory beside its log-probs: key, pointer and length, the place in the table, the allocator's share.
+/// Bytes that one answer in memory needs beside its log-probs: key, pointer and length, the slot in the hash table, the
+/// allocator's overhead.
 const MEMORY_OVERHEAD: u64 = 64;
 
 /// Where computed log-probs are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CachePlace {
-    /// They are gone when the run ends.
+    /// In memory: they are lost when the run ends.
     Memory,
-    /// Later runs find them.
+    /// In a file, where later runs find them.
     File,
 }
 
@@ -77,7 +78,7 @@ pub struct CacheCounts {
 #[derive(Debug)]
 pub struct ReferenceCache {
     state: Mutex<State>,
-    /// Number of answers in the file when it was opened.
+    /// Answers in the file when it was opened. 0 without a file.
     found: usize,
     path: Option<PathBuf>,
 }
@@ -86,11 +87,12 @@ pub struct ReferenceCache {
 struct State {
     weights: WatchedWeights,
     file: Option<CacheFile>,
-    /// Answers that no file holds.
+    /// Answers that are not in the file.
     memory: InMemory,
-    /// Whether numbers of earlier runs have been compared with this run's. Also true if there are none.
+    /// Whether log-probs of earlier runs have been compared with this run's. Also true if there are none of earlier runs.
     compared: bool,
-    /// Whether other files have been searched for answers that this one lacks. Also true if the file had answers at the start.
+    /// Whether files of other fingerprints have been searched for answers that this file lacks. Also true if this file had
+    /// answers at the start.
     looked_elsewhere: bool,
     /// Whether the weights have changed, so that no cached number is valid.
     closed: bool,
@@ -121,14 +123,14 @@ impl InMemory {
     }
 }
 
-/// Returns the bytes that `answers` answers take in memory; together they have `tokens` tokens.
+/// Returns the bytes that `answers` answers with `tokens` scored tokens in all need in memory.
 pub(super) fn in_memory(answers: u64, tokens: u64) -> u64 {
     MEMORY_OVERHEAD * answers + 4 * tokens
 }
 
 impl ReferenceCache {
-    /// Makes a cache for this process alone, for the weights in `files`. By default it takes at most a sixteenth of what a run
-    /// may hold. So does a cache whose file takes nothing new.
+    /// Makes a cache that is only in memory, for the weights in `files`. By default it holds at most a sixteenth of what a run
+    /// may hold by default.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the metadata of the weights' files cannot be read.
@@ -136,9 +138,9 @@ impl ReferenceCache {
         Ok(Self::new(WatchedWeights::unhashed(files)?, None, Vec::new()))
     }
 
-    /// Opens the cache of `model` with the adapter `reference`, if any. The model was loaded from `files`. The cache is in the
-    /// directory `folder`, which is made if it is missing. One process at a time adds to it; others read what was there when
-    /// they opened it.
+    /// Opens the cache of `model` with the adapter `reference`, if any. The model was loaded from `files`. The cache is a file in
+    /// the directory `folder`, which is made if it is missing. One process at a time adds to the file; others read what was there
+    /// when they opened it.
     ///
     /// # Errors
     /// [`CacheError`].
@@ -181,17 +183,17 @@ impl ReferenceCache {
         ReferenceCache { state: Mutex::new(state), found, path }
     }
 
-    /// Returns the path of its file. `None` if it is in memory.
+    /// Returns the path of the cache's file. `None` if the cache is only in memory.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
-    /// Number of answers in the file when it was opened.
+    /// Returns the number of answers in the file when it was opened, 0 without a file.
     pub fn found(&self) -> usize {
         self.found
     }
 
-    /// Returns how many answers were looked up so far.
+    /// Returns how many answers were read and computed so far.
     pub fn counts(&self) -> CacheCounts {
         self.state().counts
     }
@@ -201,7 +203,7 @@ impl ReferenceCache {
         std::mem::take(&mut self.state().notes)
     }
 
-    /// Returns where it keeps new log-probs.
+    /// Returns where the cache keeps new log-probs. If the run cannot write the file, that is memory.
     pub(super) fn place(&self) -> CachePlace {
         let writes = self.state().file.as_ref().is_some_and(CacheFile::writes);
         if writes { CachePlace::File } else { CachePlace::Memory }
@@ -217,13 +219,13 @@ impl ReferenceCache {
         self.state().memory.limit
     }
 
-    /// Says for each answer whether the cache seems to have it. Only [`ReferenceCache::get`] reads it and makes sure.
+    /// Says for each answer whether the cache seems to have it. Only [`ReferenceCache::get`] reads and checks the record.
     pub(super) fn holds(&self, keys: &[SequenceKey]) -> Vec<bool> {
         let state = self.state();
         keys.iter().map(|key| !state.closed && state.holds(key)).collect()
     }
 
-    /// Returns the log-probs of the answers of a pass. Each answer is given with its number of tokens. `None` for an answer
+    /// Looks up the answers of a pass, each given with its number of scored tokens. Returns their log-probs, `None` for an answer
     /// that the cache lacks.
     pub(super) fn get(&self, answers: &[(SequenceKey, usize)]) -> Vec<Option<Vec<f32>>> {
         let mut state = self.state();
@@ -240,15 +242,15 @@ impl ReferenceCache {
         found
     }
 
-    /// Keeps computed log-probs.
+    /// Keeps computed log-probs, in the file if this run writes it, otherwise in memory.
     pub(super) fn put(&self, answers: &[(SequenceKey, &[f32])]) {
         let mut state = self.state();
-        // checked before new numbers are kept: the weights must still be those of the fingerprint
+        // new log-probs are kept only if the weights are still those of the fingerprint
         state.watch_weights();
         if state.closed {
             return;
         }
-        // a number that is not finite ends the run and is not kept for the next
+        // a log-prob that is not finite ends the run and is not kept for the next
         let finite = |logps: &[f32]| logps.iter().all(|logp| logp.is_finite());
         let new: Vec<_> = answers.iter().copied().filter(|(key, logps)| !state.holds(key) && finite(logps)).collect();
         if new.is_empty() {
@@ -271,7 +273,7 @@ impl ReferenceCache {
         }
     }
 
-    /// Whether the cache has numbers of an earlier run that have not been compared with this run's.
+    /// Whether the cache may have log-probs of an earlier run that have not been compared with this run's.
     pub(super) fn wants_comparison(&self) -> bool {
         let state = self.state();
         !state.compared && !state.closed

@@ -5,27 +5,27 @@
 //! | magic, with the version of this format | 8 |
 //! | length of what follows | 4 |
 //! | the [`Fingerprint`], JSON | that length |
-//! | check: start of the BLAKE3 hash of all before it | 16 |
+//! | check: start of the BLAKE3 hash of all bytes before it | 16 |
 //!
-//! then, for each answer, in the order in which they were computed:
+//! Then come the records, one for each answer, in the order in which they were computed:
 //!
 //! | part | bytes |
 //! |---|---|
 //! | key: start of the BLAKE3 hash of the tokens, and of which are scored | 16 |
 //! | number of log-probs | 4 |
 //! | the log-probs, nats, f32 | 4 each |
-//! | check: start of the BLAKE3 hash of the head's check and all before it in the record | 8 |
+//! | check: start of the BLAKE3 hash of the head's check and of all bytes before it in the record | 8 |
 //!
-//! Numbers are little endian. Records are only ever added at the end, so the damage of an interrupted run is at the end too.
+//! Numbers are little endian. Records are only ever added at the end, so an interrupted run can damage only the end.
 
 use super::fingerprint::Fingerprint;
 use blake3::{Hash, Hasher};
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 
-/// The last digit is the version.
+/// Magic bytes of the format. The last digit is the version.
 const MAGIC: [u8; 8] = *b"ALIGNLP1";
-/// A length in bytes that no fingerprint reaches.
+/// Limit on the length of a fingerprint in bytes. No real fingerprint reaches it.
 const LONGEST_FINGERPRINT: u32 = 1 << 16;
 const KEY: usize = 16;
 const HEAD_CHECK: usize = 16;
@@ -49,12 +49,12 @@ impl SequenceKey {
             put(gap.start);
             put(gap.end);
         }
-        // the tokens come last: the two lengths say where they begin
+        // the tokens come last, so the two lengths tell where the gaps end and the tokens begin
         bytes.extend(prompt.iter().chain(answer).flat_map(|id| id.to_le_bytes()));
         SequenceKey(first(&blake3::hash(&bytes)))
     }
 
-    /// Returns the part of the key that an index holds.
+    /// Returns the first 8 bytes of the key, which the index of a file holds.
     pub(crate) fn short(&self) -> u64 {
         u64::from_le_bytes(first(&Hash::from_slice(&[self.0, self.0].concat()).expect("32 bytes")))
     }
@@ -64,17 +64,17 @@ fn first<const N: usize>(hash: &Hash) -> [u8; N] {
     *hash.as_bytes().first_chunk().expect("a hash has 32 bytes")
 }
 
-/// The start of a file.
+/// The head of a cache file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Head {
     pub fingerprint: Fingerprint,
     check: [u8; HEAD_CHECK],
-    /// Bytes in the file.
+    /// Length of the head in bytes. The first record begins there.
     pub bytes: u64,
 }
 
 impl Head {
-    /// Makes the head for `fingerprint`, and its bytes.
+    /// Makes the head for `fingerprint`. Also returns its bytes in the file.
     pub(super) fn new(fingerprint: &Fingerprint) -> (Head, Vec<u8>) {
         let json = serde_json::to_vec(fingerprint).expect("texts become JSON");
         let mut bytes = MAGIC.to_vec();
@@ -120,8 +120,8 @@ impl Head {
         bytes.extend_from_slice(&check);
     }
 
-    /// Reads the next record of a file with at most `available` more bytes. `None` at the end of the file, or if the record is
-    /// damaged.
+    /// Reads the next record of a file that has `available` more bytes. `None` if the file ends before the record does, or if the
+    /// record is damaged.
     pub(super) fn next(&self, file: &mut impl Read, available: u64) -> io::Result<Option<Record>> {
         let mut record = vec![0; KEY + 4];
         if available < RECORD_OVERHEAD || !filled(file, &mut record)? {
@@ -143,12 +143,12 @@ impl Head {
     }
 }
 
-/// One answer.
+/// The record of one answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Record {
     pub key: SequenceKey,
     pub logps: Vec<f32>,
-    /// Bytes in the file.
+    /// Length of the record in the file, in bytes.
     pub bytes: u64,
 }
 
@@ -161,8 +161,8 @@ fn filled(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     }
 }
 
-/// Calls `found` with [`SequenceKey::short`] and the place of each sound record. Returns where these records end. `file` is
-/// read from behind the head; it has `len` bytes, including the head.
+/// Calls `found` with [`SequenceKey::short`] and the place of each record before the first damaged one. Returns where these
+/// records end. `file` must stand right behind the head; it has `len` bytes, including the head.
 pub(super) fn index(
     head: &Head,
     file: &mut (impl BufRead + Seek),
@@ -177,7 +177,8 @@ pub(super) fn index(
     Ok(at)
 }
 
-/// Whether one of `keys` is in a file, judged only by the keys and lengths of its records. `file` is read from behind the head.
+/// Whether one of `keys` is in a file. Reads only the keys and lengths of the records and checks nothing else. `file` must stand
+/// right behind the head.
 pub(super) fn holds_any(file: &mut (impl BufRead + Seek), keys: &[SequenceKey]) -> io::Result<bool> {
     let mut start = [0; KEY + 4];
     while filled(file, &mut start)? {
@@ -190,7 +191,7 @@ pub(super) fn holds_any(file: &mut (impl BufRead + Seek), keys: &[SequenceKey]) 
     Ok(false)
 }
 
-/// Reads the record at `at` of a file of `len` bytes, if it is sound.
+/// Reads the record at `at` of a file of `len` bytes. `None` if it is damaged.
 pub(super) fn read_at(head: &Head, file: &mut (impl Read + Seek), (at, len): (u64, u64)) -> io::Result<Option<Record>> {
     file.seek(SeekFrom::Start(at))?;
     head.next(file, len.saturating_sub(at))

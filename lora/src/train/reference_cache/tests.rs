@@ -1,4 +1,4 @@
-//! The cache by itself: what it keeps, what it drops, what it says.
+//! Tests of the cache alone: what it keeps, what it drops, what its notes say.
 
 use super::file::{CacheFile, Lookup};
 use super::fingerprint::Fingerprint;
@@ -24,7 +24,7 @@ fn key(n: u32) -> SequenceKey {
     SequenceKey::new(&[1, 2, n], &[3], [])
 }
 
-/// Weights of one tensor, to be watched.
+/// Writes weights of one tensor and watches them.
 fn weights(folder: &Path) -> WatchedWeights {
     let spec = TensorSpec { name: "a".to_owned(), dtype: Dtype::F32, shape: vec![2] };
     let path = folder.join("model.safetensors");
@@ -56,7 +56,7 @@ fn a_key_is_the_tokens_where_the_answer_begins_and_what_is_scored() {
         key(&[1, 2], &[3, 4, 5], &[Range { start: 1, end: 2 }]),
         key(&[1, 2], &[3, 4, 5], &[Range { start: 0, end: 2 }]),
         key(&[1, 2], &[3, 4, 5], &[Range { start: 0, end: 1 }, Range { start: 1, end: 2 }]),
-        // the bytes of a gap in the place of tokens
+        // prompt tokens with the same bytes as a gap
         key(&[0, 0, 1, 0, 1, 2], &[3, 4, 5], &[]),
     ];
     for (i, one) in keys.iter().enumerate() {
@@ -230,7 +230,7 @@ fn the_oldest_files_go_first_and_none_that_is_in_use() {
     assert!(folder.path().join("notes.txt").exists());
 }
 
-/// The file in use stays within the limit too, and old files go while it grows.
+/// The file in use stays within the limit too, and old files are removed while it grows.
 #[test]
 fn a_file_does_not_grow_beyond_the_limit() {
     let folder = tempfile::tempdir().unwrap();
@@ -258,7 +258,7 @@ fn a_file_does_not_grow_beyond_the_limit() {
     assert!(cache.holds(&key(0)), "what is there is read");
 }
 
-/// Every cut of a file, and every byte of it changed, gives what is sound before the damage and nothing else.
+/// Wherever the file is cut and whichever byte is changed, the answers before the damage are found and no others.
 #[test]
 fn no_damage_is_believed() {
     let folder = tempfile::tempdir().unwrap();
@@ -300,7 +300,7 @@ fn no_damage_is_believed() {
     assert_eq!(look(&sound, sound.len(), "sound"), 0);
 }
 
-/// Runs this test again in a child that may write only 64 KiB: what a full disk does to it.
+/// Runs this test again in a child process that may write only 32 or 64 KiB to a file, which acts like a full disk.
 #[cfg(unix)]
 #[test]
 fn a_full_disk_ends_the_writing_and_not_the_run() {
@@ -317,7 +317,8 @@ fn a_full_disk_ends_the_writing_and_not_the_run() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // in blocks of 512 bytes or, in some shells, of 1024; the signal would end the child before it sees the error
+    // `ulimit -f` counts blocks of 512 bytes or, in some shells, of 1024; without the trap, the signal would end the child before
+    // it sees the error
     let status = std::process::Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())

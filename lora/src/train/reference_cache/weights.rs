@@ -1,10 +1,10 @@
 //! Identifies weights by a hash of all their bytes, and notices if they change.
 //!
-//! Hashing reads every byte. That takes seconds for a model of 7 billion parameters, and longer from a cold disk, so the hash
-//! of a large file is remembered. It is trusted only if the file is the same one (device, inode) and has the same length, the
-//! same times to the nanosecond (mtime and ctime) and the same bytes in some blocks. No program sets ctime: the system does, at
-//! every write. A file that was written a moment ago is hashed, but its hash is not remembered, because a second write within
-//! one tick of the file system's clock would go unseen.
+//! Hashing reads every byte. That takes seconds for a model of 7 billion parameters, and longer from a cold disk, so the hash of
+//! a large file is remembered. It is trusted only if the file is the same one (device, inode) and has the same length, the same
+//! times to the nanosecond (mtime and ctime) and the same bytes in some blocks. No program can set ctime: the system sets it at
+//! every write. A file that was written a moment ago is hashed, but its hash is not remembered, because a second write within one
+//! tick of the file system's clock would go unseen.
 
 use super::error::CacheError;
 use align_data::store::stamp::Stamp;
@@ -14,9 +14,9 @@ use blake3::{Hash, Hasher};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Files of fewer bytes are hashed each time: it takes less than a tenth of a second.
+/// Smaller files are hashed each time, which takes less than a tenth of a second.
 const REMEMBERED_FROM: u64 = 256 << 20;
-/// Blocks whose bytes are compared before a remembered hash is trusted.
+/// About how many blocks of a file have their bytes compared before a remembered hash is trusted.
 const BLOCKS: usize = 256;
 const BLOCK: usize = 4096;
 
@@ -29,7 +29,7 @@ pub(super) struct WatchedWeights {
 #[derive(Debug)]
 struct Watched {
     file: MappedFile,
-    /// `None` if it was not hashed.
+    /// `None` if the file was not hashed.
     hash: Option<Hash>,
     stamp: Option<Stamp>,
 }
@@ -76,8 +76,8 @@ impl WatchedWeights {
         Ok(WatchedWeights { files })
     }
 
-    /// Returns the first file that has changed. If only its times have changed, it is hashed again; a file without a hash
-    /// counts as changed.
+    /// Returns the first file that has changed. A file with other times or another length is hashed again, and counts as changed
+    /// only if its hash differs or if it had none.
     pub(super) fn changed(&mut self) -> Option<PathBuf> {
         let changed = |watched: &mut Watched| {
             let now = watched.file.metadata().ok().map(|metadata| Stamp::of(&metadata));
@@ -98,8 +98,7 @@ fn hash_of(file: &MappedFile) -> Hash {
     Hasher::new().update_rayon(file.bytes()).finalize()
 }
 
-/// Returns the remembered hash of a file, or hashes it now and remembers that. If the hash cannot be written, that costs only
-/// time.
+/// Returns the remembered hash of a file. If there is none, hashes the file and remembers the hash in `folder`.
 fn remembered(folder: &Path, file: &MappedFile, stamp: &Stamp) -> Hash {
     let path = folder.join(format!("{}.weights", identity(file.bytes(), stamp)));
     let check = |hash: &[u8]| Hasher::new().update(path.as_os_str().as_encoded_bytes()).update(hash).finalize();
@@ -115,7 +114,7 @@ fn remembered(folder: &Path, file: &MappedFile, stamp: &Stamp) -> Hash {
     hash
 }
 
-/// Returns a name for a file's state: a hash of its stamp and of some of its bytes.
+/// Returns a name for the state of a file: a hash of its stamp and of some blocks of its bytes.
 fn identity(bytes: &[u8], stamp: &Stamp) -> Hash {
     let mut hasher = Hasher::new();
     for number in stamp.numbers() {
@@ -152,7 +151,7 @@ mod tests {
         WatchedWeights::hashed_with(&WeightFiles::open(folder, ValueCheck::Skip).unwrap(), memory, 1).unwrap()
     }
 
-    /// Changes one byte in place, between the blocks that are looked at.
+    /// Changes one byte in place, between the blocks that [`identity`] reads.
     fn edit(path: &Path) {
         let mut file = OpenOptions::new().write(true).open(path).unwrap();
         file.seek(SeekFrom::Start(ELEMENTS as u64 - 1)).unwrap();
@@ -171,7 +170,7 @@ mod tests {
         let (mut weights, first) = watched(folder.path(), nowhere);
         assert_eq!(weights.changed(), None);
         let times = FileTimes::new().set_modified(fs::metadata(&path).unwrap().modified().unwrap());
-        // only its times: its bytes are looked at, and it is the same
+        // only the times change: the file is hashed again, and the hash is the same
         File::open(&path).unwrap().set_times(times).unwrap();
         assert_eq!(weights.changed(), None);
 
@@ -209,7 +208,7 @@ mod tests {
         let files = || fs::read_dir(memory.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
         assert_eq!(remembered(memory.path(), file, &stamp), want);
         let [remembering] = &files()[..] else { panic!("one file") };
-        // what it says is what is believed: another hash with its checksum
+        // a remembered hash is trusted if its checksum is right, even one of other bytes
         let other = blake3::hash(b"another");
         let sum = Hasher::new().update(remembering.as_os_str().as_encoded_bytes()).update(other.as_bytes()).finalize();
         fs::write(remembering, [*other.as_bytes(), *sum.as_bytes()].concat()).unwrap();

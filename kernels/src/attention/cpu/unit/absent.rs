@@ -1,4 +1,4 @@
-//! There is no unit: see `crate::cpu::unit`.
+//! For architectures without the unit: a `Unit` cannot exist there, so nothing here is ever called. See `crate::cpu::unit`.
 
 use super::vectors::backward::Known;
 use crate::attention::{Geometry, Layout};

@@ -1,8 +1,8 @@
 //! Backward: one task per tree and query head, as in f32; a pair of blocks is 64 queries by 64 keys.
 //!
-//! Scores are made with keys as rows and queries as columns. The weights and gradients, rounded, are left operands of the sums over
-//! queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`) without being packed again. Interleaved by pairs of keys, the gradients are also the right
-//! operand of the sum over keys, `dqᵀ = kᵀ·duᵀ`.
+//! Scores are made with keys as rows and queries as columns. Rounded to bf16, the weights and gradients are the left operands of
+//! the sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`), without being packed again. Interleaved by pairs of keys, the gradients
+//! are also the right operand of the sum over keys, `dqᵀ = kᵀ·duᵀ`.
 
 use super::{ACROSS_PANEL, Form, HeadSizes, PackedBlocks, gather, packed_bytes};
 use crate::attention::cpu::blocks::{BLOCK, Source};
@@ -22,7 +22,7 @@ use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Computes the gradients as the contract says, on the unit.
+/// Computes the gradients that `Backward` defines, on the unit.
 pub(in crate::attention::cpu) fn backward(
     device: &Device,
     cpu: &Cpu,
@@ -93,17 +93,17 @@ pub(in crate::attention::cpu) fn backward(
     add_heads(cpu, (&geometry, segments, blocks), sums, block_len, dqkv)
 }
 
-/// Blocks of queries of a segment.
+/// The numbers of the blocks that hold a segment's queries.
 fn query_blocks(segment: &Segment) -> Range<usize> {
     segment.prefix.len() / BLOCK..segment.positions().div_ceil(BLOCK)
 }
 
-/// Blocks of queries of all segments of a tree.
+/// How many blocks hold queries of the segments of a tree.
 fn blocks_of_tree(segments: &[Segment], tree: &Tree) -> usize {
     tree.segments.iter().map(|&index| query_blocks(&segments[index]).len()).sum()
 }
 
-/// Floats that a thread needs.
+/// Floats of scratch that a thread needs.
 fn scratch_len(geometry: &Geometry, layout: &Layout) -> usize {
     let blocks = layout.cpu().trees.iter().map(|tree| blocks_of_tree(layout.segments(), tree));
     Scratch::lens(blocks.max().unwrap_or(0), HeadSizes::new(geometry)).iter().sum()
@@ -116,7 +116,7 @@ pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, _: Unit, geometry: &Geometry
     packed + packing.max(sums + tasks_bytes(cpu, geometry, layout, scratch_len(geometry, layout)))
 }
 
-/// The queries of a tree for one head, by blocks of positions; and one pair.
+/// A task's scratch: the queries of a tree for one head, in blocks by position, and the scores of one pair of blocks.
 pub(super) struct Scratch<'a> {
     head: HeadSizes,
     /// The forms of each block: queries along, `d_o` along, queries across, `d_o` across
@@ -129,27 +129,27 @@ pub(super) struct Scratch<'a> {
     delta: &'a mut [f32],
     /// `[BLOCK keys, BLOCK queries]`: scores
     s: &'a mut [f32],
-    /// As `s`: `v·d_o`
+    /// `[BLOCK keys, BLOCK queries]`: `v·d_o`
     dp: &'a mut [f32],
-    /// Weights, keys as rows
+    /// Weights in bf16, keys as rows
     p: &'a mut [f32],
-    /// Gradients of scores, keys as rows
+    /// Gradients of scores in bf16, keys as rows
     du: &'a mut [f32],
-    /// The same, queries as columns
+    /// The same gradients, interleaved by pairs of keys: a right operand whose columns are queries
     du_right: &'a mut [f32],
-    /// `[BLOCK, dim]` rows before they are packed
+    /// `[BLOCK, dim]`: rows in bf16 before they are packed
     rows: &'a mut [f32],
 }
 
-/// Floats of a block of weights.
+/// Floats that hold a block of weights in bf16.
 const WEIGHTS: usize = BLOCK_PANELS * ACROSS_PANEL / 4;
-/// Panels of 32 in a block.
+/// Panels of 32 rows or columns in a block.
 const BLOCK_PANELS: usize = BLOCK / STEP_DEPTH;
 
 impl Scratch<'_> {
     pub(super) fn lens(blocks: usize, head: HeadSizes) -> [usize; 10] {
         [
-            // four forms, each of a quarter of `form_bytes` floats
+            // four forms of `form_bytes` bytes each; a float has 4 bytes, so `form_bytes` floats in all
             blocks * head.form_bytes(),
             blocks * head.padded() * BLOCK,
             blocks * BLOCK,
@@ -169,13 +169,13 @@ impl Scratch<'_> {
         Scratch { head, packed, dq, lse, delta, s, dp, p, du, du_right, rows }
     }
 
-    /// A packed form of a block.
+    /// Returns where a packed form of a block begins.
     fn form(&mut self, block: usize, form: usize) -> *mut u8 {
         let at = block * self.head.form_bytes() + form * self.head.form_bytes() / 4;
         self.packed[at..].as_mut_ptr().cast()
     }
 
-    /// Packs the queries of a block, each at the place of its position.
+    /// Packs the queries of a block and their `d_o`, and copies their `lse` and `delta`, each to the place of its position.
     #[expect(clippy::too_many_arguments, reason = "which queries, and what is known of them")]
     fn load(
         &mut self,
@@ -216,7 +216,7 @@ impl Scratch<'_> {
     /// Writes `dq` of a block's queries to the rows that begin at `row(position)`.
     ///
     /// # Safety
-    /// AVX-512 with bf16 is there; nobody else touches these rows.
+    /// The processor has AVX-512 with bf16; nobody else touches these rows.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn put_dq(
         &self,
@@ -256,7 +256,7 @@ impl Scratch<'_> {
     }
 }
 
-/// A task's view of the call.
+/// What a task knows of the call.
 struct Work<'a> {
     unit: Unit,
     geometry: &'a Geometry,
@@ -266,7 +266,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Adds what a pair gives to the sums.
+    /// Adds a pair's terms to the sums of dq, dk and dv.
     ///
     /// # Safety
     /// The processor has the unit, configured on this thread.
@@ -275,7 +275,7 @@ impl Work<'_> {
         let [k, k_across, v] = [0, 1, 2].map(|form| self.packed.form(self.kv_head, pair.index, form));
         let [q, d_o, q_across, d_o_across] = [0, 1, 2, 3].map(|form| scratch.form(block, form).cast_const());
         let along_panel = self.head.along_panel();
-        // SAFETY: the caller's contract; panels and sums are those of whole blocks.
+        // SAFETY: the unit is configured, as the caller promises; panels and sums are those of whole blocks.
         unsafe {
             for (to, left, right) in [(scratch.s.as_mut_ptr(), k, q), (scratch.dp.as_mut_ptr(), v, d_o)] {
                 let panels = Panels { left: (BLOCK_PANELS, along_panel), right: (BLOCK_PANELS, along_panel), steps };
@@ -302,14 +302,15 @@ impl Work<'_> {
     /// Turns scores and `d_o·v` into weights `p = exp(z - lse)` and `du = p (d_o·v - delta) dz/du`, rounded and packed.
     ///
     /// # Safety
-    /// AVX-512 with bf16 is there.
+    /// The processor has AVX-512 with bf16.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn gradients(&self, scratch: &mut Scratch<'_>, pair: &Pair, block: usize) {
         let Pair { begin, queries, .. } = pair;
         let first = queries.start / BLOCK * BLOCK;
         let own = block * BLOCK..(block + 1) * BLOCK;
         for position in queries.clone() {
-            // A row that sees one key has p = 1 and o = v, so d_o·v = delta: taken from the same sum, they cancel exactly.
+            // A row that sees only one key has p = 1 and o = v, so d_o·v = delta. With delta from the same sum, they cancel
+            // exactly.
             if self.geometry.first_visible(position) == position && (*begin..begin + BLOCK).contains(&position) {
                 let query = position - first;
                 scratch.delta[own.start + query] = scratch.dp[(position - begin) * BLOCK + query];
@@ -379,7 +380,7 @@ impl Work<'_> {
 fn capped(u: __m512, cap: f32) -> (__m512, Option<__m512>) {
     let one = _mm512_set1_ps(1.0);
     let x = _mm512_div_ps(u, _mm512_set1_ps(cap));
-    // tanh|x| = (1 - e) / (1 + e), e = exp(-2|x|): near 0 the numerator cancels, but loses less than rounding to bf16 does
+    // tanh|x| = (1 - e) / (1 + e) with e = exp(-2|x|): near 0 digits of 1 - e cancel, but fewer than rounding to bf16 loses
     let e = exp(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-2.0)));
     let t = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
     let negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_setzero_ps());
@@ -387,7 +388,7 @@ fn capped(u: __m512, cap: f32) -> (__m512, Option<__m512>) {
     (_mm512_mul_ps(t, _mm512_set1_ps(cap)), Some(_mm512_fnmadd_ps(t, t, one)))
 }
 
-/// A product of packed panels: for each operand the number of panels and the bytes of one.
+/// A product of packed panels. `left` and `right` are the number of panels of an operand, and the bytes of one.
 #[derive(Clone, Copy)]
 struct Panels {
     left: (usize, usize),
@@ -397,7 +398,8 @@ struct Panels {
 }
 
 impl Panels {
-    /// `to[32 left panels, stride] (+)= left · right`
+    /// Multiplies every left panel by every right panel: `to (+)= left · right`, where `to` has 32 rows for each left panel, 32
+    /// columns for each right one, and rows `stride` floats apart. With `from_zero` the sums start from 0 instead of `to`.
     ///
     /// # Safety
     /// The unit is configured on this thread; the operands hold their panels, and `to` the sums.
@@ -414,7 +416,7 @@ impl Panels {
         for row in 0..self.left.0 {
             for col in 0..self.right.0 {
                 let (left, right) = (left.wrapping_add(row * self.left.1), right.wrapping_add(col * self.right.1));
-                // SAFETY: the caller's contract.
+                // SAFETY: the operands hold panels `row` and `col`, and `to` their sums, as the caller promises.
                 unsafe {
                     let at = to.add(row * 32 * stride + col * 32);
                     let sums = block_sum::Sums { at, stride: 4 * stride, from_zero };

@@ -1,5 +1,5 @@
-//! Forward: one task per run of 32 query positions and key-value head. All scores of the run are made first, so that a row's
-//! maximum is known before its weights are; then the weights, rounded, pass over the values.
+//! Forward: one task per run of 32 query positions and key-value head. All scores of a run are computed first, so that a row's
+//! maximum is known before its weights are computed. The weights, rounded, are then multiplied by the values.
 
 use super::{ACROSS_PANEL, Form, HeadSizes, PackedBlocks, packed_bytes};
 use crate::attention::cpu::blocks::{BLOCK, Source};
@@ -18,7 +18,7 @@ use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Computes `o` and `lse` as the contract says, on the unit.
+/// Computes the `o` and `lse` that `Forward` defines, on the unit.
 pub(in crate::attention::cpu) fn forward(
     device: &Device,
     cpu: &Cpu,
@@ -112,12 +112,12 @@ impl Pointwise<0, 1> for Cap {
     }
 }
 
-/// Blocks of keys that a task sees.
+/// The numbers of the blocks of keys that a job's queries see.
 fn seen(geometry: &Geometry, job: &Job) -> Range<usize> {
     geometry.first_visible(job.first) / BLOCK..(job.first + job.positions).div_ceil(BLOCK)
 }
 
-/// Floats that a thread needs for one of `jobs`.
+/// Floats of scratch that a thread needs for any of `jobs`.
 fn scratch_len(geometry: &Geometry, jobs: &[Job]) -> usize {
     let most_blocks = jobs.iter().map(|job| seen(geometry, job).len()).max().unwrap_or(0);
     Run::lens(most_blocks, HeadSizes::new(geometry)).iter().sum()
@@ -131,7 +131,7 @@ pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, _: Unit, geometry: &Geometry
     packed + packing.max(cpu.bytes_of_tasks(jobs.len() * geometry.num_key_value_heads, len))
 }
 
-/// One head of a task.
+/// Scratch for one query head of a task.
 pub(super) struct Run<'a> {
     head: HeadSizes,
     /// Floats from row to row of `s`.
@@ -169,7 +169,7 @@ impl Run<'_> {
         Run { head, stride: Run::stride(blocks), begin: 0, queries: 0..0, q, p, s, o, max, sum }
     }
 
-    /// Steps of keys up to the last one that some query sees.
+    /// Steps of 32 keys up to the last key that a query sees.
     fn key_steps(&self) -> usize {
         (self.queries.end - self.begin).div_ceil(STEP_DEPTH)
     }
@@ -177,13 +177,14 @@ impl Run<'_> {
     /// `s = q·kᵀ`
     ///
     /// # Safety
-    /// The unit is configured; the forms are those of the run's blocks.
+    /// The unit is configured on this thread; the forms are those of the run's blocks.
     unsafe fn scores(&mut self, unit: Unit, along: &[Step], forms: &[[*const u8; 2]]) {
         let stride = 4 * self.stride;
         for step in 0..self.key_steps() {
             let keys = forms[step / 2][0].wrapping_add(step % 2 * self.head.along_panel());
             let at = self.s[step * STEP_DEPTH..].as_mut_ptr();
-            // SAFETY: the caller's contract; `s` holds the columns of every step.
+            // SAFETY: the unit is configured and the forms hold the keys, as the caller promises; `s` holds the columns of every
+            // step.
             unsafe {
                 let sums = Sums { at, stride, from_zero: true };
                 unit.run_in_place(along, self.q.as_ptr().cast(), keys, sums, keys);
@@ -191,10 +192,10 @@ impl Run<'_> {
         }
     }
 
-    /// Turns scores into weights `exp(scale * s - max)`, rounded and packed, and sums them before they are rounded.
+    /// Turns scores into weights `exp(scale * s - max)`, rounded and packed. Sums the weights before they are rounded.
     ///
     /// # Safety
-    /// AVX-512 with bf16 is there.
+    /// The processor has AVX-512 with bf16.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn weights(&mut self, geometry: &Geometry, scale: f32) {
         let steps = self.key_steps();
@@ -234,7 +235,7 @@ impl Run<'_> {
         }
     }
 
-    /// Computes one panel of `p·v`.
+    /// Computes one panel of 32 columns of `p·v`.
     ///
     /// # Safety
     /// As [`Run::scores`].
@@ -248,14 +249,14 @@ impl Run<'_> {
             .collect();
         steps.push(Step { left: 0, right: 0 });
         let sums = Sums { at: self.o.as_mut_ptr(), stride: 128, from_zero: true };
-        // SAFETY: the caller's contract; all forms lie in one buffer.
+        // SAFETY: the unit is configured and the forms hold the values, as the caller promises; all forms are in one buffer.
         unsafe { unit.run_in_place(&steps, self.p.as_ptr().cast(), base, sums, base) };
     }
 
     /// Writes row `i` of the panel, divided by the row's sum.
     ///
     /// # Safety
-    /// AVX-512 with bf16 is there; the output has at most 32 columns.
+    /// The processor has AVX-512 with bf16; the output has at most 32 columns.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn store(&self, i: usize, o: &mut [bf16]) {
         let inverse = _mm512_set1_ps(1.0 / self.sum[i]);

@@ -1,8 +1,10 @@
-//! Attention in bf16 on the unit that multiplies it: the same blocks of positions as in f32, packed as its tiles read them.
+//! Attention on the unit that multiplies bf16. The blocks of positions are those of the f32 version, packed as the unit's tiles
+//! read them.
 //!
-//! A block of 64 rows is packed in one or both of two forms: along the head, for products over it (scores, `d_o·v`), and across
-//! it, for products over the rows (`p·v` and the gradients). A product takes 32 rows of depth at once and adds them in an order
-//! of its own. So a row's position sets its place in a block, and places without a row are zero.
+//! A block of 64 rows is packed in one or both of two forms: along the head, for products whose depth is the head (scores,
+//! `d_o·v`), and across it, for products whose depth is the rows (`p·v` and the gradients). A product takes 32 places of the
+//! depth at once, and the unit adds those in an order of its choice. So a row's position decides its place in a block, and places
+//! without a row are zero.
 
 mod backward;
 mod forward;
@@ -21,7 +23,7 @@ use crate::{Buffer, Device, Result};
 use half::bf16;
 use std::ops::Range;
 
-/// Steps of 32 that a block of rows has.
+/// Steps of 32 rows in a block.
 const BLOCK_STEPS: usize = BLOCK / STEP_DEPTH;
 /// Bytes of a panel of 32 columns whose depth is a block of rows.
 const ACROSS_PANEL: usize = BLOCK_STEPS * STEP_BYTES;
@@ -35,7 +37,7 @@ enum Form {
     Across,
 }
 
-/// How a head is cut.
+/// How a head's columns are cut.
 #[derive(Debug, Clone, Copy)]
 struct HeadSizes {
     dim: usize,
@@ -48,7 +50,7 @@ impl HeadSizes {
         HeadSizes { dim: geometry.head_dim, steps: geometry.head_dim.div_ceil(STEP_DEPTH) }
     }
 
-    /// Columns, with those that pad the last panel.
+    /// The head's columns, with those that pad the last panel.
     fn padded(self) -> usize {
         self.steps * STEP_DEPTH
     }
@@ -74,7 +76,7 @@ impl HeadSizes {
     /// `rows` is `[BLOCK, dim]`, `to` holds [`HeadSizes::form_bytes`] at a multiple of 64; the processor has the unit.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn pack(self, rows: *const bf16, form: Form, role: Role, to: *mut u8) {
-        // SAFETY: the caller's contract.
+        // SAFETY: `rows` is `[BLOCK, dim]` and `to` holds `form_bytes`, as the caller promises: the panels of either form.
         unsafe {
             match form {
                 Form::Along => {
@@ -115,7 +117,7 @@ struct PackedBlocks {
     forms: usize,
 }
 
-/// Bytes of [`PackedBlocks`] in `forms` forms, and bytes that packing takes beside them.
+/// Returns the bytes of [`PackedBlocks`] in `forms` forms, and the bytes that packing takes in addition.
 fn packed_bytes(cpu: &Cpu, geometry: &Geometry, blocks: &Blocks, forms: usize) -> [usize; 2] {
     let head = HeadSizes::new(geometry);
     let tasks = blocks.len() * geometry.num_key_value_heads;
@@ -159,7 +161,7 @@ impl PackedBlocks {
         Ok(PackedBlocks { data, blocks: blocks.len(), head, forms: FORMS })
     }
 
-    /// Where a form of a packed block begins.
+    /// Returns where a form of a packed block begins.
     fn form(&self, kv_head: usize, index: usize, form: usize) -> *const u8 {
         let block = (kv_head * self.blocks + index) * self.forms + form;
         let at = block * self.head.form_bytes() / size_of::<bf16>();

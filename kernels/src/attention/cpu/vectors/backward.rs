@@ -1,10 +1,10 @@
-//! Backward: one task per tree (a prompt and its branches) and query head, which recomputes the probabilities block by block
-//! from the log-sum-exp and takes all three gradients from them.
+//! Backward: one task per tree (a prompt and its branches) and query head. It recomputes the probabilities block by block from
+//! the log-sum-exp, and computes all three gradients from them.
 //!
-//! Within a task the order is fixed: the prompt's rows, then the branches in the order of the segments; in each, blocks of keys
-//! outside, query rows inside, both by position. So `dq` of a row adds its keys in order of position, `dk` and `dv` of a key
-//! add their queries in order of position, the prompt's own first. The heads of a group have sums of their own, which are added
-//! at the end, head by head.
+//! Within a task the order is fixed: first the prompt's rows, then the branches in the order of the segments. In each of these,
+//! blocks of keys are the outer loop and query rows the inner one, both by position. So `dq` of a row adds its keys in order of
+//! position, and `dk` and `dv` of a key add their queries in order of position, the prompt's own first. Each head of a group has
+//! its own sums, which are added at the end, head by head.
 
 use super::product::Product;
 use super::softmax::{Scaling, ScoreGradients};
@@ -28,7 +28,7 @@ pub(in crate::attention::cpu) struct Known<'a, T> {
     pub d_o: &'a [T],
 }
 
-/// Computes the gradients as the contract says, in f32.
+/// Computes the gradients that `Backward` defines, in f32.
 pub(in crate::attention::cpu) fn backward(
     device: &Device,
     cpu: &Cpu,
@@ -158,14 +158,14 @@ pub(in crate::attention::cpu) fn add_heads<T: Stored>(
     })
 }
 
-/// Floats that a thread needs for trees of at most `rows` rows.
+/// Floats of scratch that a thread needs for trees of at most `rows` rows.
 fn scratch_len(rows: usize, head_dim: usize) -> usize {
     Scratch::lens(rows, head_dim).iter().sum()
 }
 
-/// The rows of a tree for one head, next to each other; and two blocks of scores.
+/// A task's scratch: the rows of a tree for one head, next to each other, and two blocks of scores.
 struct Scratch<'a> {
-    /// Floats from row to row of the next three.
+    /// Floats from row to row of `q`, `d_o` and `dq`.
     stride: usize,
     /// `[rows, stride]`
     q: &'a mut [f32],
@@ -204,7 +204,7 @@ impl Scratch<'_> {
     }
 }
 
-/// Computes `delta[i] = d_o[i]·o[i]` for each row and head in memory order. One head at a time would read the rows in small
+/// Computes `delta[i] = d_o[i]·o[i]` for each row and head, in memory order: one head at a time would read the rows in small
 /// pieces.
 pub(in crate::attention::cpu) fn deltas<T: Loaded>(
     cpu: &Cpu,
@@ -240,7 +240,7 @@ impl<T: Loaded> VectorTask for Deltas<'_, T> {
     unsafe fn run<S: Simd>(self) {
         let heads = self.o.chunks_exact(self.head_dim).zip(self.d_o.chunks_exact(self.head_dim));
         for ((o, d_o), delta) in heads.zip(self.delta) {
-            // SAFETY: both have `head_dim` elements; the instruction set is S's.
+            // SAFETY: `o` and `d_o` both have `head_dim` elements; the processor has S's instruction set.
             *delta = unsafe { dot::<S, T>(o, d_o) };
         }
     }
@@ -249,7 +249,7 @@ impl<T: Loaded> VectorTask for Deltas<'_, T> {
 /// The sums of one head: `[block, BLOCK, padded]`, written by one task.
 pub(in crate::attention::cpu) struct HeadBlocks<'a> {
     all: &'a Disjoint<'a, f32>,
-    /// The number of the head's first block.
+    /// The number of the head's first block among those of all heads.
     at: usize,
     block_len: usize,
 }
@@ -270,6 +270,7 @@ impl HeadBlocks<'_> {
         rest.fill(0.0);
     }
 
+    /// Copies the first `len` floats of block `from` to block `to`.
     fn hand_back(&mut self, from: usize, to: usize, len: usize) {
         let done = self.block(from)[..len].to_vec();
         self.block(to)[..len].copy_from_slice(&done);
@@ -284,22 +285,23 @@ pub(in crate::attention::cpu) struct Sums<'a> {
 
 /// Some queries of a segment, at most a block of them, and a block of keys.
 pub(in crate::attention::cpu) struct Pair {
-    /// The number of the packed block.
+    /// The number of the packed block of keys.
     pub index: usize,
-    /// The position at which it begins.
+    /// The position at which the block of keys begins.
     pub begin: usize,
     /// The queries' positions.
     pub queries: Range<usize>,
 }
 
 impl<'a> Sums<'a> {
-    /// The sums of the head whose first block is number `at`.
+    /// Makes the sums of the head whose first block is number `at`.
     pub(crate) fn new(dk: &'a Disjoint<'a, f32>, dv: &'a Disjoint<'a, f32>, at: usize, block_len: usize) -> Sums<'a> {
         Sums { dk: HeadBlocks { all: dk, at, block_len }, dv: HeadBlocks { all: dv, at, block_len } }
     }
 
-    /// Calls `pair` for each block of the segment's queries and block of keys that they see: keys outside, queries inside, both by
-    /// position. First sets the segment's own sums to 0, or to the prompt's in the block where the prompt ends.
+    /// Calls `pair` for each block of keys, and in it for each block of the segment's queries that see it, both by position.
+    /// First sets the segment's own sums to 0, or to the prompt's sums in the block where the prompt ends. Finally copies those
+    /// of the prompt back.
     pub(crate) fn walk(
         &mut self,
         geometry: &Geometry,
@@ -342,7 +344,7 @@ impl<'a> Sums<'a> {
     }
 }
 
-/// A task's view of the call.
+/// What a task knows of the call.
 struct Work<'a> {
     isa: Isa,
     geometry: &'a Geometry,
@@ -351,7 +353,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Adds what a pair gives to the sums. The queries' scratch rows begin at `local`.
+    /// Adds a pair's terms to the sums of dq, dk and dv. The queries' rows in the scratch begin at `local`.
     fn pair(&self, scratch: &mut Scratch<'_>, sums: &mut Sums<'_>, pair: Pair, local: usize) {
         let Pair { index, begin, queries: Range { start: first, end } } = pair;
         let d = self.geometry.head_dim;
@@ -384,7 +386,8 @@ impl Work<'_> {
                 });
             }
             for (i, span) in spans[..rows].iter().enumerate() {
-                // A row that sees one key has P = 1 and o = v, so d_o·v = delta: taken from the same sum, they cancel exactly.
+                // A row that sees only one key has P = 1 and o = v, so d_o·v = delta. With delta from the same sum, they cancel
+                // exactly.
                 if self.geometry.first_visible(position + i) == position + i && span.lo < span.hi {
                     scratch.delta[at + i] = scratch.du[part.start + i * BLOCK + span.lo];
                 }
@@ -433,7 +436,7 @@ impl Work<'_> {
 /// As [`Simd`]; the slices are equally long.
 #[inline(always)]
 unsafe fn dot<S: Simd, T: Loaded>(a: &[T], b: &[T]) -> f32 {
-    // SAFETY: the caller's contract; loads end inside the slices.
+    // SAFETY: loads end inside the slices, which are equally long; the processor has S's instruction set.
     unsafe {
         let whole = a.len() / S::LANES * S::LANES;
         let mut sum = S::splat(0.0);

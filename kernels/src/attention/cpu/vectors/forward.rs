@@ -11,11 +11,11 @@ use crate::cpu::Isa;
 use crate::cpu::threads::tasks::{Disjoint, parts};
 use crate::{Device, Result};
 
-/// Query rows of a task, counting each head of the group. 96 rows of 64 are 24 KiB of queries and 24 KiB of outputs, and all of
-/// them use a block of keys and values once it is in the first-level cache.
+/// Query rows of a task, counting each head of the group. With 64 columns, 96 rows are 24 KiB of queries and 24 KiB of outputs.
+/// All of them use a block of keys and values once it is in the first-level cache.
 const TASK_ROWS: usize = 96;
 
-/// Computes `o` and `lse` as the contract says, in f32.
+/// Computes the `o` and `lse` that `Forward` defines, in f32.
 pub(in crate::attention::cpu) fn forward(
     device: &Device,
     cpu: &Cpu,
@@ -55,7 +55,7 @@ pub(in crate::attention::cpu) fn forward(
     })
 }
 
-/// Positions of a task.
+/// Query positions of a task.
 fn step(geometry: &Geometry) -> usize {
     (TASK_ROWS / geometry.group()).clamp(8, BLOCK)
 }
@@ -67,12 +67,12 @@ pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, geometry: &Geometry, layout:
     packed + cpu.bytes_of_tasks(jobs * geometry.num_key_value_heads, scratch_len(geometry))
 }
 
-/// Floats that a thread needs.
+/// Floats of scratch that a thread needs.
 fn scratch_len(geometry: &Geometry) -> usize {
     Run::lens(step(geometry) * geometry.group(), geometry.head_dim).iter().sum()
 }
 
-/// The state of a task. Row `i` is query head `i % group` of position `first + i / group`.
+/// A task's scratch. Row `i` is query head `i % group` of position `first + i / group`.
 struct Run<'a> {
     /// `[rows, head_dim]`
     q: &'a mut [f32],
@@ -100,7 +100,7 @@ impl Run<'_> {
         Run { q, o, o_cols: head_dim.next_multiple_of(PAD), max, sum, scores }
     }
 
-    /// Gathers the queries: the heads of a group are next to each other in a row.
+    /// Copies the task's queries from `qkv`, where the heads of a group are next to each other in a row.
     fn load(&mut self, qkv: &[f32], geometry: &Geometry, segment: &Segment, first: usize, kv_head: usize) {
         let width = geometry.group() * geometry.head_dim;
         for (i, target) in self.q.chunks_exact_mut(width).enumerate() {

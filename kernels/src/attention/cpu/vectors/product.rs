@@ -8,13 +8,13 @@ use crate::cpu::vectors::{Simd, VectorTask};
 pub(super) struct Product<'a> {
     /// `[rows, cols]`, and the elements from row to row
     pub c: (&'a mut [f32], usize),
-    /// `a[i, t]` is element `i * row + t * step` for these two: row-major or transposed
+    /// `a`, and `[row, step]`: `a[i, t]` is element `i * row + t * step`, so `a` may be row-major or transposed
     pub a: (&'a [f32], [usize; 2]),
     /// `[steps, cols]`, and the elements from row to row
     pub b: (&'a [f32], usize),
     /// Rows, columns and steps; the columns are a multiple of [`PAD`].
     pub sizes: [usize; 3],
-    /// Whether the sums start from `c` or from 0.
+    /// Whether the sums start from `c` instead of 0.
     pub add: bool,
 }
 
@@ -36,12 +36,12 @@ impl VectorTask for Product<'_> {
         }
         let (c, a, b) = (c.as_mut_ptr(), a.as_ptr(), b.as_ptr());
         let at = Operands { c, c_stride, a, a_row, a_step, b, b_stride, rows, steps, add };
-        // 6 x 4 vectors are 24 sums, 4 vectors of b and one of a: they fit in 32 registers; 6 x 2 in 16
+        // 6 x 4 vectors are 24 sums: with 4 vectors of `b` and one of `a` they fit in 32 registers; 6 x 2 fit in 16
         let widest = if S::REGISTERS >= 32 { 4 } else { 2 };
         let mut col = 0;
         while col < cols {
             let vectors = ((cols - col) / S::LANES).min(widest);
-            // SAFETY: the assertions above cover every index that the panels compute; the instruction set is S's.
+            // SAFETY: the assertions above cover every index that the panels compute; the processor has S's instruction set.
             let done = unsafe {
                 match vectors {
                     4 => at.panel::<S, 4>(col),
@@ -78,7 +78,7 @@ impl Operands {
     unsafe fn panel<S: Simd, const N: usize>(self, col: usize) -> usize {
         let mut row = 0;
         while row < self.rows {
-            // SAFETY: `row + M <= rows`; the columns are inside by the caller's contract.
+            // SAFETY: `row + M <= rows`, and the caller promises that the columns are inside.
             row += unsafe {
                 match self.rows - row {
                     1 => self.tile::<S, 1, N>(row, col),
@@ -94,7 +94,7 @@ impl Operands {
     /// Computes `M` rows by `N` vectors, with the sums in registers. Returns `M`.
     ///
     /// # Safety
-    /// As `panel`, for the rows too.
+    /// As [`Simd`]; the rows and the columns are inside the operands.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "indices as in the formula, unrolled by the compiler")]
     unsafe fn tile<S: Simd, const M: usize, const N: usize>(self, row: usize, col: usize) -> usize {

@@ -1,14 +1,15 @@
-//! The element-wise parts: the online softmax over a block of scores, and the gradients of a block of scores.
+//! The element-wise parts of attention: the online softmax over a block of scores, and the gradients of a block of scores.
 //!
-//! Scores are `[rows, BLOCK]`. A row sees the columns of its [`Span`]; beyond it the outputs are exactly 0, so that the products
-//! that follow may cover whole vectors.
+//! Scores are `[rows, BLOCK]`. A row sees the columns of its [`Span`]. Outside the span the outputs are exactly 0, so that the
+//! products that follow may cover whole vectors.
 
 use crate::attention::cpu::blocks::{BLOCK, PAD, Reach, Span};
 use crate::cpu::vectors::{Simd, VectorTask};
 
-/// `PAD` hidden lanes, then `PAD` visible ones, then hidden ones: a load at the right place gives the mask of any vector.
+/// To be added: `PAD` hidden lanes, then `PAD` visible ones, then hidden ones. A load at the right place gives the mask of any
+/// vector.
 const HIDE: [f32; 3 * PAD] = windows(f32::NEG_INFINITY, 0.0);
-/// As `HIDE`, to multiply with.
+/// The same lanes as in `HIDE`, to multiply with.
 const KEEP: [f32; 3 * PAD] = windows(0.0, 1.0);
 
 const fn windows(hidden: f32, visible: f32) -> [f32; 3 * PAD] {
@@ -21,16 +22,16 @@ const fn windows(hidden: f32, visible: f32) -> [f32; 3 * PAD] {
     table
 }
 
-/// Turns scores into `u -> cap * tanh(u / cap)`, `u = scale * score`.
+/// Turns a score into `u = scale * score`, or with a soft-cap into `cap * tanh(u / cap)`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scaling {
     pub scale: f32,
     pub softcap: Option<f32>,
 }
 
-/// Takes a block of raw scores into the running softmax of its rows and leaves `exp(z - max)` in its place.
+/// Adds a block of raw scores to the running softmax of its rows, and replaces the scores by `exp(z - max)`.
 ///
-/// For each row: `max' = max(max, max_t z)`, `sum' = sum exp(max - max') + Σ_t exp(z - max')`, `o' = o exp(max - max')`; the
+/// For each row: `max' = max(max, max_t z)`, `sum' = sum exp(max - max') + Σ_t exp(z - max')`, `o' = o exp(max - max')`. The
 /// caller then adds the product with the values to `o'`. A row that sees nothing of the block keeps its state to the bit.
 pub(super) struct OnlineSoftmax<'a> {
     pub scaling: Scaling,
@@ -84,7 +85,7 @@ impl VectorTask for OnlineSoftmax<'_> {
                 for at in (reach.first..reach.end).step_by(S::LANES) {
                     let mut p = S::exp_nonpositive(S::sub(S::load(z.add(at)), top));
                     if !reach.full {
-                        // exp of -inf is 1e-38, not 0
+                        // `exp_nonpositive` of -inf is 1e-38, not 0
                         p = S::mul(p, mask::<S>(&KEEP, span, at));
                     }
                     S::store(z.add(at), p);
@@ -107,7 +108,7 @@ impl VectorTask for OnlineSoftmax<'_> {
     }
 }
 
-/// Turns a block of raw scores and one of `d_o·v` into `P = exp(z - lse)` and `du = P (d_o·v - delta) dz/du`, each in place.
+/// Turns a block of raw scores into `P = exp(z - lse)`, and one of `d_o·v` into `du = P (d_o·v - delta) dz/du`, both in place.
 pub(super) struct ScoreGradients<'a> {
     pub scaling: Scaling,
     pub reach: Reach,
@@ -148,7 +149,7 @@ impl VectorTask for ScoreGradients<'_> {
                     let weight = if reach.full {
                         S::exp_nonpositive(S::sub(z, lse))
                     } else {
-                        // a hidden score may be far above the log-sum-exp, and exp of -inf is 1e-38, not 0
+                        // a hidden score may be far above the log-sum-exp, and `exp_nonpositive` of -inf is 1e-38, not 0
                         let below = S::add(S::sub(z, lse), mask::<S>(&HIDE, span, at));
                         S::mul(S::exp_nonpositive(below), mask::<S>(&KEEP, span, at))
                     };
@@ -162,11 +163,13 @@ impl VectorTask for ScoreGradients<'_> {
 }
 
 impl Scaling {
+    /// Returns `z` for a raw score.
+    ///
     /// # Safety
     /// As [`Simd`].
     #[inline(always)]
     unsafe fn apply<S: Simd>(self, score: S::V) -> S::V {
-        // SAFETY: the caller's contract.
+        // SAFETY: the processor has S's instruction set, as the caller promises.
         unsafe {
             match self.softcap {
                 None => S::mul(score, S::splat(self.scale)),
@@ -178,13 +181,13 @@ impl Scaling {
         }
     }
 
-    /// `dz / du`
+    /// Returns `dz / du` at `z`.
     ///
     /// # Safety
     /// As [`Simd`].
     #[inline(always)]
     unsafe fn slope<S: Simd>(self, z: S::V) -> S::V {
-        // SAFETY: the caller's contract.
+        // SAFETY: the processor has S's instruction set, as the caller promises.
         unsafe {
             match self.softcap {
                 None => S::splat(1.0),
@@ -197,13 +200,13 @@ impl Scaling {
     }
 }
 
-/// The mask of the vector that begins at column `at`, for a span that is not empty.
+/// Returns the mask of the vector that begins at column `at`, from `table`. The span must not be empty.
 ///
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
 unsafe fn mask<S: Simd>(table: &[f32; 3 * PAD], span: Span, at: usize) -> S::V {
-    // lanes hidden at the front, and visible up to the end of the span; a vector may be wholly before or after the span
+    // `front` lanes are before the span, and `back` lanes before its end; the vector may be wholly before or after the span
     let front = span.lo.saturating_sub(at).min(S::LANES);
     let back = span.hi.saturating_sub(at).min(S::LANES);
     // SAFETY: both places are within 0..=2 * PAD, and a vector has at most PAD lanes.

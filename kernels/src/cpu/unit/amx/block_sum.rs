@@ -1,13 +1,13 @@
-//! Blocks of sums in four of the matrix unit's tiles: the left operand in two, the right one in two.
+//! Computes blocks of sums on the matrix unit: the sums are in four tiles, the left operand in two, and the right one in two.
 
 use crate::cpu::unit::block_sum::{BLOCK, BlockSum, ColumnSums, Finished, LINES, Lines};
 use std::arch::asm;
 use std::arch::x86_64::__m512i;
 
-/// Steps that it takes to round a block of sums beside the products.
+/// Steps that are needed to round a block of sums beside the products.
 pub(in crate::cpu::unit) const ROUNDING_STEPS: usize = 16;
 
-/// Begins and ends a block: the tiles of the first step, and where the sums come from and go.
+/// The assembly around the steps of a block: loads the sums and the tiles of the first step, and in the end stores the sums.
 macro_rules! block {
     ($($middle:expr),*) => {
         concat!(
@@ -45,8 +45,8 @@ macro_rules! block {
     };
 }
 
-/// The steps up to the last. A tile is loaded again for the next step right after its last use, so that the loads hide behind
-/// the products.
+/// The loop over the steps. A tile is loaded for the next step right after its last use, so that the loads hide behind the
+/// products.
 macro_rules! steps {
     ($label:literal) => {
         concat!(
@@ -100,7 +100,7 @@ macro_rules! sum {
     }};
 }
 
-/// As [`crate::cpu::unit::Unit::run`].
+/// Computes a block, as [`crate::cpu::unit::Unit::run`] does.
 ///
 /// Loads the left operand, which streams through, with the hint that keeps the right one in the first-level cache.
 ///
@@ -108,17 +108,17 @@ macro_rules! sum {
 /// As [`crate::cpu::unit::Unit::run`].
 #[inline(always)]
 pub(in crate::cpu::unit) unsafe fn run(block: BlockSum) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the assembly accesses the steps, the panels and the sums, all of which the caller promises to be valid.
     unsafe { sum!(block, block!(steps!("2")),) }
 }
 
-/// As [`run`], for a block of at most 16 columns: half the products.
+/// As [`run`], for a block of at most 16 columns, with half the products.
 ///
 /// # Safety
 /// As [`run`].
 #[inline(always)]
 pub(in crate::cpu::unit) unsafe fn run_narrow(block: BlockSum) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the assembly accesses the steps, the panels and the sums, all of which the caller promises to be valid.
     unsafe {
         sum!(
             block,
@@ -162,14 +162,14 @@ pub(in crate::cpu::unit) unsafe fn run_narrow(block: BlockSum) {
     }
 }
 
-/// As [`run`]; each of the first [`ROUNDING_STEPS`] steps also rounds two rows of a block that was finished before. Rounding
-/// would take a fifth of the time after the products; here it hides behind them.
+/// As [`run`], but each of the first [`ROUNDING_STEPS`] steps also rounds two rows of a block that was finished before. After the
+/// products, rounding would take a fifth of the time; here it hides behind them.
 ///
 /// # Safety
 /// As [`crate::cpu::unit::Unit::run_and_round`], with at least [`ROUNDING_STEPS`] steps.
 #[inline(always)]
 pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Finished) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the assembly accesses the steps, the panels and both blocks of sums, all of which the caller promises to be valid.
     unsafe {
         sum!(
             block,
@@ -213,18 +213,19 @@ pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Fini
             sums = inout(reg) finished.sums => _,
             out = inout(reg) finished.to => _,
             out_stride = in(reg) finished.stride,
-            // the rows that this block is rounded to during the next one: a store to a line that is not in cache would stall
+            // this block is rounded while the next one is computed, to the rows that are prefetched here: a store to a line that
+            // is not in cache would stall
             next = in(reg) BLOCK * finished.stride,
             out("zmm16") _, out("zmm17") _,
         );
     }
 }
 
-/// [`ColumnSums`] in a tile, which lies in memory between sections of the depth.
+/// [`ColumnSums`] in a tile, which is in memory between sections of the depth.
 #[repr(align(64))]
 pub(crate) struct TransposedTile([__m512i; LINES]);
 
-/// Prefetches two lines.
+/// The assembly that prefetches two lines.
 macro_rules! ask_for_two {
     () => {
         "prefetcht1 [{line}]\n prefetcht1 [{line} + {stride_ahead}]\n lea {line}, [{line} + 2 * {stride_ahead}]\n"

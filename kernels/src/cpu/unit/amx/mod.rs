@@ -1,8 +1,9 @@
 //! The matrix unit of x86-64 (AMX): whether this process may use it, and the shape of its tiles.
 //!
-//! A tile is 16 rows of 64 bytes. `tdpbf16ps` multiplies a tile of 16 x 32 bf16 by one of 32 x 16, whose values lie in pairs of
-//! the depth (`tile[p][2 c + i]` is element `[2 p + i, c]`), and adds to a tile of 16 x 16 f32, rounded to nearest even;
-//! denormals count as zero. The instructions are written in assembly, because the compiler's intrinsics are not stable.
+//! A tile is 16 rows of 64 bytes. `tdpbf16ps` multiplies a tile of 16 x 32 bf16 by one of 32 x 16, which holds its values in
+//! pairs of the depth (`tile[p][2 c + i]` is element `[2 p + i, c]`). It adds the product to a tile of 16 x 16 f32, rounds to
+//! nearest even, and treats denormals as zero. The instructions are written in assembly, because the compiler's intrinsics are
+//! not stable.
 
 pub(super) mod block_sum;
 #[cfg(all(test, target_os = "linux"))]
@@ -13,20 +14,20 @@ pub(crate) use block_sum::TransposedTile;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-/// Whether processor and system have the unit and let this process use it. The first call asks the system's permission, for all
-/// threads.
+/// Whether the processor and the system have the unit and let this process use it. The first call asks the system for permission,
+/// for all threads.
 pub(crate) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| processor_has_it() && system_saves_it() && permitted())
 }
 
-/// Installs the emulator if this process cannot use the real unit. Returns whether the unit is now emulated. Tests only.
+/// Installs the emulator if this process cannot use the real unit. Returns whether the unit is now emulated.
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) fn emulated() -> bool {
     !available() && tests::emulator::install()
 }
 
-/// Only tests emulate it.
+/// Always `false`: only tests on Linux emulate the unit.
 #[cfg(not(all(test, target_os = "linux")))]
 pub(crate) fn emulated() -> bool {
     false
@@ -48,7 +49,7 @@ fn system_saves_it() -> bool {
     low & TILE_STATES == TILE_STATES
 }
 
-/// Linux hands the tiles out on request, since they make the saved state of a thread 8 KiB larger.
+/// Asks Linux for the tiles. It grants them only on request, because they make the saved state of a thread 8 KiB larger.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
@@ -71,7 +72,8 @@ struct TileConfig {
     rows: [u8; 16],
 }
 
-/// All eight tiles at their full size. They stay so: fewer rows are padded, because another configuration zeroes the tiles.
+/// All eight tiles at their full size, which never changes: fewer rows are padded, because another configuration zeroes the
+/// tiles.
 static FULL_TILES: TileConfig = TileConfig {
     palette: 1,
     start_row: 0,
@@ -80,7 +82,7 @@ static FULL_TILES: TileConfig = TileConfig {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Gives this thread its tiles, once.
+/// Configures this thread's tiles, on the thread's first call.
 ///
 /// # Safety
 /// The unit is [`available`].
@@ -88,7 +90,7 @@ pub(crate) unsafe fn configure() {
     thread_local!(static CONFIGURED: Cell<bool> = const { Cell::new(false) });
     CONFIGURED.with(|configured| {
         if !configured.replace(true) {
-            // SAFETY: the unit is there by the caller's promise, and the configuration is a valid one of palette 1.
+            // SAFETY: the unit is available, as the caller promises, and the configuration is a valid one of palette 1.
             unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const FULL_TILES, options(readonly, nostack)) };
         }
     });
@@ -97,14 +99,14 @@ pub(crate) unsafe fn configure() {
 /// Rounds that [`burst`] runs, of four products of tiles each.
 const BURST_ROUNDS: usize = 50_000;
 
-/// Runs the unit at its limit on this thread, for benches: multiplies tiles that stay where they are, of ordinary numbers
-/// (zeros would run at a higher clock). Returns the floating-point operations done.
+/// Runs the unit at its limit on this thread, for benches: multiplies tiles that stay loaded. Their numbers are ordinary ones, as
+/// zeros would run at a higher clock. Returns the number of floating-point operations.
 ///
 /// # Safety
 /// The unit is [`available`].
 pub(crate) unsafe fn burst() -> f64 {
     let values: Vec<u32> = (0..512u32).map(|i| 0x3f80_3f80 ^ (i.wrapping_mul(2_654_435_761) & 0x807f_807f)).collect();
-    // SAFETY: the caller's promise; both tiles are read inside `values`.
+    // SAFETY: the unit is available, as the caller promises; both tiles are read inside `values`.
     unsafe {
         configure();
         std::arch::asm!(

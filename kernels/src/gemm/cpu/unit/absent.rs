@@ -1,4 +1,4 @@
-//! There is no unit: see `crate::cpu::unit`.
+//! Stands in place of the products on the unit where there is no unit: see `crate::cpu::unit`.
 
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;

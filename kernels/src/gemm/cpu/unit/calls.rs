@@ -1,4 +1,4 @@
-//! The calls of the contract as [`Tiled`] ones.
+//! Turns the kernel's calls into [`Tiled`] ones.
 
 use super::{Down, LeftPart, LeftValues, Order, Output, OutputValues, Right, Section, Start, Target, Tiled, Values};
 use crate::cpu::Cpu;
@@ -35,12 +35,12 @@ pub(in crate::gemm::cpu) fn dw(unit: Unit, call: Dw<'_>) -> Tiled<'_> {
     product(unit, [n, k], left, right, alpha, accumulate, precision, dw.into())
 }
 
-/// Rows along the depth.
+/// Returns a left operand whose rows are along the depth: `[rows, depth]`.
 fn left_rows(values: FloatSlice<'_>, depth: usize) -> LeftPart {
     LeftPart { values: values.into(), stride: depth, depth, order: Order::Columns }
 }
 
-/// One product.
+/// Prepares a single product.
 #[expect(clippy::too_many_arguments, reason = "the fields of the calls, which differ in their names alone")]
 fn product<'a>(
     unit: Unit,
@@ -59,7 +59,7 @@ fn product<'a>(
     Tiled { unit, rows, precision, left: vec![left], downs: Vec::new(), targets }
 }
 
-/// Computes a run of a stack.
+/// Computes a stack's outputs for one run of rows.
 pub(in crate::gemm::cpu) fn stack_forward(
     unit: Unit,
     call: StackForward<'_, '_>,
@@ -79,15 +79,15 @@ pub(in crate::gemm::cpu) fn stack_forward(
     }
 }
 
-/// What the threads keep after [`stack_forward`].
+/// Returns the bytes that the threads keep for packing after [`stack_forward`].
 pub(in crate::gemm::cpu) fn stack_forward_packed(unit: Unit, call: StackForward<'_, '_>, cpu: &Cpu) -> Packed {
     let mut call = call;
     let biases = rows_of_bias(&call);
     tiled_stack_forward(unit, &mut call, &biases).packed(cpu)
 }
 
-/// The biases that the sums begin with, padded to whole panels. With a residual the sums begin with that, and the biases come
-/// last.
+/// Returns, for each layer, the bias that its sums begin with, padded to whole panels. With a residual, the sums begin with the
+/// residual and the biases are added last, so all are `None`.
 fn rows_of_bias(call: &StackForward<'_, '_>) -> Vec<Option<Vec<f32>>> {
     let of_piece = |piece: &Piece<'_>| {
         let mut row = piece.bias.filter(|_| call.residual.is_none())?.cpu_or_none().to_vec();
@@ -107,7 +107,7 @@ fn tiled_stack_forward<'a>(
     let at = OutputValues::from(y.reborrow());
     let mut tiled =
         Tiled { unit, rows: m, precision, left: vec![left_rows(x, k)], downs: Vec::new(), targets: Vec::new() };
-    // the updates' own inputs come before everything that is computed from them
+    // all inputs come before the parts that are computed from them: first the stack's, then those of single updates
     let own_inputs = pieces.iter().filter_map(|piece| piece.updates.first()?.x);
     tiled.left.extend(own_inputs.map(|x| left_rows(x, k)));
     let (mut first, mut own_part) = (0, 0);
@@ -143,7 +143,7 @@ fn tiled_stack_forward<'a>(
     tiled
 }
 
-/// Prepares a run of a stack.
+/// Prepares the gradient of a stack's input for one run of rows.
 pub(in crate::gemm::cpu) fn stack_dx<'a>(unit: Unit, call: StackDx<'a, '_>) -> Tiled<'a> {
     let StackDx { m, k, dy, pieces, dx, precision } = call;
     let stride = columns(pieces);

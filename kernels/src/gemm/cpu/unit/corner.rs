@@ -1,4 +1,4 @@
-//! Corners of outputs, whose sums are not computed in place.
+//! Corners of outputs: blocks of up to 32 x 32 elements whose sums are computed elsewhere and copied.
 
 use super::OutputValues;
 use crate::cpu::unit::block_sum::BLOCK;
@@ -15,7 +15,7 @@ pub(super) struct Corner {
 }
 
 impl Corner {
-    /// A mask of the columns that vector `half` of a row holds.
+    /// Returns a mask of the corner's columns among the 16 columns of vector `half` (0 or 1) of a row.
     fn lanes(self, half: usize) -> __mmask16 {
         (((1u64 << self.width) - 1) >> (16 * half)) as __mmask16
     }
@@ -23,12 +23,12 @@ impl Corner {
     /// Copies the corner to a block of sums.
     ///
     /// # Safety
-    /// `from` holds the corner, and `sums` 32 rows of 32 floats.
+    /// `from` holds the corner, and `sums` holds 32 rows of 32 floats.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn load<T: Number>(self, from: *const T, sums: *mut f32) {
         for row in 0..self.height {
             for half in 0..2 {
-                // SAFETY: only the columns of the mask are read.
+                // SAFETY: only the columns of the mask are read; `sums` holds 32 floats for each row of the corner.
                 unsafe {
                     let v = T::load(self.lanes(half), from.wrapping_add(row * self.stride + 16 * half));
                     _mm512_storeu_ps(sums.add(row * BLOCK + 16 * half), v);
@@ -40,7 +40,7 @@ impl Corner {
     /// `to (+)= alpha * sums`
     ///
     /// # Safety
-    /// `sums` holds 32 rows of 32 floats, and `to` the corner, which nobody else touches.
+    /// `sums` holds 32 rows of 32 floats. `to` holds the corner, and nobody else touches it.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn store(self, sums: *const f32, alpha: f32, add: bool, to: *mut f32) {
         let alpha = _mm512_set1_ps(alpha);
@@ -59,10 +59,10 @@ impl Corner {
         }
     }
 
-    /// As [`Corner::store`], rounded.
+    /// As [`Corner::store`], but rounds the results to bf16.
     ///
     /// # Safety
-    /// `sums` holds 32 rows of 32 floats, and `to` the corner, which nobody else touches.
+    /// `sums` holds 32 rows of 32 floats. `to` holds the corner, and nobody else touches it.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn store_bf16(self, sums: *const f32, alpha: f32, add: bool, to: *mut bf16) {
         let scale = _mm512_set1_ps(alpha);
@@ -93,7 +93,7 @@ impl OutputValues {
     /// As [`Corner::load`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn load(self, corner: Corner, place: usize, sums: *mut f32) {
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller guarantees that the output holds the corner, and `sums` 32 rows of 32 floats.
         unsafe {
             match self {
                 OutputValues::F32(output) => corner.load(output.wrapping_add(place), sums),
@@ -108,7 +108,7 @@ impl OutputValues {
     /// As [`Corner::store`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn store(self, corner: Corner, sums: *const f32, alpha: f32, add: bool, place: usize) {
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller guarantees that `sums` holds 32 rows of 32 floats, and that nobody else touches the corner.
         unsafe {
             match self {
                 OutputValues::F32(output) => corner.store(sums, alpha, add, output.wrapping_add(place)),

@@ -1,9 +1,9 @@
-//! Products of few rows, which spend their time reading the right operand, as in decoding. The rows are transposed into a
-//! vector for each pair of the depth. The right operand is read where it lies, and neither packed nor shuffled: see
-//! [`ColumnSums`]. The lines of the next columns are prefetched meanwhile.
+//! Products of few rows, as in decoding, which spend their time reading the right operand. The rows are transposed, so that there
+//! is a vector for each pair of the depth. The right operand is read in place, neither packed nor shuffled: see [`ColumnSums`].
+//! The lines of the next columns are prefetched meanwhile.
 //!
-//! The steps and their pairs come in the order of the packed way, and the unit's instruction treats both of its operands alike,
-//! so the bits are the same.
+//! The steps and their pairs come in the same order as with packed operands, and the unit's instruction treats its two operands
+//! alike. So the bits are the same as with packed operands.
 
 use super::corner::Corner;
 use super::shared::with_shared;
@@ -18,10 +18,11 @@ use crate::cpu::unit::pack::{self, Element};
 use crate::gemm::cpu::scratch::{Area, with_scratch};
 use std::arch::x86_64::*;
 
-/// Bytes of 32 numbers, and of a vector of 16 rows.
+/// Bytes of a line of 32 bf16 numbers, and of a vector with a pair from each of 16 rows.
 const LINE_BYTES: usize = 64;
 
-/// Whether a call is computed this way: there are at most [`BLOCK`] rows, a number is one term, and lines are along the depth.
+/// Whether a call is computed this way: there are at most [`BLOCK`] rows, a number of the left operand is one term, and the lines
+/// of all operands are along the depth.
 pub(super) fn fits(call: &Tiled<'_>) -> bool {
     let of_targets = call.targets.iter().flat_map(|target| &target.sections);
     let mut sections = of_targets.chain(call.downs.iter().map(|down| &down.section));
@@ -31,8 +32,8 @@ pub(super) fn fits(call: &Tiled<'_>) -> bool {
         && sections.all(|section| section.right.order == Order::Columns)
 }
 
-/// The rows, transposed. They have parts, a part has groups of 16 rows, and a group has a vector for each pair of the depth. On
-/// [`Unit::Dot`], vectors are half as long if 8 rows or fewer are left.
+/// The rows of the left operands, transposed. For each part and each group of up to 16 rows there is a vector for each pair of the
+/// depth. On [`Unit::Dot`], the vectors of a group of 8 rows or fewer are half as long.
 #[derive(Clone, Copy)]
 struct Rows {
     at: Shared,
@@ -50,7 +51,7 @@ struct RowGroup {
 }
 
 impl Rows {
-    /// Where a part begins, given its offset `packed` in a panel of 32 rows.
+    /// Returns where a part begins, given the offset `packed` that it has in a panel of 32 rows.
     fn part(self, packed: usize) -> *mut u8 {
         self.at.at(packed)
     }
@@ -63,13 +64,13 @@ impl Rows {
         })
     }
 
-    /// Packs a part.
+    /// Packs the rows of a part.
     ///
     /// # Safety
-    /// The processor has AVX-512 with bf16; the part holds the rows, `to` their vectors, and nobody else writes there.
+    /// The processor has AVX-512 with bf16; `part` holds the rows; `to` has space for their vectors, and nobody else writes there.
     unsafe fn pack(self, part: LeftPart, to: *mut u8) {
         let LeftPart { values, stride, depth, .. } = part;
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller guarantees AVX-512 with bf16, the rows in `values`, and the space at `to`.
         unsafe {
             match values {
                 LeftValues::F32(from) => self.transpose(from, stride, depth, to),
@@ -92,7 +93,7 @@ impl Rows {
                     [*line] = unsafe { E::terms(from.wrapping_add((group.first + i) * stride + first), len) };
                 }
                 for pair in pack::transposed(lines) {
-                    // SAFETY: `to` moves by a vector for each pair, and the part holds all of them by the caller's contract.
+                    // SAFETY: `to` moves by a vector for each pair, and the caller guarantees space for all of them.
                     unsafe {
                         if group.vector_bytes == LINE_BYTES {
                             _mm512_store_si512(to.cast(), pair);
@@ -113,7 +114,7 @@ impl Sizes<'_> {
         with_shared(self.left_panel, |left| {
             let left = Rows { at: Shared(left), count: self.call.rows, unit: self.call.unit };
             for (part, at) in self.call.left.iter().zip(&self.parts) {
-                // SAFETY: the shared memory holds a panel; the contract of the call checked the operand's length.
+                // SAFETY: the shared memory has space for a panel; the kernel's call has checked the operand's length.
                 unsafe { left.pack(*part, left.part(*at)) };
             }
             // SAFETY: the processor has the unit; each update has a part of the panel to itself.
@@ -134,7 +135,7 @@ impl Sizes<'_> {
         });
     }
 
-    /// Computes an update's product of the rows, and packs it after them.
+    /// Computes the [`Down`](super::Down) product of update `index`, and packs it as a part after those of the rows.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; the rows are packed, and nobody else writes this update's part.
@@ -142,7 +143,8 @@ impl Sizes<'_> {
         let (down, recipe, rows) = (&self.call.downs[index], &self.downs[index], self.call.rows);
         with_scratch(|scratch| {
             let sums = sums(&mut scratch.partial);
-            // SAFETY: the caller's contract; the panels are the recipe's, and `u` and the scratch hold all rows.
+            // SAFETY: the caller guarantees packed rows and a part that only this update writes; each `col` is a panel of the
+            // recipe; `u` and the scratch hold all rows.
             unsafe {
                 self.call.unit.configure();
                 recipe.ask_for(0);
@@ -158,15 +160,15 @@ impl Sizes<'_> {
     /// Multiplies all rows by a panel of columns.
     ///
     /// # Safety
-    /// The processor has AVX-512 with bf16; the panel is the recipe's, `left` holds the rows, `at` a block of sums.
+    /// The processor has AVX-512 with bf16; `col` is a panel of the recipe, `left` holds the rows, and `at` holds a block of sums.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
     unsafe fn columns(&self, recipe: &Recipe<'_>, col: usize, left: Rows, at: *mut f32) {
         let Sink { alpha, start, output } = recipe.sink;
         let first = col * BLOCK;
         let corner = Corner { stride: output.stride, height: self.call.rows, width: (recipe.cols - first).min(BLOCK) };
-        // scaled sums are added to the output at the end
+        // sums that are scaled cannot begin with the output, so they are added to it at the end
         let add = matches!(start, Start::Output) && alpha != 1.0;
-        // SAFETY: the caller's contract: the corner is one of the output's, and of a matrix like it.
+        // SAFETY: `col` is a panel of the recipe, so the corner is inside the output, and inside a start matrix, which is like it.
         unsafe {
             let from = match start {
                 Start::Zero => None,
@@ -199,11 +201,11 @@ impl Sizes<'_> {
 }
 
 impl Recipe<'_> {
-    /// Computes the sums of a group of rows by the 16 columns from `col` on. They begin with `from`, whose rows are 32 floats
-    /// apart or all the same one, or with zero.
+    /// Computes the sums of a group of rows and the 16 columns from `col` on. The sums begin with the rows at `from`, which is a
+    /// pointer and the floats from row to row (0 if all rows begin with the same one), or with zero if that is `None`.
     ///
     /// # Safety
-    /// The processor has AVX-512 with bf16; `left` holds the rows, `at` rows of 32 floats.
+    /// The processor has AVX-512 with bf16; `left` holds the rows; `at` and `from` hold 16 floats in each of the group's rows.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
     unsafe fn tile<S: ColumnSums>(
@@ -215,7 +217,7 @@ impl Recipe<'_> {
         at: *mut f32,
     ) {
         let mut lines = [_mm512_setzero_si512(); LINES];
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller guarantees AVX-512 with bf16, the rows in `left`, and 16 floats in each row of `from` and `at`.
         unsafe {
             if let Some((from, stride)) = from {
                 for (row, line) in lines.iter_mut().enumerate().take(group.count) {
@@ -225,7 +227,7 @@ impl Recipe<'_> {
             }
             let mut sums = S::of(lines);
             for section in &self.sections {
-                // the vectors of earlier rows come first
+                // the vectors of earlier groups come first
                 let before = group.first * 4 * STEP_PAIRS * section.depth.div_ceil(STEP_DEPTH);
                 let left = left.part(section.left_at).cast_const().add(before);
                 match section.right.values {
@@ -257,7 +259,7 @@ impl Recipe<'_> {
     }
 }
 
-/// Adds a section of the depth to the sums of 16 columns from `col` on of `cols`.
+/// Adds the products of a section to the sums of the 16 columns from `col` on. The section has `cols` columns.
 ///
 /// # Safety
 /// As [`ColumnSums::of`]; `values` are `[cols, depth]`; `left` holds the vectors of the section.
@@ -279,12 +281,12 @@ unsafe fn add_section<E: Element, S: ColumnSums>(
     let in_place = if E::IS_BF16 && lines_here == LINES { depth / STEP_DEPTH } else { 0 };
     // SAFETY: `in_place` counts whole steps of 16 lines of the matrix; `left` holds their vectors.
     unsafe { sums.add((from.cast(), stride), left, in_place, STEP_PAIRS, (ahead, stride)) };
-    // steps that are not whole, or not of bf16, are copied first
+    // other steps are copied first: those of another format, those that are not whole, and all if there are fewer lines
     for step in in_place..depth.div_ceil(STEP_DEPTH) {
         let len = (depth - step * STEP_DEPTH).min(STEP_DEPTH);
         let from = from.wrapping_add(step * STEP_DEPTH);
         let mut copy = [_mm512_setzero_si512(); LINES];
-        // SAFETY: reads `len` numbers of each of the `lines_here` lines, and none of others; `left` holds the step's vectors.
+        // SAFETY: reads `len` numbers of each of the `lines_here` lines, and nothing else; `left` holds the step's vectors.
         unsafe {
             for (i, line) in copy.iter_mut().enumerate() {
                 let at = from.wrapping_add(i * depth);
@@ -295,7 +297,7 @@ unsafe fn add_section<E: Element, S: ColumnSums>(
             }
             let left = left.wrapping_add(step * STEP_PAIRS * S::VECTOR_BYTES);
             let ahead = ahead.wrapping_add(step * STEP_DEPTH * size_of::<E>());
-            // prefetch beyond the bytes that the sums prefetch themselves
+            // prefetch the bytes beyond those that `sums.add` prefetches
             let beyond = (len * size_of::<E>()).saturating_sub(LINE_BYTES);
             for i in 0..LINES {
                 pack::prefetch(ahead.wrapping_add(i * stride + LINE_BYTES), beyond);

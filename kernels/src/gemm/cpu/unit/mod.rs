@@ -7,8 +7,8 @@
 //!
 //! A [`Tiled`] call is several sums over the depth that share their rows: the layers of a stack, each with an adapter's update.
 //! The depth of a sum is made of sections, one after the other: the layer's own, and the rank of its update, whose left operand
-//! is itself a product of the rows ([`Down`]). All are packed side by side, so that an update is one more step of the layer's
-//! sum, and the outputs pass through memory once.
+//! is itself a product of the rows ([`Down`]). All sections are packed side by side, so that an update is only more steps of the
+//! layer's sum, and the outputs are written once.
 //!
 //! Usually tasks are blocks of rows: all threads first pack the right operands, up to 32 MiB at a time, and each task then packs
 //! its own rows and keeps them in the second-level cache while the right panels pass. If there are more column panels than row
@@ -35,22 +35,22 @@ use crate::{FloatSlice, FloatSliceMut, Precision};
 use half::bf16;
 use sizes::Sizes;
 
-/// Bytes of a task's left operand: they stay in a second-level cache of 2 MiB beside the panels that pass.
+/// Bytes of a task's packed rows. They stay in a second-level cache of 2 MiB while the right panels pass through it.
 const LEFT_BYTES: usize = 600 << 10;
 /// Bytes of the right operand that are packed at a time.
 const RIGHT_BYTES: usize = 32 << 20;
 /// A matrix with a side of at most this is narrow. From 64 x 64 to 64 x 192 the vectors are at least as fast as three terms; at
 /// 128 x 128 the unit is 1.7 times as fast.
 const NARROW: usize = 64;
-/// Tasks for each thread: enough that the others need not wait for a thread that loses its core for a while.
+/// Tasks for each thread: enough that the other threads need not wait for one that loses its core for a while.
 const TASKS_PER_THREAD: usize = 2;
 /// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it saves.
 const PARALLEL_WORK: usize = 4 << 20;
 
-/// The unit, if there is one and it is faster than multiply-adds for matrices of these sides. In f32 it does not pay to pack a
-/// narrow matrix in terms: an adapter's products are up to three times faster on vectors. And if the unit itself is vectors,
-/// three terms are slower than one multiply-add. The number of rows of a layer does not matter, so that a row's bits do not
-/// depend on the others.
+/// Returns the unit, if there is one and it is faster than multiply-adds for matrices of these sides. In f32 it does not pay to
+/// pack a narrow matrix in terms: an adapter's products are up to three times faster on vectors. And if the unit itself is
+/// vectors, three terms are slower than one multiply-add. The number of rows of the input does not matter, so that a row's bits do
+/// not depend on the other rows.
 pub(super) fn fitting(cpu: &Cpu, precision: Precision, matrices: impl IntoIterator<Item = [usize; 2]>) -> Option<Unit> {
     let unit = cpu.isa().unit()?;
     let fits = |[one, other]: [usize; 2]| {
@@ -67,12 +67,12 @@ pub(in crate::gemm::cpu) struct Tiled<'a> {
     pub(super) precision: Precision,
     /// Left operands that are read from memory.
     pub(super) left: Vec<LeftPart>,
-    /// Left operands that are computed from those. They follow `left` in the numbering of parts.
+    /// Left operands that are computed from those in `left`. They follow `left` in the numbering of parts.
     pub(super) downs: Vec<Down<'a>>,
     pub(super) targets: Vec<Target<'a>>,
 }
 
-/// A left operand in memory. A pointer, because it may be scratch that a task fills on the way: see [`Down::scaled`].
+/// A left operand in memory. It is a pointer because it may be scratch that a task fills itself: see [`Down::scaled`].
 #[derive(Clone, Copy)]
 pub(super) struct LeftPart {
     pub(super) values: LeftValues,
@@ -121,13 +121,13 @@ pub(super) enum Start {
     Zero,
     /// The output's own values.
     Output,
-    /// A matrix like the output.
+    /// A matrix with the shape and the stride of the output.
     Matrix(*const f32),
     /// One row for all rows, padded to whole panels of columns.
     Row(*const f32),
 }
 
-/// Where the first element of an output lies.
+/// The first element of an output, and its stride.
 #[derive(Clone, Copy)]
 pub(super) struct Output {
     pub(super) at: OutputValues,
@@ -151,7 +151,7 @@ impl From<FloatSlice<'_>> for LeftValues {
 }
 
 impl LeftValues {
-    /// The values from element `first` on.
+    /// Returns the values from element `first` on.
     pub(super) fn skip(self, first: usize) -> LeftValues {
         match self {
             LeftValues::F32(at) => LeftValues::F32(at.wrapping_add(first)),
@@ -193,7 +193,8 @@ impl Tiled<'_> {
         }
     }
 
-    /// What the threads keep after [`Tiled::run`] with these rows or fewer. The operands need not exist.
+    /// Returns the bytes that the threads keep for packing after [`Tiled::run`] with these rows or fewer. The operands need not
+    /// exist.
     pub(in crate::gemm::cpu) fn packed(mut self, cpu: &Cpu) -> Packed {
         let rows = self.rows;
         let Some((sizes, _)) = self.sizes(cpu, false) else { return Packed::default() };
@@ -212,7 +213,7 @@ impl Tiled<'_> {
         packed
     }
 
-    /// Multiplications that a row takes.
+    /// Returns the multiplications that a row takes, at least 1.
     fn work_of_row(&self) -> usize {
         let of_target = |target: &Target<'_>| {
             let depth: usize = target.sections.iter().map(|section| self.depth(section.part)).sum();
@@ -241,7 +242,7 @@ impl Tiled<'_> {
         Some((sizes, way))
     }
 
-    /// Depth of a part.
+    /// Returns the depth of a part of the left operands.
     fn depth(&self, part: usize) -> usize {
         match part.checked_sub(self.left.len()) {
             None => self.left[part].depth,
@@ -267,12 +268,12 @@ fn columns_are_apart(row_panels: usize, left_panel: usize, panels: usize, thread
     panels > row_panels && few_rows
 }
 
-/// Row panels of a task that packs its own.
+/// Returns the row panels of a task that packs its own rows.
 fn panels_per_task(row_panels: usize, left_panel: usize, threads: usize) -> usize {
     (LEFT_BYTES / left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads).max(1))
 }
 
-/// Terms of a number on the left.
+/// Terms of a number of the left operand.
 fn left_terms(precision: Precision) -> usize {
     match precision {
         Precision::Bf16 => 1,

@@ -3,7 +3,7 @@
 use crate::gemm::cpu::scratch::Area;
 use std::cell::RefCell;
 
-/// At least `len` bytes of an area, as [`Area::floats`].
+/// Returns at least `len` bytes of an area, aligned and initialised as by [`Area::floats`].
 pub(super) fn bytes(area: &mut Area, len: usize) -> *mut u8 {
     area.floats(len.div_ceil(4)).cast()
 }
@@ -11,7 +11,7 @@ pub(super) fn bytes(area: &mut Area, len: usize) -> *mut u8 {
 /// Runs `work` with `len` bytes that all tasks of a call may share. The calling thread keeps them between calls.
 pub(super) fn with_shared<R>(len: usize, work: impl FnOnce(*mut u8) -> R) -> R {
     thread_local!(static SHARED: RefCell<Area> = RefCell::default());
-    // taken, not borrowed: while it waits for its tasks, a thread of the pool may run those of another call
+    // the area is taken, not borrowed: while a thread of the pool waits for its tasks, it may run another call, which needs an area
     let mut area = SHARED.take();
     let result = work(bytes(&mut area, len));
     SHARED.set(area);

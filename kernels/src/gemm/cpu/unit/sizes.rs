@@ -1,4 +1,4 @@
-//! What follows from the sizes of a call, and the two ways that pack both operands.
+//! The layout of a call's panels and the order of its products, and the two ways of computing it that pack both operands.
 
 use super::corner::Corner;
 use super::shared::{bytes, with_shared};
@@ -16,7 +16,7 @@ use crate::gemm::cpu::scratch::{Area, Scratch, with_scratch};
 use crate::gemm::cpu::{Order, Right, Values};
 use std::ops::Range;
 
-/// What follows from the sizes of a call.
+/// The layout of a call's panels and the order of its products, which follow from its sizes.
 pub(super) struct Sizes<'a> {
     pub(super) call: &'a Tiled<'a>,
     left_terms: usize,
@@ -31,7 +31,7 @@ pub(super) struct Sizes<'a> {
     pub(super) targets: Vec<Recipe<'a>>,
     /// The right panels of all targets, one after the other.
     pub(super) panels: Vec<Panel>,
-    /// Bytes of the largest panel.
+    /// Bytes of the largest of these panels.
     largest_panel: usize,
 }
 
@@ -40,11 +40,11 @@ pub(super) struct Sizes<'a> {
 pub(super) struct Panel {
     pub(super) target: usize,
     pub(super) col: usize,
-    /// Bytes of the panels before it.
+    /// Bytes of all panels before this one.
     at: usize,
 }
 
-/// How a sum goes through its depth, and where it goes.
+/// How a sum is computed over its depth, and where the result goes.
 pub(super) struct Recipe<'a> {
     pub(super) sink: Sink,
     pub(super) cols: usize,
@@ -55,7 +55,7 @@ pub(super) struct Recipe<'a> {
     products: Vec<Terms>,
 }
 
-/// A section and where it lies in the panels.
+/// A section, and where it begins in a left panel and in a right panel.
 pub(super) struct PackedSection<'a> {
     pub(super) right: Right<'a>,
     pub(super) depth: usize,
@@ -64,14 +64,15 @@ pub(super) struct PackedSection<'a> {
     right_at: usize,
 }
 
-/// Pairs of terms whose products are added together.
+/// Pairs of terms whose products are added in one pass over the depth.
 ///
-/// The small products come first: each addition errs by half a unit in the last place of the sum so far, which is small until
-/// the last pairs, so three terms err no more than one.
+/// The passes of small products come first. Each addition errs by half a unit in the last place of the sum so far, and the sum is
+/// small until the last pass. So three terms err no more than one.
 struct Terms {
-    /// What is multiplied, in order: each pair of terms for each step. There is one more, see [`BlockSum::steps`].
+    /// What is multiplied, in order: for each step of the depth, each pair of terms. One more step follows: see
+    /// [`BlockSum::steps`].
     steps: Vec<Step>,
-    /// The pairs of the depth in each step.
+    /// For each of `steps`, how many pairs of the depth it has.
     depth_pairs: Vec<u8>,
     /// Where the blocks of the depth begin among `steps`, and where the last one ends.
     bounds: Vec<usize>,
@@ -105,7 +106,7 @@ impl Terms {
     }
 }
 
-/// Packed memory that the tasks of a call share: written before it is read, each byte by one task.
+/// Packed memory that the tasks of a call share. One task writes each byte, before any task reads it.
 #[derive(Clone, Copy)]
 pub(super) struct Shared(pub(super) *mut u8);
 // SAFETY: one task writes each byte, before any task reads it.
@@ -120,7 +121,7 @@ impl Shared {
 }
 
 impl<'a> Sizes<'a> {
-    /// Works out the sizes, with the products if panels are packed.
+    /// Works out the layout of a call, and the order of its products if `with_products`.
     pub(super) fn new(call: &'a Tiled<'a>, with_products: bool) -> Sizes<'a> {
         let left_terms = left_terms(call.precision);
         let mut parts = Vec::new();
@@ -143,7 +144,7 @@ impl<'a> Sizes<'a> {
                     PackedSection { right, depth, terms, left_at: parts[part], right_at }
                 })
                 .collect();
-            // a term is 2^-8 of the one before: beyond order 2 the products are below the last bit of f32
+            // a term is at most 2^-8 of the one before, so beyond order 2 the products are below the last bit of f32
             let orders: &[&[usize]] = match left_terms {
                 _ if !with_products => &[],
                 1 => &[&[0]],
@@ -192,11 +193,11 @@ impl<'a> Sizes<'a> {
         }
     }
 
-    /// What the threads keep after [`Tiled::run`].
+    /// Returns the bytes that the threads keep for packing after [`Tiled::run`] in this way.
     pub(super) fn packed(&self, way: Way) -> Packed {
         let of_bytes = |bytes: usize| Area::bytes_of(bytes.div_ceil(4));
         let scaled = |rows: usize| self.call.downs.iter().map(|down| rows * down.rank).max().unwrap_or(0);
-        // one area serves both: the scaled rows that a task packs, or its blocks of sums
+        // one area holds first the scaled rows that a task packs, and then its blocks of sums
         let scaled_or_sums = |packed: usize, sums: usize| {
             Area::bytes_of(scaled((packed * BLOCK).min(self.call.rows)).max(Sums::floats(sums)))
         };
@@ -220,7 +221,7 @@ impl<'a> Sizes<'a> {
         Packed { shared: of_bytes(shared), ..Packed::areas(areas, threads > 1) }
     }
 
-    /// Groups the right panels that are packed at a time.
+    /// Returns the groups of right panels that are packed at a time, as ranges of `panels`.
     fn groups(&self) -> impl Iterator<Item = Range<usize>> {
         let mut first = 0;
         std::iter::from_fn(move || {
@@ -305,7 +306,7 @@ impl<'a> Sizes<'a> {
                         for index in group.clone() {
                             let Panel { target, col, .. } = self.panels[index];
                             let (recipe, right) = (&self.targets[target], shared.at(right_at(index)));
-                            // SAFETY: `left` and the right panel are packed as above; `sums` has a block for each row panel.
+                            // SAFETY: `left` and the right panel have been packed; `sums` has a block for each row panel.
                             unsafe { self.strip(recipe, rows.clone(), left, col, right, sums) };
                         }
                     });
@@ -317,15 +318,16 @@ impl<'a> Sizes<'a> {
     /// Packs the right operands of the updates.
     ///
     /// # Safety
-    /// `to` has room for them.
+    /// `to` has room for `down_bytes` bytes.
     unsafe fn pack_downs(&self, to: *mut u8) {
         for (recipe, at) in self.downs.iter().zip(&self.down_at) {
-            // SAFETY: the caller's contract.
+            // SAFETY: the caller guarantees room for `down_bytes` bytes, and these panels end there at the latest.
             unsafe { recipe.pack_right(0..recipe.panels(), to.add(*at)) };
         }
     }
 
-    /// Packs row panels: first the parts in memory, then the parts that are computed from those. Computes these if `first`.
+    /// Packs row panels: first the parts in memory, then the parts that are computed from those ([`Down`]). Computes the latter
+    /// only if `first`; otherwise they are in `u` already.
     ///
     /// # Safety
     /// The panels are the call's; `left` has room for them; `downs` are packed.
@@ -338,7 +340,7 @@ impl<'a> Sizes<'a> {
         scratch: &mut Scratch,
     ) {
         for (part, at) in self.call.left.iter().zip(&self.parts) {
-            // SAFETY: the caller's contract; the contract of the call checked the operand's length.
+            // SAFETY: the caller guarantees room for these panels; the kernel's call has checked the operand's length.
             unsafe { self.pack_part(*part, self.call.rows, rows.clone(), left.add(*at)) };
         }
         for (index, down) in self.call.downs.iter().enumerate() {
@@ -348,13 +350,13 @@ impl<'a> Sizes<'a> {
                 let sums = Sums::new(scratch, rows.len());
                 for col in 0..recipe.panels() {
                     let right = panels.wrapping_add(col * recipe.right_panel);
-                    // SAFETY: the caller's contract.
+                    // SAFETY: the left parts were packed above; the caller guarantees the packed `downs`; `sums` has all blocks.
                     unsafe { self.strip(recipe, rows.clone(), left, col, right, sums) };
                 }
             }
             let rows_in = rows.start * BLOCK..(rows.end * BLOCK).min(self.call.rows);
-            // SAFETY: `u` holds these rows, which this task has written or an earlier call has. Panel 0 of the copy is the
-            // task's first.
+            // SAFETY: `u` holds these rows: they were computed above, or for the first group of right panels. Panel 0 of the
+            // scaled copy is the first of `rows`.
             unsafe {
                 let part = down.scaled(rows_in.clone(), &mut scratch.partial);
                 let at = self.parts[self.call.left.len() + index];
@@ -364,11 +366,11 @@ impl<'a> Sizes<'a> {
     }
 
     /// # Safety
-    /// The part holds `side` rows, the panels are among them, and `to` holds the panels.
+    /// The part holds `side` rows, the panels are among them, and `to` has room for the panels.
     unsafe fn pack_part(&self, part: LeftPart, side: usize, panels: Range<usize>, to: *mut u8) {
         let LeftPart { values, stride, depth, order } = part;
         let bytes = self.left_panel;
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller guarantees that `part` holds `side` rows, with the panels among them, and room at `to`.
         unsafe {
             match (values, self.left_terms) {
                 (LeftValues::F32(at), 1) => {
@@ -387,11 +389,12 @@ impl<'a> Sizes<'a> {
         }
     }
 
-    /// Multiplies row panels `rows` by one column panel, over the whole depth. Whole blocks of f32 with `alpha = 1` have their
-    /// sums in the output itself. Other blocks have them in `sums`, 32 x 32 for each row panel, and the output gets them last.
+    /// Multiplies row panels `rows` by one column panel, over the whole depth. Whole blocks of an f32 output with `alpha = 1` are
+    /// summed in the output itself. Other blocks are summed in `sums`, 32 x 32 for each row panel, and stored at the end.
     ///
     /// # Safety
-    /// The processor has the unit; `left` holds the panels `rows`, `right` the panel `col`, both packed, `sums` its blocks.
+    /// The processor has the unit; `left` holds the packed panels `rows`, and `right` the packed panel `col`; `sums` has a block
+    /// for each row panel.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn strip(
         &self,
@@ -405,7 +408,7 @@ impl<'a> Sizes<'a> {
         let Sink { alpha, start, output: Output { at: output, stride } } = recipe.sink;
         let width = (recipe.cols - col * BLOCK).min(BLOCK);
         let unit = self.call.unit;
-        // SAFETY: the processor has the unit, by the caller's contract.
+        // SAFETY: the caller guarantees that the processor has the unit.
         unsafe { unit.configure() };
         let mut ahead = right.wrapping_add(recipe.right_panel);
         let blocks: usize = recipe.products.iter().map(|terms| terms.bounds.len() - 1).sum();
@@ -432,7 +435,7 @@ impl<'a> Sizes<'a> {
                     pairs,
                     ahead,
                 };
-                // SAFETY: the block's first element is one of the output; `sums` has a block for each row panel; the steps lie
+                // SAFETY: the block's first element is inside the output; `sums` has a block for each row panel; the steps are
                 // inside the panels.
                 unsafe {
                     if let (OutputValues::F32(output), true) = (output, whole) {
@@ -452,7 +455,7 @@ impl<'a> Sizes<'a> {
                             _ if !first => here,
                             Start::Zero => (std::ptr::null(), 0),
                             Start::Row(row) => (row.add(col * BLOCK), 0),
-                            // scaled sums are added to the output at the end
+                            // sums that are scaled cannot begin with the output, so they are added to it at the end
                             Start::Output if alpha != 1.0 => (std::ptr::null(), 0),
                             Start::Output => {
                                 output.load(corner, place, so_far);
@@ -516,24 +519,24 @@ impl Sums {
         self.0.wrapping_add((2 + if blocks == 1 { 0 } else { panel }) * BLOCK * BLOCK)
     }
 
-    /// Where a sum waits to be rounded while the next is made.
+    /// Where a finished sum waits to be rounded while the next one is computed.
     fn finished(self, panel: usize) -> *mut f32 {
         self.0.wrapping_add(panel % 2 * BLOCK * BLOCK)
     }
 }
 
-/// Rounds a block of sums.
+/// Rounds a finished block of sums to bf16 and stores it.
 ///
 /// # Safety
 /// As [`Unit::run_and_round`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn round(finished: &Finished) {
     let corner = Corner { stride: finished.stride / 2, height: BLOCK, width: BLOCK };
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees 32 x 32 floats at `sums`, and 32 rows of 32 at `to`.
     unsafe { corner.store_bf16(finished.sums, 1.0, false, finished.to) }
 }
 
-/// Where the sums of a target go.
+/// What the sums of a target begin with, their factor, and where they go.
 #[derive(Clone, Copy)]
 pub(super) struct Sink {
     pub(super) alpha: f32,
@@ -545,14 +548,14 @@ pub(super) struct Sink {
 unsafe impl Sync for Sink {}
 
 impl Down<'_> {
-    /// Scales some rows of `u` into `area`, as a left operand.
+    /// Copies some rows of `u` to `area`, scaled, and returns them as a left operand.
     ///
     /// # Safety
     /// `u` holds the rows.
     pub(super) unsafe fn scaled(&self, rows: Range<usize>, area: &mut Area) -> LeftPart {
         let len = rows.len() * self.rank;
         let scaled = area.floats(len);
-        // SAFETY: the caller's contract: `u` holds these rows; the area has `len` floats.
+        // SAFETY: the caller guarantees that `u` holds these rows; the area has `len` floats.
         unsafe {
             for i in 0..len {
                 *scaled.add(i) = self.scale * *self.u.add(rows.start * self.rank + i);
@@ -567,14 +570,14 @@ impl Recipe<'_> {
         self.cols.div_ceil(BLOCK)
     }
 
-    /// Packs right panels.
+    /// Packs some right panels of all sections.
     ///
     /// # Safety
     /// The panels are the recipe's; `to` has room for them.
     unsafe fn pack_right(&self, panels: Range<usize>, to: *mut u8) {
         for section in &self.sections {
             let to = to.wrapping_add(section.right_at);
-            // SAFETY: the caller's contract.
+            // SAFETY: the caller guarantees that the panels are the recipe's, and room for them at `to`.
             unsafe {
                 match (section.right.values, section.terms) {
                     (Values::Bf16(values), _) => self.pack_section::<_, 1>(section, values, panels.clone(), to),
@@ -599,7 +602,7 @@ impl Recipe<'_> {
         let PackedSection { right: Right { order, .. }, depth, .. } = *section;
         let stride = if order == Order::Columns { depth } else { self.cols };
         let matrix = Matrix { at: values.as_ptr(), stride, side: self.cols, depth };
-        // SAFETY: the caller's contract, and the contract of the call checked the operand's length.
+        // SAFETY: the caller guarantees room for the recipe's panels; the kernel's call has checked the operand's length.
         unsafe { pack_lines::<E, T>(matrix, order, Role::Right, panels, to, self.right_panel) };
     }
 }
@@ -614,7 +617,7 @@ unsafe fn pack_lines<E: pack::Element, const T: usize>(
     to: *mut u8,
     bytes: usize,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the contract of both functions is that of this one.
     unsafe {
         match order {
             Order::Columns => pack::along_depth::<E, T>(matrix, role, panels, to, bytes),

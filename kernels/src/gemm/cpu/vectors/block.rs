@@ -8,7 +8,7 @@ use crate::gemm::Accumulate;
 use crate::gemm::cpu::scratch::{Area, Scratch};
 use std::ops::Range;
 
-/// Floats of a packed right operand that stays in the second-level cache beside the rows that pass through it: 160 KiB.
+/// Most floats of a packed right operand that stays in the second-level cache while the rows pass through it: 160 KiB.
 pub(super) const RESIDENT: usize = 40 << 10;
 
 pub(super) struct Block<'a> {
@@ -22,8 +22,8 @@ pub(super) struct Block<'a> {
 impl VectorTask for Block<'_> {
     type Output = ();
 
-    // SAFETY of the blocks below: `Product::run` made the ranges from the product's sizes, the contract checked that the slices
-    // have these sizes, and `Area::floats` gives at least the length that it is asked for.
+    // SAFETY of the blocks below: `Product::run` made the ranges from the product's sizes, the kernel's call has checked that the
+    // slices have these sizes, and `Area::floats` gives at least the length that it is asked for.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let is_resident = self.product.is_resident::<S>(self.cols.len());
@@ -57,13 +57,13 @@ impl VectorTask for Areas<'_> {
 }
 
 impl Product<'_> {
-    /// Whether the right operand of `cols` columns stays packed while all rows pass.
+    /// Whether `cols` columns of the right operand are packed as a whole, and stay in the cache while all rows pass.
     #[inline(always)]
     fn is_resident<S: Simd>(&self, cols: usize) -> bool {
         pack::packed_len::<S>(self.depth, cols) <= RESIDENT
     }
 
-    /// Whether the sums so far need a place of their own, because the output holds what they are added to.
+    /// Whether the sums so far need memory of their own, because the output holds what they are added to.
     #[inline(always)]
     fn sums_apart(&self) -> bool {
         self.accumulate == Accumulate::Add && self.depth > DEPTH_BLOCK
@@ -79,8 +79,8 @@ impl Product<'_> {
 }
 
 impl Block<'_> {
-    /// Large operands: for each depth block, for each panel, all rows. The left operand's block stays in the second-level
-    /// cache, the panel in the first.
+    /// For large operands: for each depth block and each panel, goes through all rows. The left operand's block stays in the
+    /// second-level cache, the panel in the first-level cache.
     #[inline(always)]
     unsafe fn panels_outside<S: Simd>(self) {
         let Block { product, rows, cols, scratch } = self;
@@ -126,8 +126,8 @@ impl Block<'_> {
         }
     }
 
-    /// Small right operands, such as an adapter's. The operand is packed whole, and each tile of rows goes through all of it,
-    /// so that both the left operand and the output pass through the caches once, in their order.
+    /// For small right operands, such as an adapter's. The operand is packed as a whole, and each tile of rows goes through all
+    /// of it. So the left operand and the output each pass through the caches once, in the order of their rows.
     #[inline(always)]
     unsafe fn rows_outside<S: Simd>(self) {
         let Block { product, rows, cols, scratch } = self;
@@ -197,7 +197,7 @@ unsafe fn left_rows<S: Simd>(
     area: &mut Area,
 ) -> LeftRows {
     let left = product.left;
-    // SAFETY: both ranges are within the left operand; the area is made large enough.
+    // SAFETY: `rows` and `depth` are within the left operand; the area is made large enough.
     unsafe {
         if product.copies_left(rows.len()) {
             let stride = pack::copied_stride(depth.len());

@@ -1,8 +1,8 @@
 //! One tile of the output in registers: `tile[i, j] = Σ_p left[i, p] * right[p, j]`, p in order, one fused product at a time.
 //!
 //! AVX-512: 12 rows x 2 vectors in 24 of 32 registers; each loaded vector is used 12 times and each broadcast twice. AVX2: 6 x
-//! 2 in 12 of 16. NEON has as many registers as AVX-512, a quarter as wide, and takes its tile: 14 loads to 24 multiply-adds,
-//! on cores that start about as many loads as multiply-adds. Fewer rows at the lower edge take a smaller tile with the same
+//! 2 in 12 of 16. NEON has as many registers as AVX-512, a quarter as wide, and uses the same tile: 14 loads to 24 multiply-adds,
+//! on cores that start about as many loads as multiply-adds. The last rows, if they are fewer, use a smaller tile with the same
 //! arithmetic per element.
 
 use crate::cpu::vectors::{Loaded, Simd, Stored, VectorTask};
@@ -28,7 +28,7 @@ pub(super) struct RightPanel {
     pub(super) stride: usize,
 }
 
-/// What happens to a tile's sums.
+/// Where and how a tile's sums are stored.
 #[derive(Clone, Copy)]
 pub(super) struct Store {
     pub(super) output: *mut f32,
@@ -65,7 +65,7 @@ pub(super) fn tile_rows<S: Simd>(rows: usize) -> usize {
 /// whole vectors; `store` points at `rows` rows of `store.cols` elements.
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(rows: usize, left: LeftTile, right: RightPanel, depth: usize, store: Store) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees the instruction set of `S` and the sizes of the operands.
     unsafe {
         match left {
             LeftTile::Rows { at, stride } => run_width::<S, _>(rows, LeftRows { at, stride }, right, depth, store),
@@ -111,19 +111,19 @@ unsafe fn run_height<S: Simd, L: LeftOperand, const NV: usize>(
 
 /// A [`LeftTile`] whose form is known at compile time.
 trait LeftOperand: Copy {
-    /// Whether the right panel is read in place, and the next depth block right after this one.
+    /// Whether to prefetch the right operand's next depth block. It follows this block in memory if the panel is read in place.
     const RIGHT_IN_PLACE: bool;
     /// Element of row `i` at the current depth.
     ///
     /// # Safety
-    /// There is such an element.
+    /// Row `i` has an element at this depth.
     unsafe fn element(self, i: usize) -> f32;
     /// Moves on to the next depth.
     fn advance(self) -> Self;
-    /// Prefetches what the next call reads. This tile is `height` rows high.
+    /// Prefetches what the next tile reads. This tile is `height` rows high.
     ///
     /// # Safety
-    /// As [`Simd`].
+    /// The processor has the instruction set of `S`.
     unsafe fn prefetch_next<S: Simd>(self, height: usize);
 }
 
@@ -210,7 +210,7 @@ unsafe fn sums<S: Simd, L: LeftOperand, const MR: usize, const NV: usize>(
     right: RightPanel,
     depth: usize,
 ) -> [[S::V; NV]; MR] {
-    // SAFETY: `left` and `right` hold `depth` steps, and `depth` are taken.
+    // SAFETY: `left` and `right` hold `depth` steps, and the two loops take `depth` steps in all.
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
         let mut at = right.at;
@@ -258,7 +258,8 @@ unsafe fn step<S: Simd, L: LeftOperand, const MR: usize, const NV: usize>(
     }
 }
 
-/// Prefetches the output's lines while the sums are made: a store to a line that is far away holds up the tiles after it.
+/// Prefetches the lines of the output, or of the partial sums, while the sums are computed. A store to a line that is not in the
+/// cache would hold up the next tiles.
 #[inline(always)]
 unsafe fn prefetch_output<S: Simd, const MR: usize, const NV: usize>(store: Store) {
     let (mut row, stride) = if store.first && store.last {
@@ -277,7 +278,7 @@ unsafe fn prefetch_output<S: Simd, const MR: usize, const NV: usize>(store: Stor
 
 #[inline(always)]
 unsafe fn put<S: Simd, const MR: usize, const NV: usize>(sums: [[S::V; NV]; MR], lanes: [usize; NV], store: Store) {
-    // SAFETY: the partial sums and the output hold `MR` rows of `store.cols`, at which `lanes` end.
+    // SAFETY: the partial sums and the output hold `MR` rows of `store.cols` elements, and `lanes` end there.
     unsafe {
         let alpha = S::splat(store.alpha);
         let (mut partial_row, mut output_row) = (store.partial, store.output);

@@ -22,16 +22,16 @@ use block::Block;
 use outer::OuterSum;
 use std::ops::Range;
 
-/// Largest depth of a packed panel: 288 x 32 floats are 36 KiB of a first-level cache of 48 (AVX-512), 288 x 16 are 18 of 32,
-/// 288 x 8 are 9 (NEON).
+/// Largest depth of a packed panel: 288 x 32 floats are 36 KiB of a first-level cache of 48 (AVX-512), 288 x 16 are 18 KiB of 32
+/// (AVX2), 288 x 8 are 9 KiB (NEON).
 const DEPTH_BLOCK: usize = 288;
 /// 512 rows x 288 floats of the left operand are 576 KiB: they stay in the second-level cache while the panels pass.
 const ROWS_PER_TASK: usize = 512;
 /// 512 rows x 256 columns of partial sums are 512 KiB, beside the left operand.
 const COLS_PER_TASK: usize = 256;
-/// When rows are split to busy all threads, a task keeps about this many tiles of rows.
+/// If rows are split only to keep all threads busy, a task has at least about this many tiles of rows.
 const LEAST_TILES: usize = 4;
-/// Tasks for each thread: enough that the others need not wait for a thread that loses its core for a while.
+/// Tasks for each thread: enough that the other threads need not wait for one that loses its core for a while.
 const TASKS_PER_THREAD: usize = 4;
 /// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 20;
@@ -69,7 +69,7 @@ pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
     Ok(())
 }
 
-/// Computes a run of a stack.
+/// Computes a stack's outputs for one run of rows.
 pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let StackForward { m, k, x, pieces, y, residual, precision } = call;
     let cols = columns(pieces);
@@ -102,7 +102,7 @@ pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &C
     })
 }
 
-/// Computes a run of a stack.
+/// Computes the gradient of a stack's input for one run of rows.
 pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let StackDx { m, k, dy, pieces, dx, precision } = call;
     let cols = columns(pieces);
@@ -131,7 +131,7 @@ pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Res
     })
 }
 
-/// What the threads keep after products `[rows, depth] · [depth, cols]`, with these rows or fewer.
+/// Returns the bytes that the threads keep for packing after products `[rows, depth] · [depth, cols]` with these rows or fewer.
 pub(super) fn packed(
     cpu: &Cpu,
     precision: Precision,
@@ -143,7 +143,7 @@ pub(super) fn packed(
     let product =
         Product { rows, cols, depth, alpha: 1.0, accumulate, precision, left: std::ptr::null(), right, output };
     let areas = |rows, cols| cpu.isa().dispatch(block::Areas { product: &product, rows, cols });
-    // a single thread takes larger tasks than several do; either way a task needs most with the most rows it may have
+    // a single thread has larger tasks than several do; either way a task needs the most memory with the most rows it may have
     let on_one_thread = ((PARALLEL_WORK - 1) / (cols * depth).max(1)).saturating_sub(16);
     let whole = |part: usize, most: usize| (1..=rows.min(most) / part).map(move |parts| parts * part);
     let [tile_rows, _] = cpu.isa().dispatch(TileSize);
@@ -152,14 +152,14 @@ pub(super) fn packed(
     sizes.chain([rows, rows.min(on_one_thread)]).map(packed).fold(Packed::default(), Packed::and)
 }
 
-/// What the threads keep after [`dw`] with these rows or fewer.
+/// Returns the bytes that the threads keep for packing after [`dw`] with `m` rows or fewer.
 pub(super) fn packed_by_dw(cpu: &Cpu, [m, n, k]: [usize; 3]) -> Packed {
     let packed =
         |m| Cut::new(cpu, [n.min(k), n.max(k), m]).packed(|rows, cols| cpu.isa().dispatch(outer::Areas { rows, cols }));
     packed(m).and(packed(0))
 }
 
-/// Makes columns of a matrix a matrix of their own, in f32: in place or copied.
+/// Returns `n` columns of a matrix as a matrix of their own in f32. Copies them unless they are all columns, in f32.
 fn dense<'a>(device: &Device, cpu: &Cpu, columns: Columns<'a>, n: usize) -> Result<Widened<'a>> {
     let Columns { values, first, stride } = columns;
     if n == stride {
@@ -212,7 +212,8 @@ impl Product<'_> {
             .run(cpu, |rows, cols, scratch| cpu.isa().dispatch(Block { product: self, rows, cols, scratch }));
     }
 
-    /// The depth in blocks: as many as needed, nearly equal, multiples of 32 (whole vectors of 16-bit weights).
+    /// Cuts the depth into as many blocks as needed. They are nearly equal multiples of 32 (whole vectors of 16-bit weights); the
+    /// last is what remains.
     fn depth_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let depth = self.depth;
         let blocks = depth.div_ceil(DEPTH_BLOCK).max(1);
@@ -224,7 +225,7 @@ impl Product<'_> {
     /// As [`pack::right_panels`].
     #[inline(always)]
     unsafe fn pack<S: Simd>(&self, depth: Range<usize>, cols: Range<usize>, panels: *mut f32) {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of this function is that of `right_panels`.
         unsafe {
             pack::right_panels::<S>(self.right, [self.depth, self.cols], depth, cols, self.precision, panels);
         }
@@ -251,7 +252,7 @@ impl Cut {
         Cut { rows, cols, threads, rows_per_task, cols_per_task }
     }
 
-    /// What the threads keep. `areas(rows, cols)` gives the floats that a task takes in each area.
+    /// Returns the bytes that the threads keep for packing. `areas(rows, cols)` returns the floats that a task needs in each area.
     fn packed(&self, areas: impl Fn(usize, usize) -> [usize; 3]) -> Packed {
         // a task at an edge is smaller, and may be computed in another way
         let sizes =
@@ -266,7 +267,7 @@ impl Cut {
         packed
     }
 
-    /// Runs `task(rows, cols, scratch)` for each task, the columns starting at a panel's first.
+    /// Runs `task(rows, cols, scratch)` for each task. The columns of a task start at a panel's first column.
     fn run(&self, cpu: &Cpu, task: impl Fn(Range<usize>, Range<usize>, &mut Scratch) + Sync) {
         let &Cut { rows, cols, threads, rows_per_task, cols_per_task } = self;
         let col_tasks = cols.div_ceil(cols_per_task);
@@ -297,7 +298,7 @@ fn task_size(isa: Isa, threads: usize, rows: usize, cols: usize) -> [usize; 2] {
     [rows.div_ceil(row_tasks).next_multiple_of(tile_rows), panels.div_ceil(col_tasks) * tile_cols]
 }
 
-/// Rows and columns of the full tile.
+/// Returns the rows and columns of a full tile.
 struct TileSize;
 
 impl VectorTask for TileSize {

@@ -1,8 +1,8 @@
 //! The gradient of an adapter, `output[rows, cols] (+)= alpha * Σ_p left[p, rows] ⊗ right[p, cols]`: a sum of outer products.
 //!
-//! One side is the rank, a handful; the other is wide. The narrow side gives the tile's rows, the wide one its columns. Both
-//! sides are read in place, in short blocks of the depth, so that memory is read once and the sums stay in the second-level
-//! cache. If the output lies the other way round, it is turned at the end.
+//! One side is the rank and narrow, the other is wide. The narrow side gives the tile's rows, the wide one its columns. Both sides
+//! are read in place unless they must be rounded, in short blocks of the depth, so that memory is read once and the sums stay in
+//! the second-level cache. If the output is `[cols, rows]`, the sums are transposed at the end.
 
 use super::microkernel::{self, LeftTile, RightPanel, Store, tile_rows};
 use super::{Cut, pack};
@@ -43,7 +43,7 @@ impl OuterSum<'_> {
     }
 }
 
-/// As [`super::block::Areas`].
+/// Floats that a block of `rows` rows and `cols` columns takes in each area of a thread's scratch.
 pub(super) struct Areas {
     pub(super) rows: usize,
     pub(super) cols: usize,
@@ -69,8 +69,8 @@ struct OuterBlock<'a> {
 impl VectorTask for OuterBlock<'_> {
     type Output = ();
 
-    // SAFETY of the blocks below: `Cut::run` made the ranges from the sum's sizes, the contract checked that the slices have
-    // these sizes, and `Area::floats` gives at least the length that it is asked for.
+    // SAFETY of the blocks below: `Cut::run` made the ranges from the sum's sizes, the kernel's call has checked that the slices
+    // have these sizes, and `Area::floats` gives at least the length that it is asked for.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let OuterBlock { sum, rows, cols, scratch } = self;
@@ -116,14 +116,14 @@ impl VectorTask for OuterBlock<'_> {
     }
 }
 
-/// Rows of the tiles, `stride` elements from one depth to the next.
+/// The left operand of the tiles: the rows are contiguous, and it is `stride` elements from one depth to the next.
 #[derive(Clone, Copy)]
 struct LeftColumns {
     at: *const f32,
     stride: usize,
 }
 
-/// Reads the tiles' rows in place, or rounds a copy.
+/// Returns the tiles' rows in place, or a copy that is rounded to bf16 if the precision asks for it.
 #[inline(always)]
 unsafe fn left_columns<S: Simd>(
     sum: &OuterSum<'_>,
@@ -146,7 +146,7 @@ unsafe fn left_columns<S: Simd>(
     }
 }
 
-/// Reads the panel's columns in place, or packs them if they must be rounded or are not whole vectors.
+/// Returns the panel's columns in place, or packs them if they must be rounded or are not whole vectors.
 #[inline(always)]
 unsafe fn right_panel<S: Simd>(
     sum: &OuterSum<'_>,
@@ -167,7 +167,7 @@ unsafe fn right_panel<S: Simd>(
     }
 }
 
-/// Scales, turns and adds the finished sums of one task.
+/// Scales the finished sums of one task and stores them in the output or adds them to it, transposed if the output is turned.
 #[inline(always)]
 unsafe fn put(sum: &OuterSum<'_>, rows: Range<usize>, cols: Range<usize>, partial: *const f32) {
     for row in rows.clone() {

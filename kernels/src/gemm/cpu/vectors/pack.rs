@@ -7,8 +7,8 @@ use crate::gemm::cpu::{Order, Right, Values};
 use half::{bf16, f16};
 use std::ops::Range;
 
-/// Packs a block of the right operand into panels of [`panel_cols`] columns, one after the other, each `[depth, width]`: the
-/// last one is as wide as [`panel_width`] says. Lanes beyond `cols` hold values that no output takes.
+/// Packs a block of the right operand into panels of [`panel_cols`] columns, one after the other. Each is `[depth, width]`; the
+/// width of the last is [`panel_width`] of its columns. Lanes beyond `cols` hold values that no output uses.
 ///
 /// # Safety
 /// As [`Simd`]; the ranges are within `right`, which is `[all_depth, all_cols]`, and `panels` holds the panels.
@@ -23,7 +23,7 @@ pub(super) unsafe fn right_panels<S: Simd>(
 ) {
     let len = packed_len::<S>(depth.len(), cols.len());
     let Right { values, order } = right;
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller guarantees the instruction set of `S`, ranges within `right`, and room for the panels.
     unsafe {
         match (values, order) {
             (Values::F32(w), Order::Rows) => copied::<S, f32>(w, all_cols, depth, cols, panels),
@@ -76,7 +76,7 @@ pub(super) unsafe fn copied_rows<S: Simd>(
     for (i, row) in rows.enumerate() {
         for first in (0..cols.len()).step_by(S::LANES) {
             let lanes = S::LANES.min(cols.len() - first);
-            // SAFETY: the caller's contract.
+            // SAFETY: the caller guarantees that the ranges are within `from`, and that `to` holds the copy.
             unsafe {
                 let v = S::load_partial(from.as_ptr().add(row * all_cols + cols.start + first), lanes);
                 let v = if precision == Precision::Bf16 { S::round_to_bf16(v) } else { v };
@@ -137,8 +137,8 @@ unsafe fn transposed<S: Simd, T: Loaded>(
         let panel = first / panel_cols::<S>() * panel_cols::<S>();
         let width = panel_width::<S>(cols.len() - panel);
         let last = (cols.len() - first).min(S::LANES) - 1;
-        // SAFETY: rows up to `cols.start + first + last < cols.end` and places below `depth.end` are within w; the lanes
-        // `first .. first + LANES` of the panel's `depth.len()` rows within the panel.
+        // SAFETY: columns up to `cols.start + first + last < cols.end` and depths below `depth.end` are within w; the lanes
+        // `first .. first + LANES` of each of the panel's `depth.len()` rows are within the panel.
         unsafe {
             let from = w.as_ptr().add((cols.start + first) * all_depth + depth.start);
             let to = panels.add(panel * depth.len() + (first - panel));

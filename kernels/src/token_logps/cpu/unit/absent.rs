@@ -1,4 +1,4 @@
-//! There is no unit: see `crate::cpu::unit`.
+//! Stands in for `unit/mod.rs` if the build is not for x86-64: [`Unit`] then has no value, so these functions are never called.
 
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;

@@ -1,10 +1,10 @@
-//! Log-probs of targets on the unit that multiplies bf16: logits live in a block of sums, and are gone when their softmax has
-//! read them.
+//! Log-probs of targets on the unit that multiplies bf16. A thread's scratch holds the logits of 32 rows and a few panels of
+//! tokens at a time; the next ones overwrite them once the softmax has read them.
 //!
-//! The forward pass hands out chunks of the vocabulary: each is packed once and meets all rows, which leave their maximum and
-//! sum over it; a row's chunks are then added in their order. The backward pass hands out blocks of rows, whose gradients stay
-//! in the second-level cache while the vocabulary passes in both directions. So neither the other rows nor the threads show in
-//! a row's bits.
+//! A task of the forward pass is a chunk of the vocabulary: it packs the chunk and finds each row's maximum and sums over it.
+//! Then each row adds up its chunks in their order. A task of the backward pass is a block of rows. Their gradients stay in the
+//! second-level cache while the task walks the vocabulary, which it packs twice: for the logits and for the gradients. So a row's
+//! bits depend neither on the other rows nor on the number of threads.
 
 use super::{Logit, Outputs, Running, Total};
 use crate::arena::taken;
@@ -22,20 +22,21 @@ use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Panels of 32 tokens whose logits are made before the softmax reads them.
+/// Panels of 32 tokens whose logits the forward pass computes before the softmax reads them.
 const PANELS: usize = 4;
 /// Tokens of a chunk of the forward pass.
 const CHUNK: usize = 512;
-/// Tokens of a chunk of the backward pass: packed in both directions beside the rows' gradients, it stays in the second-level
-/// cache.
+/// Tokens of a chunk of the backward pass. The chunk, packed for the logits and again for the gradients, stays in the
+/// second-level cache beside the rows' gradients.
 const BACKWARD_CHUNK: usize = 256;
-/// Rows of a task of the backward pass at most, in panels.
+/// Most panels of rows in a task of the backward pass.
 const ROW_PANELS: usize = 8;
-/// Bytes of the packed rows of a task of the backward pass, and of a pass of the forward one.
+/// Most bytes of the packed rows of a task of the backward pass, unless they are a single panel.
 const ROWS_BYTES: usize = 600 << 10;
+/// Most bytes of the packed rows of one walk of the forward pass over the vocabulary, unless they are a single panel.
 const FORWARD_ROWS_BYTES: usize = 8 << 20;
 
-/// The operands of both passes, of all rows or some.
+/// The operands of a forward or backward pass, for all rows or for a range of them.
 #[derive(Clone, Copy)]
 struct OnUnit<'a> {
     unit: Unit,
@@ -52,17 +53,17 @@ impl OnUnit<'_> {
         panel_bytes(self.hidden_size, 1)
     }
 
-    /// Steps over the hidden size, and one more.
+    /// Returns the steps over the hidden size, with the extra one of [`Step::consecutive`] at the end.
     fn steps(&self) -> Vec<Step> {
         Step::consecutive(self.hidden_size.div_ceil(STEP_DEPTH))
     }
 
-    /// Packs row panels of the hidden states.
+    /// Packs panels of rows of the hidden states.
     ///
     /// # Safety
     /// The processor has the unit; the panels are inside the operand; `to` has room for them, at a multiple of 64 bytes.
     unsafe fn pack_rows(&self, panels: Range<usize>, to: *mut u8) {
-        // SAFETY: the caller's contract; the contract of the call checked the lengths.
+        // SAFETY: the caller promises the unit, the panels and the room in `to`; `Head::check` has checked the operand's length.
         unsafe {
             match self.hidden_states {
                 FloatSlice::F32(x) => self.pack_along(x.cpu(), self.targets.len(), Role::Left, panels, to),
@@ -71,23 +72,23 @@ impl OnUnit<'_> {
         }
     }
 
-    /// Packs panels of a matrix `[side, hidden_size]` along the hidden size.
+    /// Packs panels of a matrix `[side, hidden_size]`, with the hidden size as the depth.
     ///
     /// # Safety
     /// As [`OnUnit::pack_rows`].
     unsafe fn pack_along<E: Element>(&self, x: &[E], side: usize, role: Role, panels: Range<usize>, to: *mut u8) {
         let matrix = Matrix { at: x.as_ptr(), stride: self.hidden_size, side, depth: self.hidden_size };
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller promises the unit, the panels and the room in `to`.
         unsafe { pack::along_depth::<E, 1>(matrix, role, panels, to, self.panel_bytes()) };
     }
 
-    /// Packs weights: panels of 32 tokens along the hidden size for logits; all panels across it, with the tokens as the depth, for
-    /// gradients.
+    /// Packs weights. For logits, these are panels of 32 tokens, with the hidden size as the depth. For gradients, they are all
+    /// panels of the hidden size, with the tokens as the depth.
     ///
     /// # Safety
     /// As [`OnUnit::pack_rows`].
     unsafe fn pack_weights(&self, part: Weights, to: *mut u8) {
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller promises the unit, the panels and the room in `to`.
         unsafe {
             match self.lm_head {
                 WeightSlice::F32(w) => self.pack_weights_of(w.cpu(), part, to),
@@ -101,7 +102,7 @@ impl OnUnit<'_> {
     /// As [`OnUnit::pack_rows`].
     unsafe fn pack_weights_of<E: Element>(&self, w: &[E], part: Weights, to: *mut u8) {
         let hidden_size = self.hidden_size;
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller promises the unit, the panels and the room in `to`; `w[..]` checks where the tokens start.
         unsafe {
             match part {
                 Weights::Logits(panels) => self.pack_along(w, self.vocab_size, Role::Right, panels, to),
@@ -115,19 +116,20 @@ impl OnUnit<'_> {
         }
     }
 
-    /// One weight row in f32, as the product rounds it.
+    /// Writes the weights of one token to `to`, in f32 and rounded to bf16 as in the product.
     fn weight_row(&self, token: usize, to: &mut [f32]) {
         let row = token * self.hidden_size..(token + 1) * self.hidden_size;
         match self.lm_head {
             WeightSlice::F32(w) => round_row(&w.cpu()[row], to),
             WeightSlice::F16(w) => round_row(&w.cpu()[row], to),
-            // nothing to round, which would take as long as the sums
+            // already bf16: rounding again would only take time
             WeightSlice::Bf16(w) => to.iter_mut().zip(&w.cpu()[row]).for_each(|(to, w)| *to = w.wide()),
         }
     }
 }
 
-/// `to = sums + of_target · row`. A function of its own, so that the compiler knows that the slices are apart, and vectorises it.
+/// Computes `to = sums + of_target · row`. In a separate function the compiler knows that the slices do not overlap, and
+/// vectorises the loop.
 fn with_target<T: Stored>(to: &mut [T], sums: &[f32], of_target: f32, row: &[f32]) {
     for ((to, sum), w) in to.iter_mut().zip(sums).zip(row) {
         *to = T::narrow(sum + of_target * w);
@@ -138,7 +140,7 @@ fn round_row<T: Loaded>(row: &[T], to: &mut [f32]) {
     to.iter_mut().zip(row).for_each(|(to, w)| *to = bf16::from_f32(w.wide()).to_f32());
 }
 
-/// Which weights are packed, and how.
+/// Which weights [`OnUnit::pack_weights`] packs: panels of tokens for their logits, or tokens for the gradients.
 enum Weights {
     Logits(Range<usize>),
     Gradients(Range<usize>),
@@ -186,14 +188,14 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>)
     Ok(())
 }
 
-/// The rows of each pass over the vocabulary.
+/// Returns the rows of each walk over the vocabulary.
 fn passes(head: &Head<'_>) -> impl Iterator<Item = Range<usize>> + use<> {
     let rows = head.rows;
     let per_pass = (FORWARD_ROWS_BYTES / panel_bytes(head.hidden_size, 1)).max(1) * BLOCK;
     (0..rows).step_by(per_pass).map(move |first| first..rows.min(first + per_pass))
 }
 
-/// Bytes that [`forward`] takes while it runs.
+/// Returns the bytes of scratch that [`forward`] needs while it runs.
 pub(super) fn forward_scratch(cpu: &Cpu, _: Unit, head: &Head<'_>, with_extras: bool) -> usize {
     let bytes = panel_bytes(head.hidden_size, 1);
     let of_pass = |rows: Range<usize>| {
@@ -205,7 +207,7 @@ pub(super) fn forward_scratch(cpu: &Cpu, _: Unit, head: &Head<'_>, with_extras: 
 }
 
 impl Total {
-    /// Adds parts of the vocabulary in their order.
+    /// Adds up a row's sums over the parts of the vocabulary, in their order.
     fn of(parts: impl Iterator<Item = Running> + Clone) -> Total {
         let max = parts.clone().fold(f32::NEG_INFINITY, |max, part| if part.max > max { part.max } else { max });
         let mut total = Total { max, sum: 0.0, weighted: 0.0, sum_of_squares: 0.0, target: f32::NAN };
@@ -224,7 +226,7 @@ impl Total {
     }
 }
 
-/// What a task of the forward pass needs.
+/// The scratch of a task of the forward pass.
 struct ForwardScratch<'a> {
     /// Panels of weights
     right: &'a mut [f32],
@@ -232,9 +234,9 @@ struct ForwardScratch<'a> {
     z: &'a mut [f32],
     /// `[rows, 16]`: a lane's maximum so far
     max: &'a mut [f32],
-    /// `[rows, 16]`: its sum
+    /// `[rows, 16]`: a lane's sum of `exp(z - max)`
     sum: &'a mut [f32],
-    /// `[rows, 2, 16]`: its sums for the side outputs; empty without them
+    /// `[rows, 2, 16]`: a lane's sums for the side outputs; empty without them
     side: &'a mut [f32],
 }
 
@@ -263,11 +265,12 @@ impl Pointwise<0, 1> for Logit {
 }
 
 impl OnUnit<'_> {
-    /// Computes the logits of a panel of rows and `panels` of tokens, side by side in `z`, which is `[BLOCK, _]`. Prefetches what
-    /// lies `ahead` bytes after each panel of tokens.
+    /// Computes the logits of one panel of rows and `panels` panels of tokens into `z`, `[BLOCK, _]`, side by side. Beside each
+    /// panel of tokens, prefetches the memory `ahead` bytes after its start.
     ///
     /// # Safety
-    /// The processor has the unit, configured on this thread; `left` and `right` hold the panels, and `z` their blocks.
+    /// The processor has the unit, configured on this thread; `left` and `right` hold the panels, and `z` has room for a block of
+    /// sums for each panel of tokens.
     #[expect(clippy::too_many_arguments, reason = "panels of both operands, and what is asked for")]
     unsafe fn logits(
         &self,
@@ -282,7 +285,7 @@ impl OnUnit<'_> {
         let stride = 4 * z.len() / BLOCK;
         for panel in 0..panels {
             let (right, at) = (right.wrapping_add(panel * self.panel_bytes()), z[panel * BLOCK..].as_mut_ptr());
-            // SAFETY: the caller's contract.
+            // SAFETY: the caller promises the unit, the panels and the room in `z`.
             unsafe {
                 let sums = Sums { at, stride, from_zero: true };
                 self.unit.run_in_place(steps, left, right, sums, right.wrapping_add(ahead));
@@ -293,7 +296,7 @@ impl OnUnit<'_> {
         }
     }
 
-    /// Takes one chunk of the vocabulary into `parts`, for all rows.
+    /// Computes each row's maximum and sums over one chunk of the vocabulary, and puts them into `parts`.
     ///
     /// # Safety
     /// The processor has the unit; `left` holds the packed rows.
@@ -320,7 +323,8 @@ impl OnUnit<'_> {
                     let z = &z[i * PANELS * BLOCK..][..group.len()];
                     let lanes = row * 16..(row + 1) * 16;
                     let (max, sum) = (&mut max[lanes.clone()], &mut sum[lanes]);
-                    // SAFETY: the processor has AVX-512 with bf16, as the unit needs it; `max` and `sum` are 16 floats, `side` 32.
+                    // SAFETY: the unit needs AVX-512 with bf16, so the processor has it; `max` and `sum` are 16 floats, `side`
+                    // 32.
                     unsafe {
                         match side.get_mut(row * 32..(row + 1) * 32) {
                             Some(side) => add::<true>(z, max, sum, side),
@@ -337,7 +341,7 @@ impl OnUnit<'_> {
         for (row, part) in parts.iter_mut().enumerate() {
             let lanes = row * 16..(row + 1) * 16;
             part.max = max[lanes.clone()].iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-            // a lane that no token has come to has no sum
+            // a lane without a token has no sum, and is skipped
             for lane in lanes.filter(|&lane| sum[lane] != 0.0) {
                 let at = row * 32 + lane % 16;
                 let (weighted, sum_of_squares) = (side.get(at), side.get(at + 16));
@@ -357,24 +361,24 @@ impl OnUnit<'_> {
     }
 }
 
-/// Adds logits to a row's running maxima and sums, lane by lane, and to those of the side outputs.
+/// Updates a row's running maxima and sums with more logits, lane by lane; with `EXTRAS`, also the sums for the side outputs.
 ///
 /// # Safety
-/// AVX-512 with bf16 is there; `max` and `sum` hold 16 floats, `side` 32 with `EXTRAS`.
+/// The processor has AVX-512 with bf16; `max` and `sum` hold 16 floats, `side` 32 with `EXTRAS`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn add<const EXTRAS: bool>(z: &[f32], max: &mut [f32], sum: &mut [f32], side: &mut [f32]) {
     let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
-    // SAFETY: the lanes of the masks lie in `z`; the caller's contract.
+    // SAFETY: the masks select lanes inside `z` only; `max`, `sum` and `side` are as long as the caller promises.
     unsafe {
         let mask = |at: usize| ((1u32 << (z.len() - at).min(16)) - 1) as __mmask16;
         let load = |at: usize| _mm512_mask_loadu_ps(lowest, mask(at), z.as_ptr().add(at));
         let before = _mm512_loadu_ps(max.as_ptr());
         let mut after = before;
         for at in (0..z.len()).step_by(16) {
-            // the maximum stands second: it stays where a logit is NaN
+            // the instruction returns its second operand if one is NaN, so a NaN logit does not change the maximum
             after = _mm512_max_ps(load(at), after);
         }
-        // a lane that has seen nothing has nothing to rescale, and infinity minus itself is no number
+        // a lane that has seen no logit has nothing to rescale, and its `by` may be infinity minus infinity, a NaN
         let seen = _mm512_cmp_ps_mask::<_CMP_NEQ_OQ>(before, lowest);
         let by = _mm512_sub_ps(before, after);
         let rescale = exp(by);
@@ -382,7 +386,7 @@ unsafe fn add<const EXTRAS: bool>(z: &[f32], max: &mut [f32], sum: &mut [f32], s
         let mut total = _mm512_maskz_mul_ps(seen, before, rescale);
         let [mut weighted, mut squares] = [_mm512_setzero_ps(); 2];
         if EXTRAS {
-            // where the factor is 0 the sums no longer count, whatever their distance
+            // lanes whose factor is 0 drop their old sums: if `by` is infinite, the products would be NaN
             let counts = _mm512_mask_cmp_ps_mask::<_CMP_NEQ_OQ>(seen, rescale, weighted);
             let moved = _mm512_fmadd_ps(by, before, _mm512_loadu_ps(side.as_ptr()));
             weighted = _mm512_maskz_mul_ps(counts, moved, rescale);
@@ -421,20 +425,20 @@ pub(super) fn backward(cpu: &Cpu, unit: Unit, call: Backward<'_>) -> Result<()> 
     }
 }
 
-/// What a task of the backward pass needs.
+/// The scratch of a task of the backward pass.
 struct BackwardScratch<'a> {
     left: &'a mut [f32],
-    /// Weights for the logits of a chunk, then for their gradients.
+    /// The weights of a chunk, packed for the logits, and after them packed for the gradients.
     right: &'a mut [f32],
     /// `[BLOCK, BACKWARD_CHUNK]`: logits
     z: &'a mut [f32],
-    /// Their gradients, packed
+    /// The gradients of the logits, packed
     g: &'a mut [f32],
-    /// `[rows, padded hidden_size]`
+    /// `[rows, padded hidden_size]`: the gradients of the hidden states, without the targets' part
     dx: &'a mut [f32],
     /// `[rows]`: the gradient of the target's logit
     of_target: &'a mut [f32],
-    /// `[hidden_size]`
+    /// `[hidden_size]`: the weights of a row's target
     row: &'a mut [f32],
 }
 
@@ -477,7 +481,7 @@ fn backward_len(row_panels: usize, tasks: usize, hidden_size: usize) -> usize {
     BackwardScratch::lens(row_panels.div_ceil(tasks.max(1)), hidden_size).iter().sum()
 }
 
-/// Bytes that [`backward`] takes while it runs.
+/// Returns the bytes of scratch that [`backward`] needs while it runs.
 pub(super) fn backward_scratch(cpu: &Cpu, _: Unit, head: &Head<'_>) -> usize {
     let row_panels = head.rows.div_ceil(BLOCK);
     let tasks = backward_tasks(cpu, row_panels, head.hidden_size);
@@ -485,7 +489,7 @@ pub(super) fn backward_scratch(cpu: &Cpu, _: Unit, head: &Head<'_>) -> usize {
 }
 
 impl OnUnit<'_> {
-    /// As [`backward`], into gradients of either format.
+    /// Computes the gradients of the hidden states, in either of their formats.
     fn backward<T: Stored>(&self, cpu: &Cpu, lse: &[f32], d_logps: &[f32], d_hidden: &mut [T]) -> Result<()> {
         let OnUnit { hidden_size, targets, .. } = *self;
         let row_panels = targets.len().div_ceil(BLOCK);
@@ -496,7 +500,7 @@ impl OnUnit<'_> {
         cpu.for_each_task("token_logps.block", tasks, len, |task, scratch| {
             let panels = part(task);
             let mut scratch = BackwardScratch::new(scratch, BackwardScratch::lens(panels.len(), hidden_size));
-            // SAFETY: `self.unit` is one that `Isa::available` found; the panels are the task's.
+            // SAFETY: `self.unit` is one that `Isa::available` found; the panels hold rows, and the scratch is for as many.
             unsafe { self.gradients(cpu, panels.clone(), lse, d_logps, &mut scratch) };
             for (i, row) in (panels.start * BLOCK..targets.len().min(panels.end * BLOCK)).enumerate() {
                 // SAFETY: each task has rows of its own.
@@ -512,8 +516,8 @@ impl OnUnit<'_> {
         })
     }
 
-    /// Sums `dx` over the vocabulary but for the targets, whose logits' gradients are kept apart: near 1 a target's weight is
-    /// `1 - p`, which rounding to bf16 would lose.
+    /// Sums `dx` over the vocabulary without the targets. The gradient of a target's logit goes to `of_target` in f32: it has the
+    /// factor `1 - p`, of which nothing is left if a `p` near 1 is rounded to bf16 first.
     ///
     /// # Safety
     /// The processor has the unit; the panels hold rows, and `scratch` has room for them.
@@ -564,7 +568,7 @@ impl OnUnit<'_> {
                     }
                     let to: *mut u8 = scratch.g.as_mut_ptr().cast();
                     let line = to.wrapping_add(i / 16 * 1024 + i % 16 * 64);
-                    // SAFETY: the processor has AVX-512 with bf16; `z` is whole steps, and `g` holds a line of each for the row.
+                    // SAFETY: the processor has AVX-512 with bf16; `z` is whole steps, and `g` has a line of the row for each.
                     unsafe { logit_gradients(z, tokens.len(), target, lse[row], -d_logp, self.logit, line) };
                 }
                 for col in 0..padded(self.hidden_size) / BLOCK {
@@ -580,10 +584,12 @@ impl OnUnit<'_> {
     }
 }
 
-/// `factor * exp(z - lse) dz/du` of the first `tokens` logits but the target's, rounded and packed: a line of 32 for each step.
+/// Writes `factor * exp(z - lse) dz/du` of the first `tokens` logits, rounded to bf16 and packed: a line of 32 for each step. The
+/// target's place and the places from `tokens` on get 0.
 ///
 /// # Safety
-/// AVX-512 with bf16 is there; `z` is whole steps, and `to` holds a line of each.
+/// The processor has AVX-512 with bf16; `z` is a whole number of steps; `to` points at a line of 64 bytes for each of them,
+/// [`STEP_BYTES`] apart and aligned to 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn logit_gradients(
     z: &[f32],
@@ -595,17 +601,17 @@ unsafe fn logit_gradients(
     to: *mut u8,
 ) {
     let (lse, factor) = (_mm512_set1_ps(lse), _mm512_set1_ps(factor / logit.temperature));
-    // past all tokens if there is none; no branches, which would be mispredicted at each row's target
+    // past all tokens if the target is not among them: this saves a branch, which would be mispredicted at each row's target
     let target = target.unwrap_or(usize::MAX);
     for step in 0..z.len() / STEP_DEPTH {
         let mut halves = [_mm512_setzero_ps(); 2];
-        // no closures: the functions that take them lack the instruction set, and may become calls
+        // no closures: a function that takes one is compiled without the instruction set, and may not be inlined
         for (i, half) in halves.iter_mut().enumerate() {
             let at = step * STEP_DEPTH + 16 * i;
             let there = ((1u32 << tokens.saturating_sub(at).min(16)) - 1) as __mmask16;
             let of_target = ((1u32 << target.wrapping_sub(at).min(16)) & 0xffff) as __mmask16;
             let mask = there & !of_target;
-            // SAFETY: 16 of the whole steps of `z`.
+            // SAFETY: `z` is a whole number of steps of 32, so it has 16 floats at `at`.
             let z = unsafe { _mm512_loadu_ps(z.as_ptr().add(at)) };
             let mut g = _mm512_mul_ps(exp(_mm512_sub_ps(z, lse)), factor);
             if let Some(cap) = logit.cap {
@@ -614,7 +620,7 @@ unsafe fn logit_gradients(
             }
             *half = _mm512_maskz_mov_ps(mask, g);
         }
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller promises an aligned line in `to` for each step of `z`.
         unsafe { _mm512_store_si512(to.add(step * STEP_BYTES).cast(), rounded(halves[0], halves[1])) };
     }
 }

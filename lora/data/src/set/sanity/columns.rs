@@ -1,4 +1,4 @@
-//! Finds unread columns that have a name like a prompt's, and a text that the row has nowhere else.
+//! Finds unread columns with a name like a prompt's and a text that is neither in the prompt nor in the answers.
 
 use serde_json::Value;
 
@@ -10,10 +10,10 @@ use crate::source::column_names::{Likeness, SOME_LENGTH, is_like_a_prompt, is_ot
 
 /// Most columns of a row to look at.
 const COLUMNS: usize = 16;
-/// Most texts of a column to look for.
+/// Most texts of a column to look for in the prompt and the answers.
 const TEXTS: usize = 32;
 
-/// Looks at the columns of a record that nothing has read.
+/// Looks at the columns of a record that were not read.
 pub(super) fn look(parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
     let Parsed { record, ignored_columns: unread, .. } = parsed;
     let has_question = !parsed.is_prompt_blank || matches!(record.shape, Shape::Text | Shape::Messages);

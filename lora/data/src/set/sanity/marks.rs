@@ -13,20 +13,21 @@ use crate::tokens::encode::Encoder;
 
 /// Most bytes of a mark between its brackets.
 const LONGEST: usize = 40;
-/// Most bytes of a text to search, and most marks of it to report.
+/// Most bytes of a text to search.
 const MOST_BYTES: usize = 1 << 20;
+/// Most marks of a text to report.
 const MOST_MARKS: usize = 8;
-/// Most bytes of a text to pass on as an example, which may be shortened further.
+/// Most bytes of a text to pass on as an example. The example may be shortened further.
 const SHOWN: usize = 256;
 /// Brackets of marks: ASCII, and full-width as DeepSeek writes them.
 const BRACKETS: [[&str; 2]; 2] = [["<|", "|>"], ["<｜", "｜>"]];
 /// Marks with other brackets.
 const OTHERS: [&str; 4] = ["<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>"];
-/// Start and end of a text for Llama 2 and Mistral. In the middle of a text they are HTML.
+/// Marks of Llama 2 and Mistral for the start and the end of a text. In the middle of a text they are HTML.
 const START: &str = "<s>";
 const END: &str = "</s>";
 
-/// Looks at a record that is made of texts.
+/// Looks at a record whose prompt and answers are texts.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let Text::Plain(prompt) = &record.prompt else { return };
     look_for_tokens(encoder, prompt, found, |_| prompt_name(record));
@@ -51,7 +52,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
 /// Looks for marks of the model within the content of a turn: the chat template writes its own around the content.
 pub(super) fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     if encoder.reading().texts == Texts::AsTurns {
-        return; // `texts` looks at these
+        return; // the module `texts` looks at these records
     }
     for (name, text) in named_texts(record) {
         for (number, said) in
@@ -82,7 +83,7 @@ pub(super) fn look_at_rendered(
     });
 }
 
-/// Looks for marks that are not tokens in a text that is tokenised. `place` says where a mark comes from.
+/// Looks for marks that are not tokens, in a text that will be tokenised. `place` says where a mark comes from.
 fn look_for_tokens(encoder: &Encoder, text: &str, found: &mut Vec<Sighting>, place: impl Fn(&str) -> String) {
     let text = within(text);
     let mut seen = HashSet::new();
@@ -99,19 +100,19 @@ fn second_start(encoder: &Encoder, text: &str) -> Option<String> {
     (first == second && encoder.tokenizer().is_special(first)).then(|| encoder.tokenizer().token(first)).flatten()
 }
 
-/// Adds a finding. It counts once for each record.
+/// Adds a finding, unless the record has it already.
 fn put(new: Sighting, found: &mut Vec<Sighting>) {
     if !found.iter().any(|known| known.finding == new.finding) {
         found.push(new);
     }
 }
 
-/// The part of a text that is searched.
+/// Returns the part of a text that is searched.
 fn within(text: &str) -> &str {
     &text[..text.floor_char_boundary(MOST_BYTES)]
 }
 
-/// The part of a text that an example may show.
+/// Returns the part of a text, from `at` on, that an example may show.
 fn shown(text: &str, at: usize) -> &str {
     &text[at..text.floor_char_boundary(at + SHOWN)]
 }

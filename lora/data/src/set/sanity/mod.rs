@@ -45,7 +45,7 @@ pub(crate) use of_file::{Files, OfFile, SEVERAL};
 
 /// Records at the start of the data that are always looked at.
 pub(crate) const FIRST: usize = 256;
-/// Records that are drawn from the whole data and looked at, too.
+/// Records that are drawn from the whole data, and are also looked at.
 pub(crate) const DRAWN: usize = 4096;
 /// Most characters of an example.
 const EXCERPT: usize = 60;
@@ -60,7 +60,7 @@ pub enum Finding {
         /// The part that is left out.
         part: TurnPart,
     },
-    /// A part of an assistant turn stands outside the `{% generation %}` marks and is not scored.
+    /// A part of a turn of the assistant is outside the `{% generation %}` marks of the template, so it is not scored.
     NotMarked {
         /// The part.
         part: TurnPart,
@@ -86,7 +86,7 @@ pub enum Finding {
     },
     /// The prompt is empty and no other column has text: the answer follows nothing, or only a system text.
     BlankPrompt,
-    /// The prompt consists of the few letters with which both answers begin.
+    /// The prompt is only the few letters with which both answers happen to begin.
     FewSharedLetters,
     /// The prompt ends with a turn of the assistant.
     AssistantBeforeAnswer,
@@ -105,12 +105,12 @@ pub enum Finding {
         /// The role.
         role: String,
     },
-    /// A mark of turns is not a token of the model, and is cut into pieces.
+    /// A mark of turns is not a token of the model, so it is cut into several tokens.
     MarkIsNoToken {
         /// The mark.
         mark: String,
     },
-    /// A text begins with the token that the tokenizer puts before every text.
+    /// A text begins with the token that the tokenizer also puts before every text.
     SecondStart {
         /// The token.
         token: String,
@@ -140,9 +140,9 @@ pub enum Finding {
     Serialised {
         /// The file's name of the column.
         column: String,
-        /// Which of the two it is.
+        /// How the text is written: as JSON, or as Python prints a value.
         notation: Notation,
-        /// Whether it is turns that can be read.
+        /// Whether the text holds turns that can be read.
         turns: bool,
     },
     /// A text that becomes the user's turn contains turn markers itself.
@@ -158,7 +158,7 @@ pub enum Finding {
     UnreadVerdict {
         /// The column.
         column: String,
-        /// What it says.
+        /// What the column says.
         value: String,
     },
     /// A call has a null argument that its tool does not declare.
@@ -216,25 +216,25 @@ impl Notation {
     }
 }
 
-/// A finding with the number of its rows, and the first of them as an example.
+/// A finding, the number of records that have it, and the first of them as an example.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Warning {
     /// What was found.
     pub finding: Finding,
-    /// Number of records that have it: among those looked at, or among all if [`Warning::of_all`].
+    /// Number of records with this finding: among those that were looked at, or among all if [`Warning::of_all`].
     pub rows: usize,
-    /// Its place in the first of them, by the file's names: `chosen[0].tool_calls[0]`.
+    /// The place of the finding in the first of these records, by the file's names: `chosen[0].tool_calls[0]`.
     pub at: String,
-    /// The beginning of the text there.
+    /// The beginning of the text at that place.
     pub excerpt: String,
-    /// File of the first.
+    /// The file of the first of these records.
     pub path: PathBuf,
-    /// 1-based line of the first; in Parquet, its 1-based row.
+    /// The 1-based line of the first record; in Parquet, its 1-based row.
     pub line: u64,
 }
 
 impl Warning {
-    /// Whether its rows were counted over all records and not only over those looked at.
+    /// Whether the finding was counted in all records, and not only in those that were looked at.
     pub fn of_all(&self) -> bool {
         self.finding == Finding::RepeatedPromptCut
     }
@@ -254,7 +254,7 @@ impl Sighting {
     }
 }
 
-/// Returns the beginning of a text, on one line.
+/// Returns the beginning of a text, at most [`EXCERPT`] characters, on one line.
 fn excerpt(text: &str) -> String {
     let text = text.trim();
     let mut short: String = text.chars().take(EXCERPT).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -264,7 +264,7 @@ fn excerpt(text: &str) -> String {
     short
 }
 
-/// Looks at one record. `line` is its bytes.
+/// Looks for all kinds of faults in a record. `line` is its bytes.
 pub(crate) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Sighting> {
     let record = &parsed.record;
     let mut found = Vec::new();
@@ -281,7 +281,7 @@ pub(crate) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Sight
     found
 }
 
-/// Looks at a record if only its prompt is read. `line` is its bytes.
+/// Looks for faults in the prompt of a record, if only the prompt is used. `line` is the record's bytes.
 pub(crate) fn look_at_prompt(encoder: &Encoder, parsed: &Parsed, asked: &Text, line: &[u8]) -> Vec<Sighting> {
     let mut found = Vec::new();
     prompts::look(encoder, parsed, line, &mut found);
@@ -300,7 +300,7 @@ pub(crate) fn no_stop(column: String) -> Sighting {
     Sighting::new(Finding::NoStop, column, "")
 }
 
-/// Reports that the prompt was cut from the start of the answers. This is counted over all records.
+/// Reports that the prompt was cut from the start of the answers; `None` if it was not. This is counted over all records.
 pub(crate) fn cut_prompt(parsed: &Parsed) -> Option<Sighting> {
     let text = match &parsed.record.prompt {
         Text::Plain(text) => text,
@@ -321,8 +321,8 @@ fn answer_name(record: &Record, number: usize) -> String {
     record.answer_columns.get(number).cloned().unwrap_or_default()
 }
 
-/// Returns the file's name of the prompt's column. If there is none, the first answer begins with the prompt: this is the name
-/// of its column.
+/// Returns the file's name of the prompt's column. If there is none, the prompt is the beginning of the first answer: then the
+/// name of that answer's column is returned.
 fn prompt_name(record: &Record) -> String {
     match (record.shape, &record.prompt_column) {
         (Shape::PairImplicitPrompt | Shape::Messages | Shape::Text, _) | (_, None) => answer_name(record, 0),

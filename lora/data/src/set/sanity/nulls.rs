@@ -1,4 +1,5 @@
-//! Finds null arguments in tool calls. A table with one type for all rows adds them if the rows call different tools.
+//! Finds null arguments in tool calls. If a table has one type for all rows and the rows call different tools, the table adds
+//! such nulls.
 
 use serde_json::{Map, Value};
 
@@ -24,7 +25,8 @@ pub(super) fn look(record: &Record, found: &mut Vec<Sighting>) {
     }
 }
 
-/// Returns the name of a call and the place of its first null that no tool of that name declares as a property.
+/// Returns the name of the called tool and the place of the call's first null argument that no tool of this name declares as a
+/// property.
 fn undeclared<'a>(call: &'a Value, tools: &[Value]) -> Option<(&'a str, String)> {
     let call = function(call);
     let name = call.get("name").and_then(Value::as_str)?;
@@ -34,7 +36,7 @@ fn undeclared<'a>(call: &'a Value, tools: &[Value]) -> Option<(&'a str, String)>
         schemas if schemas.is_empty() => vec![null_of_object(arguments, None, true)],
         schemas => schemas.into_iter().map(|schema| null_of_object(arguments, schema, true)).collect(),
     };
-    // if several tools have this name, it is enough that one declares the argument
+    // if several tools have this name, it is enough that one of them declares all null arguments
     let first = nulls.iter().find(|null| null.is_some())?.clone()?;
     nulls.iter().all(Option::is_some).then_some((name, first))
 }
@@ -51,7 +53,7 @@ fn null_of_object(fields: &Map<String, Value>, schema: Option<&Value>, are_argum
     })
 }
 
-/// Does the same within a value. Returns the place as it follows the value's name.
+/// Returns the place of the first undeclared null within a value, as it follows the value's name: `.field` or `[0]`.
 fn null_within(value: &Value, schema: Option<&Value>) -> Option<String> {
     match value {
         Value::Object(fields) => null_of_object(fields, schema, false).map(|name| format!(".{name}")),

@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use super::{Finding, Sighting, TurnPart, Warning};
 use crate::set::error::DataError;
 
-/// Most different findings of one kind to keep, for example in different columns. A hostile file could have one in every row.
+/// Most different findings of one kind to keep, for example in different columns. A hostile file could have a different one in
+/// every row.
 const OF_A_KIND: usize = 32;
-/// Records to look at before a file is judged, if the file has that many.
+/// Records to look at before a file is judged. A file with fewer is judged at its end.
 const TO_JUDGE: usize = 256;
-/// Fewest rows that count if a single one may be a coincidence. Also the fewest wrong rows that end a run if there are several
-/// files.
+/// Fewest rows that count as evidence if a single row may be a coincidence. Also the fewest wrong rows of a file that end a run,
+/// if there are several files.
 pub(crate) const SEVERAL: usize = 4;
 
 /// Whether the file is the only one.
@@ -58,8 +59,8 @@ impl OfFile {
             | Finding::NoTemplateApplied
             | Finding::NoStop => self.has_most(warning),
             Finding::RepeatedShortPrompt => self.has_most(warning) && warning.rows >= SEVERAL,
-            // a few texts may be about turns, and a few answers may repeat the question; in a larger share of a file it is no
-            // coincidence
+            // a few texts may be about turns, and a few answers may repeat the question; in a twentieth of a file or more, this
+            // is no coincidence
             Finding::Serialised { turns: true, .. }
             | Finding::TextOfOthers { .. }
             | Finding::MarkIsNoToken { .. }
@@ -68,7 +69,8 @@ impl OfFile {
             | Finding::RepeatedPrompt
             | Finding::RepeatedBehindLabel
             | Finding::RepeatedContent => 20 * warning.rows >= self.looked_at,
-            // a column with the same value in all rows says nothing against the pairs; of other columns, one value is reported
+            // a column with the same value in all rows says nothing against the pairs; of a column with several values, only the
+            // second one is reported
             Finding::UnreadVerdict { ref column, ref value } => {
                 let mut values = self.warnings.iter().filter_map(|other| match &other.finding {
                     Finding::UnreadVerdict { column: of, value } if of == column => Some(value),
@@ -80,10 +82,10 @@ impl OfFile {
         }
     }
 
-    /// Checks as [`OfFile::check`] does, once enough records of a large file were looked at.
+    /// Does what [`OfFile::check`] does, once enough records of the file were looked at.
     ///
     /// # Errors
-    /// The same.
+    /// As [`OfFile::check`].
     pub(crate) fn check_early(&self) -> Result<(), DataError> {
         if self.looked_at >= TO_JUDGE { self.check() } else { Ok(()) }
     }
@@ -91,9 +93,9 @@ impl OfFile {
     /// Refuses a file with a fault that nobody can intend.
     ///
     /// # Errors
-    /// [`DataError::TurnsInText`] if at least half of a column are texts that hold turns; [`DataError::EmptyPrompts`] if at
+    /// [`DataError::TurnsInText`] if a column holds turns as text in at least half of the rows; [`DataError::EmptyPrompts`] if at
     /// least half of the rows have an empty prompt and a column with a name like a prompt's is not read;
-    /// [`DataError::NothingRendered`] if the template leaves out the content of at least half of the answers.
+    /// [`DataError::NothingRendered`] if the template leaves out the content of an answer in at least half of the rows.
     pub(crate) fn check(&self) -> Result<(), DataError> {
         let are_enough = |warning: &&Warning| self.files == Files::One || warning.rows >= SEVERAL;
         for warning in self.warnings.iter().filter(|warning| self.has_most(warning)).filter(are_enough) {

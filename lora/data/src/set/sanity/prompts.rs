@@ -12,7 +12,8 @@ use crate::record::text::Text;
 use crate::source::column_names::candidate;
 use crate::tokens::encode::Encoder;
 
-/// Looks at a record.
+/// Looks for an empty prompt, and for a guessed prompt that is only the few letters with which both answers begin. `line` is the
+/// record's bytes.
 pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
     let record = &parsed.record;
     if matches!(record.shape, Shape::Text | Shape::Messages) {
@@ -47,7 +48,7 @@ fn unread_texts(unread: &[String], line: &[u8]) -> Vec<String> {
     unread.iter().filter(holds).cloned().collect()
 }
 
-/// Returns what an empty prompt still has: the system text.
+/// Returns the text of an empty prompt: blanks, and the system text if there is one.
 fn said(prompt: &Text) -> String {
     match prompt {
         Text::Plain(text) => text.clone(),

@@ -1,7 +1,8 @@
 //! Checks that everything in a conversation reaches the text that the chat template renders.
 //!
-//! Templates trim, escape and rewrite, so searching for the texts is not enough. A part is rendered if the text changes when
-//! the part does. All parts get a marker at once. Each part whose marker does not come out is then tried alone.
+//! Templates trim, escape and rewrite, so searching for the texts is not enough. A part is rendered if the rendered text changes
+//! when the part changes. First, all parts get a marker at once. Then each part whose marker is not in the rendered text is tried
+//! alone.
 
 use std::collections::BTreeSet;
 
@@ -22,12 +23,12 @@ use crate::tokens::template::{ChatTemplate, GenerationPrompt, MarkedText, REASON
 const MOST_BYTES: usize = 1 << 20;
 /// Most parts of a conversation to try alone.
 const MOST_TRIED: usize = 12;
-/// Most tags in a content after which a marker is put.
+/// Most tags in the content of a turn that get a marker after them.
 const MOST_TAGS: usize = 4;
-/// A content of at least this many bytes gets a marker in its middle.
+/// Content of at least this many bytes gets a marker in its middle.
 const LONG: usize = 64;
 
-/// A place in a conversation that can take a marker.
+/// A place in a conversation where a marker can be put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Spot {
     turn: usize,
@@ -44,19 +45,19 @@ impl Spot {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Within {
-    /// The start of `content`, or after the tag there: templates look for tags.
+    /// The start of `content`. If a tag is there, the place after it, since templates look for tags.
     Start,
     /// After this byte of `content`.
     Middle(usize),
     End,
-    /// Both ends of `content`.
+    /// All of `content`: `whole_contents` puts this in the place of its parts.
     Whole,
     Reasoning,
     Name(Call),
     Arguments(Call),
 }
 
-/// Which call of a turn it is.
+/// One of the calls of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     /// One of `tool_calls`.
@@ -65,7 +66,7 @@ enum Call {
     Function,
 }
 
-/// Makes a text that occurs in no conversation and that neither escaping nor trimming changes.
+/// Makes a word that no conversation is likely to contain and that neither escaping nor trimming changes.
 fn marker(number: usize) -> String {
     format!("QzMark{number:05}Qz")
 }
@@ -76,11 +77,11 @@ fn markers_in(text: &str) -> BTreeSet<usize> {
     text.match_indices("QzMark").filter_map(number).collect()
 }
 
-/// Looks at a record that is made of turns.
+/// Looks for parts of turns, tools and variables that the chat template leaves out. Does nothing if the record is made of texts.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let (Some(template), Text::Turns(prompt)) = (encoder.template(), &record.prompt) else { return };
     let mut before: Option<&[Value]> = Some(prompt);
-    // in a record of a prompt, there is nothing else to look at
+    // a record of a prompt alone is looked at with an empty answer
     let nothing = [Text::Turns(Vec::new())];
     let answers = if record.answers.is_empty() { &nothing[..] } else { &record.answers };
     for (number, answer) in answers.iter().enumerate() {
@@ -120,7 +121,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
     }
 }
 
-/// A prompt and one answer.
+/// A prompt and one of its answers, with what the template needs to render them.
 struct Conversation<'a> {
     template: &'a ChatTemplate,
     inputs: &'a TemplateInputs,
@@ -141,7 +142,7 @@ impl Conversation<'_> {
         self.prompt.iter().chain(self.answer).map(text_bytes).sum()
     }
 
-    /// Renders the conversation. `None` if the template refuses it.
+    /// Renders these turns with these inputs. `None` if the template refuses them.
     fn render(&self, turns: &[Value], inputs: &TemplateInputs) -> Option<String> {
         self.template.render_with(turns, GenerationPrompt::Omit, inputs).ok()
     }
@@ -187,7 +188,8 @@ impl Conversation<'_> {
         parts
     }
 
-    /// Returns the assistant's parts that are rendered, but outside the `{% generation %}` marks of a template that has them.
+    /// Returns the assistant's parts that are rendered, but outside the template's `{% generation %}` marks. Returns none if the
+    /// template has no such marks.
     fn not_marked(&self, mut parts: Vec<Spot>, not_rendered: &[Spot]) -> Vec<Spot> {
         let Some(marked) = self.marked(&self.turns()) else { return Vec::new() };
         let is_left_out = |part: &Spot| not_rendered.iter().any(|other| other.turn == part.turn && other.holds(part));
@@ -201,11 +203,11 @@ impl Conversation<'_> {
         Some(spans.into_iter().map(|span| &text[span]).collect())
     }
 
-    /// Returns the parts that do not change the text. `render` renders turns, and `text` is the rendering of the unchanged
-    /// turns.
+    /// Returns the parts that can change without changing the rendered text. `render` renders turns, and `text` is what it makes
+    /// of the unchanged turns.
     fn left_out(&self, parts: &[Spot], text: &str, render: &dyn Fn(&[Value]) -> Option<String>) -> Vec<Spot> {
         let mut turns = self.turns();
-        // from the end of a content to its start, so that no marker shifts the place of another
+        // the last part first, so that no marker shifts the place of another in the same content
         for (number, part) in parts.iter().enumerate().rev() {
             put_marker(&mut turns[part.turn], part.place, &marker(number));
         }
@@ -213,7 +215,7 @@ impl Conversation<'_> {
         let there = all.as_deref().map(markers_in).unwrap_or_default();
         let missing = |number: &usize| !there.contains(number);
         let mut suspects: Vec<Spot> = (0..parts.len()).filter(missing).map(|number| parts[number]).collect();
-        // parts that are learned come first
+        // only the first `MOST_TRIED` are tried, so parts of the answer come first
         suspects.sort_by_key(|part| part.turn < self.prompt.len());
         let alone = |part: &Spot| {
             let mut turns = self.turns();
@@ -225,7 +227,7 @@ impl Conversation<'_> {
         whole_contents(parts, left_out)
     }
 
-    /// Describes a part: what it is, where it stands, and its text.
+    /// Returns what a part is, its place, and its text. `turn` is the name of its turn in messages.
     fn describe(&self, part: Spot, turn: &str) -> (TurnPart, String, String) {
         let value = self.turn(part.turn);
         let content = content_of(value).unwrap_or_default();
@@ -280,7 +282,7 @@ impl Conversation<'_> {
     }
 }
 
-/// Merges the parts of a content into one if its end was left out, and its start was left out as well or not looked at.
+/// Merges the parts of one content into one part if its end was left out and its start was left out, too, or not looked at.
 fn whole_contents(looked_at: &[Spot], left_out: Vec<Spot>) -> Vec<Spot> {
     let start = |part: &Spot| Spot { place: Within::Start, ..*part };
     let is_whole = |part: &Spot| {
@@ -305,8 +307,8 @@ fn calls(turn: &Value) -> impl Iterator<Item = (Call, &Value)> {
     of_tools.chain(turn.get("function_call").map(|call| (Call::Function, call)))
 }
 
-/// Returns the places after the tags in a content, and its middle. No place is within a tag, since a template may look for
-/// tags.
+/// Returns the places in a content that get a marker: after each of its first tags, and after the first blank in its second
+/// half. A tag without blanks stays whole, since a template may look for it.
 fn middles(content: &str) -> Vec<usize> {
     let end = content.trim_end().len();
     let behind = |c: char| move |(at, found): (usize, char)| (found == c).then_some(at + 1).filter(|at| *at < end);
@@ -360,7 +362,7 @@ fn put_marker(turn: &mut Value, place: Within, marker: &str) {
     }
 }
 
-/// Returns the byte of a content after the tag at its start, such as `<think>`.
+/// Returns the byte of a content after the tag at its start, such as `<think>`. 0 if no tag is there.
 fn after_tag(content: &str) -> usize {
     let start = content.len() - content.trim_start().len();
     let closing = match content[start..].chars().next() {
@@ -371,8 +373,8 @@ fn after_tag(content: &str) -> usize {
     content[start..].find(closing).map_or(0, |at| start + at + 1)
 }
 
-/// Returns the arguments of a call with a marker in them, in their own form (an object, or text of one). `None` if there are no
-/// arguments.
+/// Returns the arguments of a call with a marker in them, as an object or as a string, as they were given. `None` if there are
+/// no arguments.
 fn marked_arguments(arguments: &Value, marker: &str) -> Option<Value> {
     match arguments {
         Value::Object(fields) => {
@@ -391,8 +393,8 @@ fn marked_arguments(arguments: &Value, marker: &str) -> Option<Value> {
 }
 
 impl Encoder {
-    /// Refuses an answer if the template leaves nothing of it: it has only thoughts or calls, and the rendered text is the same
-    /// without them. The model would learn to say nothing.
+    /// Refuses an answer if the template renders nothing of it: the answer has only thoughts or calls, and the rendered text is
+    /// the same without them. The model would learn to say nothing.
     ///
     /// # Errors
     /// [`BadRow::AnswerNotRendered`].

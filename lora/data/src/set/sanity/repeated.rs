@@ -8,7 +8,7 @@ use crate::record::repeated_prompt::{RepeatedAs, repeated_turns};
 use crate::record::text::Text;
 use crate::record::turn::content_of;
 
-/// Looks at a record.
+/// Looks for an answer that begins with the prompt's text or with turns of the prompt.
 pub(super) fn look(parsed: &Parsed, found: &mut Vec<Sighting>) {
     let record = &parsed.record;
     let content = |turn: &Value| content_of(turn).unwrap_or_default().to_owned();

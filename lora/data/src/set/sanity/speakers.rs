@@ -10,7 +10,8 @@ use crate::row::Target;
 use crate::tokens::encode::Encoder;
 use crate::tokens::sft_part::SftPart;
 
-/// Looks at a record that is made of turns.
+/// Looks for unknown roles, a prompt that ends with the assistant, scored turns of others, and conversations without the
+/// assistant.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     look_at_roles(encoder, record, found);
     if let Some(last) = record.prompt.turns().last().filter(|turn| is_assistant(turn)) {
@@ -39,7 +40,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
     }
 }
 
-/// Looks for a turn with an unknown role: a template prints any name, but the model has never seen it.
+/// Looks for a turn with an unknown role. The template may print any role, but the model was not trained on this one.
 pub(super) fn look_at_roles(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let names = |role: &str| {
         let quoted = |quote: char| format!("{quote}{role}{quote}");

@@ -12,7 +12,7 @@ use crate::record::turn_marker::{holds_turns, is_marked};
 use crate::record::turns::turns_in_text;
 use crate::tokens::encode::Encoder;
 
-/// Looks at a record that is made of texts.
+/// Looks at the texts of a record, or at the contents of its turns.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let Text::Plain(_) = &record.prompt else { return look_at_contents(encoder, record, found) };
     let texts: Vec<(String, &String)> = named_texts(record)
@@ -32,8 +32,8 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
     }
 }
 
-/// Looks for contents of turns that are lists of parts, or turns, written as text, and for turn markers in texts that become
-/// turns.
+/// Looks for contents of turns that are lists of parts, or turns, written as text. Also looks for turn markers in a text that
+/// became the user's turn.
 fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let said = record.prompt.turns().last().and_then(content_of).unwrap_or_default();
     if encoder.reading().texts == Texts::AsTurns && is_marked(said) {
@@ -48,12 +48,12 @@ fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting
     }
 }
 
-/// Whether the content of a turn is a list of parts written as text, or turns that cannot be read.
+/// Whether the content of a turn is a list of parts or of turns, written as text.
 fn is_written_as_text(content: &str) -> bool {
     holds_parts(content) || holds_keys_of_turns(content) && serialised(content).is_some()
 }
 
-/// Whether a text is a list of `{type, text}`, or of turns, as JSON.
+/// Whether a text is a JSON list of parts: objects with a `type` and a `text`.
 fn holds_parts(text: &str) -> bool {
     let text = text.trim();
     let is_list = text.starts_with("[{") && text.ends_with("}]") && text.contains("\"type\"");
@@ -80,7 +80,8 @@ impl Serialised {
     }
 }
 
-/// Recognises a list, an object or a quoted text, whole or cut off. `None` if the text is none of these.
+/// Recognises a value in JSON or in Python's notation: a list, an object, a quoted text, turns between code fences, or a printed
+/// message. Lists and objects of turns may be cut off. `None` if the text is none of these.
 fn serialised(text: &str) -> Option<Serialised> {
     let text = text.trim();
     if text.len() > 1 && text.starts_with('"') && text.ends_with('"') {
@@ -136,7 +137,7 @@ fn holds_texts(value: &Value) -> bool {
     }
 }
 
-/// Whether the text is a list of texts, or a dictionary, in a form that Python prints and JSON does not have.
+/// Whether the text, which is not JSON, is a list of texts or a dictionary as Python prints it.
 fn is_printed_by_python(text: &str) -> bool {
     let inner = text[1..].trim_start();
     let quoted = inner.starts_with(['\'', '"']) || inner.starts_with("{'") || inner.starts_with("{\"");

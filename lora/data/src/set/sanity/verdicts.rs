@@ -8,12 +8,12 @@ use crate::row::Target;
 use crate::source::column_names::{is_score, is_verdict};
 use crate::tokens::encode::Encoder;
 
-/// Most characters of a verdict: a longer text is an answer, or the reason for one.
+/// Most characters of a verdict. A longer text is an answer, or the reason for a verdict.
 const LONGEST: usize = 24;
 /// Most columns of a row to look at.
 const COLUMNS: usize = 16;
 
-/// Looks at a record. `line` is its bytes.
+/// Looks for unread scores and verdicts that may contradict which answer of a pair is read as chosen. `line` is the record's bytes.
 pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
     let Parsed { record, ignored_columns: unread, .. } = parsed;
     if record.target != Some(Target::Pair) || !unread.iter().any(|name| is_score(name) || is_verdict(name)) {
@@ -23,13 +23,13 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut 
     let columns = ["chosen", "rejected"].map(|own| encoder.reading().columns.column(own));
     let of_scores = unread.iter().filter(|name| is_score(name)).take(COLUMNS);
     let scores: Vec<Scores<'_>> = of_scores.filter_map(|name| Scores::of(name, columns, &row)).collect();
-    // if there are several scores, some may be against the pair
+    // if there are several scores, some may favour the rejected answer: report them only if all do
     if let Some(lowest) = scores.first().filter(|_| scores.iter().all(|scores| scores.chosen < scores.rejected)) {
         let finding = Finding::LowerScoreChosen { chosen: lowest.name.to_owned(), rejected: lowest.other.clone() };
         let values = format!("{} and {}", lowest.chosen, lowest.rejected);
         found.push(Sighting::new(finding, lowest.name.to_owned(), &values));
     }
-    // if the user names the columns, the choice of the better one is the same for all rows
+    // if the user names the columns, the same one is the better answer in all rows, and a verdict may contradict that
     if columns != ["chosen", "rejected"] {
         for column in unread.iter().filter(|name| is_verdict(name)).take(COLUMNS) {
             if let Some(value) = row.get(column).and_then(verdict) {
@@ -40,7 +40,7 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut 
     }
 }
 
-/// Returns a value that may say which answer is better. `None` if it cannot.
+/// Returns a value, as JSON, if it may say which answer is better: a number, a boolean or a short text. `None` otherwise.
 fn verdict(value: &Value) -> Option<String> {
     let is_short = matches!(value, Value::Number(_) | Value::Bool(_))
         || value.as_str().is_some_and(|text| text.chars().count() <= LONGEST);
@@ -56,9 +56,9 @@ struct Scores<'a> {
 }
 
 impl<'a> Scores<'a> {
-    /// Reads the scores if `name` is the column of the chosen answer's score, and else returns `None`. Its partner has the same
-    /// name with `rejected` for `chosen`, or with the part that differs between the columns of the two answers (`answer_0` and
-    /// `answer_1`).
+    /// Reads the scores. `None` if `name` is not the column of the chosen answer's score, or if a score is not a number. The
+    /// partner has the same name with `rejected` in place of `chosen`. If the answers are in columns like `answer_0` and
+    /// `answer_1`, the parts in which these differ, `0` and `1`, are exchanged in the same way.
     fn of(name: &'a str, columns: [&str; 2], row: &Map<String, Value>) -> Option<Scores<'a>> {
         let number = |name: &str| match row.get(name)? {
             Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),

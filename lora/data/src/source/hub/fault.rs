@@ -17,7 +17,7 @@ pub enum HubFault {
     NotCached {
         /// The command that fetches it.
         fetch: String,
-        /// The cache.
+        /// The folder of the cache.
         cache: PathBuf,
     },
     /// The revision is not in the cache.
@@ -35,7 +35,7 @@ pub enum HubFault {
     FrontMatter {
         /// What is wrong.
         message: String,
-        /// The snapshot.
+        /// The folder of the snapshot.
         folder: PathBuf,
     },
     /// There are several configs, and none was chosen.
@@ -43,7 +43,7 @@ pub enum HubFault {
     Configs {
         /// `ORG/NAME`.
         name: String,
-        /// Their names.
+        /// Names of the configs.
         all: Vec<String>,
     },
     /// The config does not exist.
@@ -63,15 +63,15 @@ pub enum HubFault {
         split: String,
         /// The existing splits.
         all: Vec<String>,
-        /// The command that fetches all of it.
+        /// The command that fetches the whole data set.
         fetch: String,
     },
     /// No file holds rows.
     #[error("has no file of rows in {folder}, which may be incomplete; fetch the whole: {fetch}")]
     NoFiles {
-        /// The command that fetches all of it.
+        /// The command that fetches the whole data set.
         fetch: String,
-        /// The snapshot.
+        /// The folder of the snapshot.
         folder: PathBuf,
     },
     /// Files of the split are missing.
@@ -81,9 +81,9 @@ pub enum HubFault {
         split: String,
         /// The files, as paths in the snapshot.
         absent: Vec<String>,
-        /// The snapshot.
+        /// The folder of the snapshot.
         folder: PathBuf,
-        /// The command that fetches all of it.
+        /// The command that fetches the whole data set.
         fetch: String,
     },
 }

@@ -14,22 +14,22 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Deepest nesting of lists and maps.
 const MAX_DEPTH: usize = 32;
 
-/// One config.
+/// A config of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Config {
     pub name: String,
-    /// Whether it is marked as the default.
+    /// Whether README.md marks it as the default.
     pub is_default: bool,
     /// Folder that holds its files.
     pub data_dir: Option<String>,
-    /// Patterns for each split, in the order of the file. Empty if the names of the files decide.
+    /// The splits, each with the patterns of its files. Empty if the names of the files decide which split they belong to.
     pub splits: Vec<(String, Vec<String>)>,
 }
 
 /// Reads the configs from README.md in a folder. Empty if it has none.
 ///
 /// # Errors
-/// What is wrong with the YAML.
+/// A message if README.md cannot be read, or if its YAML is broken.
 pub(super) fn configs(folder: &Path) -> Result<Vec<Config>, String> {
     let text = match read_regular(&folder.join("README.md"), MAX_BYTES) {
         Ok(text) => text,

@@ -35,12 +35,12 @@ const NO_ROWS: [&str; 5] =
     ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"];
 /// Most bytes of the file that holds the hash of a revision.
 const MAX_REF_BYTES: u64 = 1 << 10;
-/// Most missing shards of one name to count.
+/// Most missing files to list for one set of numbered shards.
 const MAX_LACKING: usize = 1 << 16;
 /// Deepest nesting of folders.
 const MAX_DEPTH: usize = 8;
 
-/// What the user asked for.
+/// The parts of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Id<'a> {
     name: &'a str,
@@ -50,7 +50,7 @@ struct Id<'a> {
 }
 
 impl<'a> Id<'a> {
-    /// Reads an id. `None` if the text is not one. A text with the ending of a data file is the path of a missing file.
+    /// Reads an id. `None` if the text is not one. A text with the ending of a data file counts as the path of a missing file.
     fn parse(text: &'a str) -> Option<Id<'a>> {
         let name = text.split([':', '@', '#']).next()?;
         let has_ending = |ending: &str| name.rsplit('.').take(2).any(|part| part.eq_ignore_ascii_case(ending));
@@ -87,7 +87,7 @@ pub struct CachedSet {
     pub name: String,
     /// Hash of the revision.
     pub revision: String,
-    /// Its config, if it has several.
+    /// The config, if the data set has several.
     pub config: Option<String>,
     /// The split.
     pub split: String,
@@ -216,7 +216,7 @@ fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> 
     found.filter(|(_, files)| !files.is_empty()).collect()
 }
 
-/// Lists all files of rows below a folder, as paths within it.
+/// Adds all files of rows below a folder to `files`, as paths within the folder. Skips names that begin with `.` or `_`.
 fn list(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder.join(inside)).into_iter().flatten().flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
@@ -273,7 +273,7 @@ fn most_frequent_format(files: &[String]) -> Vec<String> {
     FORMATS.map(of_format).into_iter().max_by_key(Vec::len).unwrap_or_default()
 }
 
-/// Returns the split of `data/SPLIT-00000-of-00003.parquet`, whatever its name.
+/// Returns `SPLIT` of `data/SPLIT-00000-of-00003.parquet`, which may be any name.
 fn shard(file: &str) -> Option<String> {
     let Shard { before, .. } = Shard::of(file)?;
     let split = before.rsplit('/').next().filter(|split| !split.is_empty())?;
@@ -304,7 +304,7 @@ impl<'a> Shard<'a> {
     }
 }
 
-/// Returns the files that are missing among the numbered shards of a folder.
+/// Returns the names of missing shards: the numbers below the count in the shards' names that no file has.
 fn lacking(files: &[String]) -> Vec<String> {
     let mut shards: BTreeMap<(&str, &str, &str), HashSet<u32>> = BTreeMap::new();
     for Shard { before, number, count, ending } in files.iter().filter_map(|file| Shard::of(file)) {

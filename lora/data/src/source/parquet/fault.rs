@@ -15,7 +15,7 @@ pub enum ParquetFault {
         /// The largest possible size.
         limit: u64,
     },
-    /// A damaged footer or page header.
+    /// A damaged footer, or a damaged list of features in it.
     #[error("its {part} is damaged: {message}")]
     Damaged {
         /// Which part.
@@ -29,7 +29,7 @@ pub enum ParquetFault {
         /// The limit.
         limit: usize,
     },
-    /// A column's data lies outside the file, or its pages do not add up.
+    /// A column whose data is outside the file, is damaged, or does not fit the other columns.
     #[error("column `{column}`: {message}")]
     Column {
         /// Path of the column.
@@ -43,7 +43,7 @@ pub enum ParquetFault {
          smaller pages"
     )]
     Memory {
-        /// What they need.
+        /// Bytes that they need at a time.
         bytes: u64,
         /// The limit.
         limit: u64,
@@ -71,7 +71,7 @@ pub enum ParquetFault {
         /// Its type.
         found: String,
     },
-    /// The library refuses the file or fails on it.
+    /// The parquet library refuses the file or fails on it.
     #[error("{0}")]
     Library(String),
 }

@@ -12,7 +12,7 @@ use super::fault::ParquetFault;
 /// Largest list of features to read, in bytes. Thousands of columns take less.
 const MAX_BYTES: usize = 1 << 20;
 
-/// What the features say about a field. `None` if the library did not write the file.
+/// What the features say about a field. `None` if they say nothing, as in a file that another library wrote.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Feature<'a>(Option<&'a Value>);
 
@@ -35,12 +35,13 @@ impl<'a> Feature<'a> {
         })
     }
 
-    /// Whether the texts are JSON.
+    /// Whether the texts of the field are JSON.
     pub(super) fn is_json(self) -> bool {
         self.kind() == Some("Json")
     }
 
-    /// Returns the `_type` of a feature. A structure may have a field of that name, too: its feature is not a text.
+    /// Returns the `_type` of a feature. `None` for a structure. If a structure has a field of that name, the value is an object
+    /// and not a string.
     fn kind(self) -> Option<&'a str> {
         self.0?.get("_type")?.as_str()
     }

@@ -1,4 +1,4 @@
-//! Parquet: every row as the JSON object that a JSONL file of the same data would hold.
+//! Reads Parquet files: every row becomes the JSON object that a JSONL file of the same data would hold.
 //!
 //! A text of the type JSON counts as the value in it. A null field of a structure counts as a missing field.
 //!
@@ -46,7 +46,7 @@ const MAGIC: &[u8] = b"PAR1";
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
 /// Deepest nesting of columns.
 const MAX_NESTING: usize = 32;
-/// Most digits after the point of a decimal: readers have number types for this many.
+/// Most digits after the point of a decimal. Readers have no number types with more.
 const MAX_SCALE: i32 = 76;
 
 /// Writes every row as a line of JSON into the spool, with the columns that something reads under this map.
@@ -111,7 +111,8 @@ pub(crate) fn unpack(
     quietly(rows).unwrap_or_else(fails)
 }
 
-/// Writes the columns' next row as a line. If the row is bad, returns how many bytes were written in vain.
+/// Writes the next row of the columns as a line. If the row is bad, the line says why, and the result is how many bytes of the row
+/// were discarded. Returns 0 for a good row.
 fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result<u64, ParquetFault> {
     columns.iter_mut().try_for_each(Column::load)?;
     let mut last = 0;
@@ -238,7 +239,8 @@ fn check_footer(file: &File, bytes: u64) -> Outcome<()> {
     fault.map_or(Ok(()), Err)
 }
 
-/// Refuses a Variant, whose columns are a binary encoding of their own. Types are nested no deeper than [`MAX_NESTING`].
+/// Refuses a Variant, whose columns hold a special binary encoding. The recursion is bounded: [`check_footer`] refuses columns that
+/// are nested deeper than [`MAX_NESTING`].
 fn check_variants(field: &Schema) -> Outcome<()> {
     if let Some(LogicalType::Variant(_)) = field.get_basic_info().logical_type_ref() {
         return Err(ParquetFault::Type { column: field.name().to_owned(), found: "a Variant".to_owned() });
@@ -247,7 +249,7 @@ fn check_variants(field: &Schema) -> Outcome<()> {
     inner.iter().try_for_each(|field| check_variants(field))
 }
 
-/// Checks that a column has a form in JSON.
+/// Checks that the values of a column have a form in JSON.
 fn check_type(column: &ColumnDescPtr) -> Outcome<()> {
     let path = || column.path().string();
     if let Some(found) = no_json(column) {

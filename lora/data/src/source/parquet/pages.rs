@@ -1,5 +1,5 @@
-//! The pages of a column. Their headers are compared with the file before the library sees them. When the library reads a page,
-//! its content is compared with what a row may hold.
+//! Checks the pages of a column. Their headers are compared with the file before the library sees them. When the library reads a
+//! page, its content is compared with what a row may hold.
 
 use std::fs::File;
 use std::io::Read;
@@ -17,13 +17,13 @@ use crate::source::limits::MAX_ROW_BYTES;
 
 /// Largest page header, in bytes: it may hold the smallest and the largest value of the page.
 const MAX_HEADER_BYTES: usize = 16 << 20;
-/// Largest unpacked page. Writers end a page at a megabyte, or after the number of rows that they take at a time.
+/// Largest unpacked page, in bytes. Writers end a page at about a megabyte, or after the rows that they write at a time.
 const MAX_PAGE_BYTES: u64 = 4 * MAX_ROW_BYTES;
 /// Most bytes that snappy or lz4 make of one byte: lz4 255, snappy fewer.
 const MOST_EXPANSION: u64 = 256;
 /// Bytes that a dictionary's value takes in memory, besides its own bytes.
 const VALUE_BYTES: u64 = size_of::<ByteArray>() as u64;
-/// Most lengths in front of a page's texts. If a page has this many values, none of its texts is long.
+/// Most lengths in front of a page's texts. A page with more would have less than 16 bytes for each text.
 const MAX_LENGTHS: u64 = 1 << 24;
 /// Most bytes of pages and dictionaries that all columns together may need at a time. A page or a dictionary usually has a
 /// megabyte.
@@ -59,7 +59,7 @@ pub(super) struct Held {
 /// Walks the pages of a column as the library will, and checks their sizes. Returns what the column needs in memory.
 pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData, rows: i64) -> Result<Held, String> {
     let whole = |number: i64| u64::try_from(number).map_err(|_| format!("{number} in its description"));
-    // as in the library: a dictionary comes first, whatever the offsets say
+    // like the library, begin at the dictionary if the footer names one, whatever the other offset says
     let start = whole(column.dictionary_page_offset().unwrap_or(column.data_page_offset()))?;
     let length = whole(column.compressed_size())?;
     let end = start.checked_add(length).filter(|end| *end <= bytes);
@@ -86,7 +86,7 @@ pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData
         let justified = match column.compression() {
             Compression::UNCOMPRESSED => packed,
             Compression::SNAPPY | Compression::LZ4 | Compression::LZ4_RAW => packed.saturating_mul(MOST_EXPANSION),
-            // counted when it is unpacked below
+            // pages of other codecs are unpacked below, and the bytes are counted
             _ => MAX_PAGE_BYTES,
         };
         if page_bytes > justified {
@@ -179,7 +179,7 @@ fn page_header(file: &File, at: u64, end: u64) -> Result<(u64, Header), String> 
 
 /// Unpacks a page if its codec can expand without bound, and checks that it has the size that its header says.
 fn check_expansion(file: &File, codec: Compression, range: Range<u64>, unpacked: u64) -> Result<(), String> {
-    let mut packed = vec![0; (range.end - range.start) as usize]; // lies inside the file
+    let mut packed = vec![0; (range.end - range.start) as usize]; // the range is inside the file
     file.read_exact_at(&mut packed, range.start).map_err(|error| error.to_string())?;
     let count = |decoder: &mut dyn Read| {
         std::io::copy(&mut decoder.take(unpacked + 1), &mut std::io::sink()).map_err(|error| error.to_string())
@@ -190,7 +190,7 @@ fn check_expansion(file: &File, codec: Compression, range: Range<u64>, unpacked:
             count(&mut zstd::stream::read::Decoder::with_buffer(&packed[..]).map_err(|error| error.to_string())?)?
         }
         Compression::BROTLI(_) => count(&mut brotli::Decompressor::new(&packed[..], 4096))?,
-        // the input bounds these, or the size in the header does
+        // other pages are bounded by their input or by the size in the header
         _ => return Ok(()),
     };
     match found == unpacked {
@@ -199,7 +199,7 @@ fn check_expansion(file: &File, codec: Compression, range: Range<u64>, unpacked:
     }
 }
 
-/// The library's pages of a column. Each is looked at before it is decoded.
+/// The library's reader of a column's pages. Each page is checked before it is decoded.
 pub(super) struct Watched {
     pub pages: Box<dyn PageReader>,
     pub max_def_level: i16,
@@ -208,9 +208,9 @@ pub(super) struct Watched {
     pub most_values: u64,
     /// Most bytes of the pages that one row may extend over.
     pub most_bytes: u64,
-    /// Values of the last row, which may not have ended.
+    /// Values so far of the last row, which may go on in the next page.
     pub open_values: u64,
-    /// Bytes of the pages that hold this row.
+    /// Bytes of the pages that hold the last row.
     pub open_bytes: u64,
 }
 
@@ -322,11 +322,11 @@ fn bits_of(max_level: i16) -> u32 {
     i16::BITS - max_level.leading_zeros()
 }
 
-/// How many values each row of a page has.
+/// The lengths of a page's rows, in values.
 #[derive(Debug, PartialEq, Eq)]
 struct RowLengths {
     longest: u64,
-    /// Values of the last row so far: it may go on in the next page.
+    /// Values so far of the last row, which may go on in the next page.
     last: u64,
     /// Whether a row begins in the page.
     begins: bool,
@@ -372,7 +372,8 @@ impl RowLengths {
     }
 }
 
-/// Returns how many bytes a list of lengths takes. It holds differences, packed in blocks. Refuses more than `most` lengths.
+/// Returns how many bytes a list of lengths takes. The list holds differences between lengths, packed in blocks. Refuses more
+/// than `most` lengths.
 fn delta_lengths(bytes: &[u8], most: u64) -> Result<usize, String> {
     let ends = || "a page ends inside the lengths of its texts".to_owned();
     let mut rest = bytes;
@@ -412,27 +413,27 @@ mod tests {
             let rows = RowLengths::of(levels, max, values, open);
             (rows.longest, rows.last, rows.begins)
         };
-        // one run of a million rows; then one row of a million values
+        // one run of a million rows; then one row of a million and one values
         assert_eq!(of(&[0x80, 0x89, 0x7A, 0], 1, 1_000_000, 0), (1, 1, true));
         assert_eq!(of(&[2, 0, 0x80, 0x89, 0x7A, 1], 1, 1_000_001, 0), (1_000_001, 1_000_001, true));
-        // no more than the page's values, whatever a run says; and what was open before goes on
+        // a run counts for no more than the page's values, and the open row goes on
         assert_eq!(of(&[0xFE, 0xFF, 0xFF, 0xFF, 0x0F, 1], 1, 10, 5), (15, 15, false));
         // eight levels in a byte: 0 1 1 0 1 1 1 0
         assert_eq!(of(&[3, 0b0111_0110], 1, 8, 2), (4, 1, true));
         assert_eq!(of(&[3, 0b0111_0110], 1, 7, 2), (4, 4, true));
         // two bits a level: 0 1 2 0 | 3 3 0 1
         assert_eq!(of(&[3, 0b0010_0100, 0b0100_1111], 3, 8, 0), (3, 2, true));
-        // ends too early: what is there
+        // levels that end too early: those that are there count
         assert_eq!(of(&[], 1, 8, 3), (3, 3, false));
         assert_eq!(of(&[5, 0xFF], 1, 16, 0), (8, 8, false));
     }
 
     #[test]
     fn lists_of_lengths_are_walked_to_their_end() {
-        // block 128, 4 parts, 1 length; nothing follows
+        // block 128, 4 parts, 1 length; the last byte is not part of the list
         assert_eq!(delta_lengths(&[0x80, 1, 4, 1, 10, 99], 8), Ok(5));
-        // 34 lengths: 32 differences of 2 bits, and one in the second part, of 1 bit; the widths of parts that are not there do
-        // not count
+        // 34 lengths: 32 differences of 2 bits, and one in the second part, of 1 bit; the widths of the two empty parts do not
+        // count
         let mut bytes = vec![0x80, 1, 4, 34, 10, 0, 2, 1, 7, 7];
         bytes.extend([0; 8 + 4]);
         assert_eq!(delta_lengths(&bytes, 34), Ok(bytes.len()));

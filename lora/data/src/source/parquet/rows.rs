@@ -1,4 +1,4 @@
-//! Rows from columns: the values of a row in every column, with their levels, as a line of JSON.
+//! Makes rows from columns: reads the values of a row and their levels from every column, and writes a line of JSON.
 //!
 //! A level of definition says how much of a value's path is present. A level of repetition says which list the value continues.
 //! Columns are read one row at a time, so no more than one row's values are decoded at a time.
@@ -41,7 +41,7 @@ pub(super) enum Node {
     /// Null if the level of definition is below `def`.
     Optional { def: i16, columns: Range<usize>, inner: Box<Node> },
     /// An object: its keys as JSON has them before a value, and their values. Null fields are left out: a column has one type for
-    /// all rows, so each row has the fields of all others.
+    /// all rows, so each row has the fields of all other rows, too.
     Group(Vec<(Vec<u8>, Node)>),
     /// A list. It is empty if the level of definition is below `def`, and goes on while the level of repetition is at least `rep`.
     List { def: i16, rep: i16, columns: Range<usize>, element: Box<Node> },
@@ -49,7 +49,7 @@ pub(super) enum Node {
     Map { def: i16, rep: i16, columns: Range<usize>, key: Box<Node>, value: Box<Node> },
 }
 
-/// Where a field stands.
+/// Where a field is in the schema.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
     /// Number of its first column.
@@ -142,13 +142,13 @@ pub(super) enum Stop {
     Broken(ParquetFault),
 }
 
-/// Values of a column, one row of them.
+/// The reader of a column, and the column's values in one row.
 struct Values<T: DataType> {
     reader: ColumnReaderImpl<T>,
     values: Vec<T::T>,
 }
 
-/// The values of a column, by physical type.
+/// The reader and the values of a column, by physical type.
 enum Typed {
     Bool(Values<BoolType>),
     Int32(Values<Int32Type>),
@@ -167,9 +167,9 @@ pub(super) struct Column {
     /// The levels of each value or null of the row. Empty if the largest level is 0.
     def_levels: Vec<i16>,
     rep_levels: Vec<i16>,
-    /// Values and nulls of the row.
+    /// Number of values and nulls of the row.
     levels: usize,
-    /// Which of them is next, and which value is.
+    /// Index of the next value or null, and index of the next value.
     at: usize,
     value_at: usize,
 }
@@ -248,7 +248,7 @@ impl Column {
         Ok(self.levels)
     }
 
-    /// Checks that the whole row was taken.
+    /// Checks that all values and nulls of the row were taken.
     pub(super) fn check_taken(&self) -> Result<(), ParquetFault> {
         if self.at == self.levels { Ok(()) } else { Err(self.unlike()) }
     }
@@ -277,7 +277,7 @@ impl Column {
         self.next_levels().map(|(def, _)| def).ok_or_else(|| Stop::Broken(self.unlike()))
     }
 
-    /// Passes over one value or null. Returns the number of the value, `None` for a null.
+    /// Takes the next value or null. Returns the index of the value, or `None` for a null.
     fn take(&mut self) -> Result<Option<usize>, Stop> {
         let is_value = self.def_level()? == self.descr.max_def_level();
         self.at += 1;
@@ -302,7 +302,7 @@ impl Column {
 
     fn write_bytes(&self, line: &mut Line, bytes: &ByteArray) -> Result<(), Stop> {
         if is_text(&self.descr) {
-            // not by the library, which copies them
+            // without the library's `Field`, which would copy the bytes
             return line.put_text(self.text(bytes)?);
         }
         if bytes.len() > MAX_DECIMAL_BYTES {
@@ -322,7 +322,7 @@ impl Column {
         if let Some(message) = json_fault(text) {
             return Err(self.bad(format!("its text is not valid JSON: {message}")));
         }
-        // line ends are escaped in strings, so these stand between values; a row is one line
+        // strings have only escaped line ends, so these are between values; they become blanks, since a row is one line
         for (i, piece) in text.trim_ascii().split(['\n', '\r']).enumerate() {
             line.put(if i > 0 { b" " } else { b"" })?;
             line.put(piece.as_bytes())?;
@@ -341,7 +341,7 @@ impl Column {
             Field::Float16(value) => self.put_number(line, f64::from(value.to_f32())),
             Field::Float(value) => self.put_number(line, f64::from(*value)),
             Field::Double(value) => self.put_number(line, *value),
-            // the library writes `12.` where no digits come after the point
+            // the library writes `12.` if no digits come after the point
             Field::Decimal(_) => line.put(field.to_string().trim_end_matches('.').as_bytes()),
             Field::TimeMillis(ms) if !(0..DAY_MS).contains(&i64::from(*ms)) => {
                 Err(self.bad(format!("{ms} milliseconds after midnight are no time of a day")))
@@ -411,7 +411,7 @@ impl Write for Line {
     }
 }
 
-/// Writes the value of a node at the columns' row.
+/// Writes the value of a node in the current row of the columns.
 pub(super) fn write(node: &Node, columns: &mut [Column], line: &mut Line) -> Result<(), Stop> {
     let pass_over = |columns: &mut [Column], range: &Range<usize>| {
         columns[range.clone()].iter_mut().try_for_each(|column| column.take().map(drop))

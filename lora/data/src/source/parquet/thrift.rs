@@ -6,7 +6,7 @@
 /// Deepest nesting of structures: Parquet's own have six levels.
 const MAX_DEPTH: usize = 32;
 
-/// What a walk meets.
+/// An event that [`Compact::walk`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A field of this wire type begins. The library reads some fields with the type that they should have, whatever the file
@@ -85,7 +85,7 @@ impl<'a> Compact<'a> {
 
     fn value(&mut self, kind: u8, path: &mut Vec<i16>, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
         match kind {
-            // in a list, a boolean has a byte of its own
+            // in a list, a boolean takes a whole byte
             1..=3 => on(path, Event::Int(i64::from(self.byte()? as i8))),
             4..=6 => {
                 let value = self.zigzag()?;
@@ -219,7 +219,7 @@ mod tests {
     fn faults_are_found_before_anything_is_allocated() {
         assert_eq!(events(&[]), Err(ThriftFault::Ends));
         assert_eq!(events(&[0x15]), Err(ThriftFault::Ends));
-        // a list of 2^31 - 1 structures, a text of as many bytes
+        // a list of 2^31 - 1 structures; a string of 2^31 - 1 bytes
         assert_eq!(events(&[0x19, 0xFC, 0xFF, 0xFF, 0xFF, 0xFF, 0x07, 0]), Err(ThriftFault::Size));
         assert_eq!(events(&[0x18, 0xFF, 0xFF, 0xFF, 0xFF, 0x07, 0]), Err(ThriftFault::Ends));
         assert_eq!(events(&[0x1D]), Err(ThriftFault::Type(13)));

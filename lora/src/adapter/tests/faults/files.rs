@@ -1,4 +1,4 @@
-//! Folders that lack a file, or have one that cannot be read; and values that are not written.
+//! Tests of folders that lack a file or have an unreadable one, and of values that must not be written.
 
 use super::*;
 use align_engine::weights::{HeaderFault, LoadError};

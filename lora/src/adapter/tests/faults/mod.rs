@@ -1,4 +1,4 @@
-//! Adapters that must be refused: a table of faults, each with the error that names it.
+//! Tests that broken adapters are refused: tables of faults, each with the error that must name it.
 
 mod configuration;
 mod files;
@@ -13,11 +13,11 @@ struct Fault {
     what: &'static str,
     spoil: fn(&mut Spoilt),
     expected: fn(&AdapterError) -> bool,
-    /// What the message must name.
+    /// Strings that the error message must contain.
     says: &'static [&'static str],
 }
 
-/// The fault of a configuration.
+/// Returns the configuration's fault in an error. `None` for any other error.
 fn config(error: &AdapterError) -> Option<&ConfigFault> {
     match error {
         AdapterError::Config { fault, .. } => Some(fault),
@@ -51,7 +51,7 @@ fn check(error: &AdapterError, what: &str, expected: fn(&AdapterError) -> bool, 
 fn broken_adapters_are_refused_with_the_fault_named() {
     let model = load_model(&tiny_model("tiny-llama"));
     let sound = goldens().join("tiny-llama/adapter");
-    // the table proves nothing unless a copy without a fault is taken
+    // the table proves nothing unless a copy without a fault is accepted
     Adapter::load(&model, Spoilt::copy_of(&sound).write().path()).unwrap();
     for fault in CONFIG_FAULTS.iter().chain(TENSOR_FAULTS) {
         let mut files = Spoilt::copy_of(&sound);

@@ -1,4 +1,4 @@
-//! PTX to machine code for every architecture, to see the registers that it takes.
+//! Assembles PTX to machine code for every architecture, to see how many registers each kernel needs.
 
 use super::wheels::{self, Wheel};
 use ptx_machine::sources;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-/// Architectures, each with the assembler that knows it, and the name that its column has in the table.
+/// Architectures, each with an assembler that supports it and the name of its column in the table.
 const TARGETS: [(&str, &Wheel, &str); 9] = [
     ("sm_80", &wheels::PTXAS, "sm_80"),
     ("sm_86", &wheels::PTXAS, "sm_86"),
@@ -19,16 +19,16 @@ const TARGETS: [(&str, &Wheel, &str); 9] = [
     ("sm_120", &wheels::NEWER_PTXAS, "sm_120-12.9"),
 ];
 
-/// Registers of each kernel by column.
+/// Registers of each kernel, by kernel and column.
 type Table = BTreeMap<String, BTreeMap<String, u32>>;
 
 const HEAD: &str = "# Registers of each kernel, by architecture and assembler (12.0.140 where none is named). Made by\n\
                     # `cargo run -q -p ptx-machine --bin ptx registers`; CI fails where one needs more, spills, or has a stack frame.\n";
 
-/// Writes the table, or compares with it.
+/// Writes the table of registers. If `check` is true, compares the kernels with it instead.
 ///
 /// # Errors
-/// Every kernel that spills, has a stack frame, or needs more registers than the table has.
+/// Every kernel that spills, has a stack frame, or needs more registers than the table says.
 pub(crate) fn run(check: bool) -> Result<(), String> {
     let path = sources::headers_folder().join("registers.toml");
     let mut faults = Vec::new();
@@ -68,7 +68,7 @@ fn assemble_all(faults: &mut Vec<String>) -> Result<Table, String> {
         let assembler = wheel.file()?;
         for file in &files {
             for Properties { kernel, registers, stack, spilled } in assemble(&assembler, architecture, file)? {
-                // the tests of the machine have kernels with arrays that are indexed
+                // some kernels of the machine's tests index arrays, which needs a stack
                 let may_have_stack = file.starts_with(sources::tests_folder());
                 if stack > 0 && !may_have_stack || spilled > 0 {
                     faults.push(format!("{kernel} on {column}: a stack of {stack} bytes, {spilled} bytes spilled"));
@@ -80,7 +80,7 @@ fn assemble_all(faults: &mut Vec<String>) -> Result<Table, String> {
     Ok(table)
 }
 
-/// What the assembler says of a kernel.
+/// What the assembler says about a kernel.
 struct Properties {
     kernel: String,
     registers: u32,
@@ -102,8 +102,8 @@ fn assemble(assembler: &Path, architecture: &str, file: &Path) -> Result<Vec<Pro
         .ok_or_else(|| format!("{}: what it says of {} is not understood: {text}", assembler.display(), file.display()))
 }
 
-/// Reads lines as `Function properties for NAME`, `0 bytes stack frame, 0 bytes spill stores, ..`, `Used 24 registers, ..`. `None` if
-/// a number is missing.
+/// Parses lines such as `Function properties for NAME`, `0 bytes stack frame, 0 bytes spill stores, ..` and
+/// `Used 24 registers, ..`. `None` if a number is missing.
 fn properties(text: &str) -> Option<Vec<Properties>> {
     let number_before = |line: &str, word: &str| -> Option<u32> {
         line.split_once(word)?.0.split_whitespace().next_back()?.parse().ok()
@@ -121,6 +121,6 @@ fn properties(text: &str) -> Option<Vec<Properties>> {
             }
         }
     }
-    // no kernel uses none
+    // every kernel uses registers, so 0 means that the line is missing
     all.iter().all(|kernel| kernel.registers > 0).then_some(all)
 }

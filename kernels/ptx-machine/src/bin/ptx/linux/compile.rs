@@ -1,11 +1,12 @@
-//! Sources to PTX.
+//! Compiles CUDA sources to PTX.
 
 use super::nvrtc::Nvrtc;
 use super::wheels;
 use ptx_machine::sources;
 use std::path::{Path, PathBuf};
 
-/// Compiles `files`, or all sources, into `out`; or compares with what is there.
+/// Compiles `files`, or all sources if there are none, into the folder `out`, or to their usual places. If `check` is true,
+/// writes nothing and compares with the PTX that is there.
 ///
 /// # Errors
 /// The compiler's log, or which files differ.

@@ -1,4 +1,4 @@
-//! What the tool does. NVIDIA's compiler comes from packages for Linux on x86-64.
+//! The commands of the tool. They need NVIDIA's packages, which are for Linux on x86-64.
 
 pub(crate) mod assemble;
 pub(crate) mod compile;

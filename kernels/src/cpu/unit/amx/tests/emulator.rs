@@ -1,31 +1,32 @@
-//! The matrix unit in software, for tests on processors without it: its instructions end in an illegal-instruction signal,
-//! whose handler reads the one at fault, does what it says to tiles of its own, likewise those right behind it, for a signal
-//! takes longer than any of them, and goes on behind these. So the very code that runs on the unit is tested, but for its
-//! speed.
+//! The matrix unit in software, for tests on processors without it. There, each of its instructions raises an illegal-instruction
+//! signal. The handler decodes the instruction and executes it on tiles of its own. It does the same with the unit's instructions
+//! that follow directly, because a signal takes longer than any of them, and continues behind these. So the code that runs on the
+//! unit is tested, except for its speed.
 //!
-//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, the instructions' operations and VEX
-//! encodings.
+//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: the operations and VEX encodings of the
+//! instructions.
 
 use std::arch::x86_64::*;
 use std::cell::UnsafeCell;
 use std::sync::OnceLock;
 
-/// Rows of a tile, and f32 of a row.
+/// Rows of a tile, and f32 numbers in a row.
 const ROWS: usize = 16;
 
 /// A tile: 16 rows of 64 bytes.
 type Tile = [[u32; ROWS]; ROWS];
 
 thread_local! {
-    /// A thread's eight tiles. Without a destructor, so the handler may use it at any time.
+    /// A thread's eight tiles. They have no destructor, so the handler may use them at any time.
     static TILES: UnsafeCell<[Tile; 8]> = const { UnsafeCell::new([[[0; ROWS]; ROWS]; 8]) };
 }
 
-/// Takes over illegal instructions of this process, and says that it has: on Linux, where AVX-512 with bf16 was found.
+/// Installs the handler of illegal instructions. Returns whether the system accepted it. AVX-512 with bf16 must have been found
+/// before.
 pub(crate) fn install() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     *INSTALLED.get_or_init(|| {
-        // SAFETY: the action is zeroed but for the handler, which is one that takes the context.
+        // SAFETY: the action is zero except for the handler and the flag, which says that the handler takes the context.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = on_illegal_instruction as *const () as usize;
@@ -36,7 +37,7 @@ pub(crate) fn install() -> bool {
 }
 
 extern "C" fn on_illegal_instruction(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the system hands a context over that is the handler's to change; the code at the instruction pointer is mapped.
+    // SAFETY: the system passes a context that the handler may change; the code at the instruction pointer is mapped.
     unsafe {
         let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
         let first = registers[libc::REG_RIP as usize];
@@ -45,14 +46,14 @@ extern "C" fn on_illegal_instruction(_: libc::c_int, _: *mut libc::siginfo_t, co
             at += len;
         }
         if at == first {
-            // not one of the unit's: as without a handler, when it is met again
+            // not an instruction of the unit: it raises the signal again, then without this handler
             libc::signal(libc::SIGILL, libc::SIG_DFL);
         }
         registers[libc::REG_RIP as usize] = at;
     }
 }
 
-/// Where the system keeps the general registers, in the order of their numbers.
+/// Where the system keeps the general registers, in the order of their numbers in instructions.
 const REGISTERS: [libc::c_int; 16] = [
     libc::REG_RAX,
     libc::REG_RCX,
@@ -74,16 +75,17 @@ const REGISTERS: [libc::c_int; 16] = [
 
 /// An operand in memory.
 struct Operand {
-    /// Where it begins, but for the index.
+    /// Its address without the index.
     at: usize,
-    /// The index, scaled: of a tile, the bytes from row to row.
+    /// The scaled index. For a tile, these are the bytes from row to row.
     index: usize,
-    /// Bytes of the instruction that it takes.
+    /// Bytes that encode it in the instruction.
     len: usize,
 }
 
-/// The operand that the byte `modrm` of an instruction and those behind it say; `extends` are the bits above the numbers of the
-/// index (bit 1) and the base (bit 0). `None` if it has no base: no code of this crate has such.
+/// Decodes the operand whose encoding begins at the byte `modrm` of an instruction. `extends` are the highest bits of the numbers
+/// of the index register (bit 1) and the base register (bit 0). `None` if there is no base: this crate's code has no such
+/// operands.
 ///
 /// # Safety
 /// `modrm` points into an instruction.
@@ -111,7 +113,7 @@ unsafe fn operand(modrm: *const u8, extends: u8, registers: &[i64; 23]) -> Optio
     Some(Operand { at, index, len })
 }
 
-/// The length of the prefetch at `at`, which is a hint. `None` if there is none.
+/// Returns the length of the prefetch at `at`, which is only a hint and needs no emulation. `None` if there is no prefetch.
 ///
 /// # Safety
 /// `at` points at an instruction.
@@ -127,16 +129,16 @@ unsafe fn prefetch(at: *const u8, registers: &[i64; 23]) -> Option<i64> {
     }
 }
 
-/// Does the instruction at `at`, and gives its length. `None` if it is neither one of the unit's nor a prefetch.
+/// Executes the instruction at `at`, and returns its length. `None` if it is neither an instruction of the unit nor a prefetch.
 ///
 /// # Safety
 /// `at` points at an instruction, whose operands are valid.
 unsafe fn execute(at: *const u8, registers: &[i64; 23], tiles: &mut [Tile; 8]) -> Option<i64> {
     // SAFETY: the instruction has at least the bytes that its first ones announce.
     let byte = |i: usize| unsafe { *at.add(i) };
-    // a VEX prefix of three bytes with the second map of opcodes
+    // the unit's instructions have a VEX prefix of three bytes and are in the second map of opcodes
     if byte(0) != 0xc4 || byte(1) & 0x1f != 2 {
-        // SAFETY: the caller's contract.
+        // SAFETY: `at` points at an instruction, as the caller promises.
         return unsafe { prefetch(at, registers) };
     }
     let (extends, prefix, opcode, modrm) = (!byte(1), byte(2), byte(3), byte(4));
@@ -155,18 +157,18 @@ unsafe fn execute(at: *const u8, registers: &[i64; 23], tiles: &mut [Tile; 8]) -
         // tdpbf16ps
         (0x5c, XF3, 3) => {
             let (a, b) = (tiles[rm], tiles[vvvv]);
-            // SAFETY: AVX-512 was found before this was installed.
+            // SAFETY: AVX-512 was found before the handler was installed.
             unsafe { multiply(&mut tiles[reg], &a, &b) };
             Some(5)
         }
-        // ldtilecfg: the tiles are always whole; tileloadd, tileloaddt1, tilestored
+        // ldtilecfg, which changes nothing because the tiles are always whole; tileloadd, tileloaddt1, tilestored
         (0x49, NONE, 0..=2) | (0x4b, X66 | XF2 | XF3, 0..=2) => {
-            // SAFETY: the caller's contract.
+            // SAFETY: byte 4 of the instruction is its `modrm`.
             let Operand { at: first, index: stride, len } = unsafe { operand(at.add(4), extends >> 5, registers)? };
             if opcode == 0x4b {
                 for (row, line) in tiles[reg].iter_mut().enumerate() {
                     let memory = first.wrapping_add(row.wrapping_mul(stride)) as *mut [u32; ROWS];
-                    // SAFETY: the caller's contract.
+                    // SAFETY: the row is part of the operand, which the caller promises to be valid.
                     unsafe {
                         match prefix & 3 {
                             XF3 => memory.write_unaligned(*line),
@@ -181,7 +183,7 @@ unsafe fn execute(at: *const u8, registers: &[i64; 23], tiles: &mut [Tile; 8]) -
     }
 }
 
-/// `c += a · b`: the even places of the depth and the odd ones are summed apart, then together, then added.
+/// `c += a · b`. The products at even and at odd places of the depth are summed apart, and the sum of both is added to `c`.
 ///
 /// # Safety
 /// The processor has AVX-512.
@@ -200,12 +202,12 @@ unsafe fn multiply(c: &mut Tile, a: &Tile, b: &Tile) {
     for (c, a) in c.iter_mut().zip(a) {
         let mut sums = [_mm512_setzero_ps(); 2];
         for (a, b) in a.iter().zip(b) {
-            // SAFETY: a row is 64 bytes.
+            // SAFETY: a row of `b` has 64 bytes.
             let b = halves(unsafe { _mm512_loadu_si512(b.as_ptr().cast()) });
             let a = halves(_mm512_set1_epi32(*a as i32));
             sums = [0, 1].map(|i| flushed(_mm512_fmadd_ps(a[i], b[i], sums[i])));
         }
-        // SAFETY: as above.
+        // SAFETY: a row of `c` has 64 bytes.
         unsafe {
             let before = _mm512_castsi512_ps(_mm512_loadu_si512(c.as_ptr().cast()));
             let after = flushed(_mm512_add_ps(before, flushed(_mm512_add_ps(sums[0], sums[1]))));

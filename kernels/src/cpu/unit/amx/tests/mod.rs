@@ -1,3 +1,3 @@
-//! What stands in for the unit in the tests of all that uses it.
+//! An emulator of the unit, for the tests of all code that uses the unit.
 
 pub(super) mod emulator;

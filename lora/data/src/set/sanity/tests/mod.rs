@@ -1,4 +1,4 @@
-//! Which faults are found in rows, and which rows are left in peace.
+//! Tests which faults are found in rows, and which rows cause no warning.
 
 mod prompts;
 mod rendered;
@@ -17,13 +17,13 @@ use crate::set::options::OnBadRow;
 use crate::tests::{ROWS, file, tiny, written};
 use crate::tokens::encode::Encoder;
 
-/// Prints roles and contents, nothing else.
+/// A chat template that prints only roles and contents.
 const ANY: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
                    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-/// Cuts thoughts out of the assistant's turns.
+/// A chat template that cuts thoughts out of the assistant's turns.
 const NO_THOUGHTS: &str = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and '</think>' in c %}\
                            {% set c = c.split('</think>')[-1] %}{% endif %}<|im_start|>{{ m.role }}\n{{ c | trim }}<|im_end|>\n{% endfor %}";
-/// Prints everything, escaped and trimmed, but thoughts only of the last turn.
+/// A chat template that prints everything, escaped and trimmed, except thoughts of turns before the last one.
 const ALL: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}: \
                    {% set c = m.content or '' %}{% if not loop.last and '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}\
                    {% if loop.last and m.reasoning_content %}<think>{{ m.reasoning_content | trim }}</think>{% endif %}{{ c | trim | tojson }}\
@@ -44,7 +44,7 @@ fn warnings(template: Option<&str>, rows: &[Value]) -> Vec<Warning> {
     open(encoder(template), rows, None).unwrap().survey().warnings.clone()
 }
 
-/// Leaves out the finding that answers do not end with a special token, which the short templates here cause.
+/// Returns the findings for one row without [`Finding::NoStop`], which the short templates here cause.
 fn findings(template: Option<&str>, row: Value) -> Vec<Finding> {
     let all = warnings(template, &[row]).into_iter().map(|warning| warning.finding);
     all.filter(|finding| *finding != Finding::NoStop).collect()

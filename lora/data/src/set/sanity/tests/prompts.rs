@@ -7,7 +7,7 @@ use crate::row::RowKind;
 use crate::set::dropped::DropKind;
 use crate::set::sanity::ReadAs;
 
-/// Columns are found by their names, unless the row has the same text elsewhere.
+/// Unread columns are found by their names, unless the row has the same text elsewhere.
 #[test]
 fn unread_columns_that_are_called_like_a_prompt_are_found() {
     let unread = |name: &str, value: Value| {
@@ -47,7 +47,7 @@ fn unread_columns_that_are_called_like_a_prompt_are_found() {
 #[test]
 fn an_empty_prompt_beside_a_column_of_prompts_is_refused() {
     let row = |i: usize, name: &str| json!({"prompt": "", "chosen": format!("c{i}"), "rejected": "r", name: "What is a lake?"});
-    // a tokenizer with a BOS token trains on such rows, one without drops them
+    // the first tokenizer puts a BOS token before such rows, so they are kept; the second does not, so they are dropped
     for model in ["tiny-llama31", "tiny-qwen2"] {
         let encoder = || Encoder::from_model(&tiny(model), None, 512, ROWS).unwrap();
         let rows: Vec<Value> = (0..9).map(|i| row(i, "topic_question")).collect();
@@ -61,7 +61,7 @@ fn an_empty_prompt_beside_a_column_of_prompts_is_refused() {
     }
 }
 
-/// Prompts that ask nothing, each with its content.
+/// A prompt that asks nothing is found: it is blank, only a system text, or a few letters that both answers share.
 #[test]
 fn prompts_that_ask_nothing_are_found() {
     let found = |row: Value, reading: Reading| {
@@ -77,7 +77,7 @@ fn prompts_that_ask_nothing_are_found() {
     let row =
         json!({"prompt": [system("Be brief.")], "chosen": [says("c")], "rejected": [says("r")], "topic": "lakes"});
     assert_eq!(found(row, Reading::default()), [(Finding::EmptyPrompt { column: None }, 2)]);
-    // there is one finding, whatever else is unread
+    // rows with different unread columns still count for one finding
     let row = |more: &str| json!({"prompt": " ", "completion": "c", more: "a", "the_task_query": "What is a lake?"});
     let mut rows: Vec<Value> = (0..5).map(|_| json!({"prompt": "p", "completion": "c"})).collect();
     rows.extend([row("x"), row("y")]);
@@ -107,7 +107,7 @@ fn texts_without_a_mark_are_refused_unless_the_user_insists() {
         other => panic!("{other:?}"),
     }
     let insists = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
-    // what they share is a prompt by TRL's rule, but the second row shares nothing
+    // by TRL's rule, the letters that both answers share are the prompt, but those of the second row share none
     let error = open(encoder(None).with_reading(insists.clone()), &rows, RowKind::Pair).unwrap_err();
     assert!(matches!(error, DataError::EmptyPrompts { rows: 1, line: 2, .. }), "{error}");
     let data = open(encoder(None).with_reading(insists), &rows[..1], RowKind::Pair).unwrap();
@@ -116,8 +116,8 @@ fn texts_without_a_mark_are_refused_unless_the_user_insists() {
     assert!(found(&unread) && found(&Finding::FewSharedLetters));
 }
 
-/// A row that lacks the mark of the others is dropped and counted, even if bad rows end the run. A row without a prompt column, or
-/// one that restates its question, does not decide for the others.
+/// If one row lacks the mark that all other rows have, it is dropped and counted, even if bad rows end the run. One row without a
+/// prompt column, or one that restates its question, does not change how the other rows are read.
 #[test]
 fn odd_rows_decide_nothing_for_the_others() {
     let row =
@@ -140,7 +140,7 @@ fn odd_rows_decide_nothing_for_the_others() {
     rows[7] = asked(7, restated);
     let survey = open(encoder(None), &rows, RowKind::Pair).unwrap().survey().clone();
     assert_eq!((survey.kept, survey.by_name[0].records), (40, 40));
-    // if all of them do, the answers contain the column
+    // if all rows restate the question, the answers contain it, and the column is not read as the prompt
     let rows: Vec<Value> = (0..40).map(|i| asked(i, &restated.replace('7', &i.to_string()))).collect();
     let survey = open(encoder(None), &rows, RowKind::Pair).unwrap().survey().clone();
     assert_eq!((survey.decided.prompts_in_answers, survey.by_name.len()), (Some(true), 0));

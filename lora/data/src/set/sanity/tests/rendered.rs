@@ -49,14 +49,14 @@ fn calls_and_middles_that_a_template_leaves_out_are_found() {
     assert_eq!(findings(Some(cuts), pair(middle.clone())), [left_out(TurnPart::ContentMiddle)]);
     assert_eq!(findings(Some(ANY), pair(middle)), []);
     assert_eq!(findings(Some(ANY), pair(says(&"ä ö ü > ß ".repeat(30)))), []);
-    // a prompt with many parts does not use up the tries for those of the answer
+    // parts of the answer are tried first, so a prompt with many parts does not use up the tries
     let prompt: Vec<Value> = (0..20).map(|i| calls("hm", "f", json!({"i": i}))).chain([user("q")]).collect();
     let row = json!({"prompt": prompt, "chosen": [calls("hm", "g", json!({"i": 1}))], "rejected": [says("r")]});
     let found = findings(Some(ANY), row);
     assert!(found.contains(&left_out(TurnPart::CallName)), "{found:?}");
 }
 
-/// Templates cut the thoughts of turns that are answered already.
+/// Templates may cut the thoughts of earlier turns, unless these turns are scored.
 #[test]
 fn thoughts_of_earlier_turns_are_no_loss() {
     let earlier = json!({"prompt": [user("q"), says("<think>hm</think>a"), user("q2")], "chosen": [says("c")], "rejected": [says("r")]});
@@ -116,7 +116,7 @@ fn an_answer_of_which_nothing_is_left_is_a_bad_row() {
     assert!(matches!(error, DataError::NothingRendered { rows: 1, .. }), "{error}");
 }
 
-/// If a template has `{% generation %}` marks, text outside them is not learned.
+/// If only the assistant's part is scored, text outside the template's `{% generation %}` marks is not learned.
 #[test]
 fn what_stands_outside_the_generation_marks_is_found() {
     let marks = |inside: &str, outside: &str| {

@@ -5,7 +5,7 @@ use crate::record::reading::{Reading, Texts};
 use crate::record::repeated_prompt::repeated_turns;
 use crate::row::RowKind;
 
-/// Answers that repeat the prompt, but not at their very start.
+/// Answers that repeat the prompt after blanks, a label or a system turn, or whose first turn repeats the user's text.
 #[test]
 fn prompts_within_answers_are_cut_or_found() {
     let question = "What is a lake?";
@@ -28,7 +28,7 @@ fn prompts_within_answers_are_cut_or_found() {
     let (found, _) = read(text(question, "You ask what a lake is. What is a lake? It is"));
     assert!(!found.contains(&Finding::RepeatedPrompt), "{found:?}");
 
-    // the system turn that the answers have comes before the column's
+    // the same system text in the answers and in a column counts once
     let system = json!({"role": "system", "content": "Be brief."});
     let whole = |first: &[Value]| {
         let answer = |content: &str| [first, &[user("q"), says(content)]].concat();
@@ -49,7 +49,7 @@ fn prompts_within_answers_are_cut_or_found() {
     assert_eq!(findings(Some(ANY), again("Water.", "A fish.")), []);
 }
 
-/// A prompt of many turns that are all the same is compared in time.
+/// Comparing a prompt of many equal turns with an answer takes little time.
 #[test]
 fn hostile_turns_are_compared_in_time() {
     let turns: Vec<Value> = (0..20_000).map(|_| user("a")).collect();
@@ -60,7 +60,7 @@ fn hostile_turns_are_compared_in_time() {
     assert!(started.elapsed().as_secs() < 5);
 }
 
-/// The tokens have the prompt once, whether or not the answers repeat it.
+/// The prompt's tokens occur once in a row, whether or not the answers repeat the prompt.
 #[test]
 fn a_repeated_prompt_is_cut_from_the_answers() {
     let system = json!({"role": "system", "content": "be brief"});
@@ -84,7 +84,7 @@ fn a_repeated_prompt_is_cut_from_the_answers() {
     assert_eq!((none, rows(&texts("Human: What?\n\nAssistant:"))), (0, (1, expected)));
 }
 
-/// A system text before the prompt does not hide that the answers repeat the prompt, or that it is empty.
+/// A system text before the prompt does not hide that the answers repeat the prompt, or that the prompt is empty.
 #[test]
 fn a_prompt_is_judged_without_what_stands_in_front_of_it() {
     let repeated = json!({"prompt": "Tell me of the number two.", "chosen": "Tell me of the number two. It is even.",
@@ -112,7 +112,7 @@ fn a_prompt_is_judged_without_what_stands_in_front_of_it() {
     }
 }
 
-/// If only some rows of texts, or some answers of a row, begin with the prompt, they stay unchanged.
+/// If only some rows repeat the prompt in their answers, or only some answers of a row do, nothing is cut and a warning is given.
 #[test]
 fn what_few_rows_do_is_only_said() {
     let row = |i: usize, start: &str| json!({"prompt": format!("What is lake {i}?"), "chosen": format!("{start} c"), "rejected": format!("{start} r")});

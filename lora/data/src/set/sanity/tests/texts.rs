@@ -1,4 +1,4 @@
-//! Texts that are values, and texts without a chat template.
+//! Texts that are values written as text, and texts to which the chat template is not applied.
 
 use super::*;
 use crate::row::RowKind;
@@ -21,7 +21,7 @@ fn texts_that_are_values_written_as_text_are_found() {
     for text in ["[1, 2]", "{1}", "[INST] 1 [/INST]", "{x: 1} is a set", "[1] see below", "plain 1"] {
         assert_eq!(found(text), [], "{text}");
     }
-    // one row of several does not make a column of turns
+    // a value in one row of several is not reported
     let mut few = rows("What is 1?");
     few[2]["prompt"] = json!(r#"{"a": 1}"#);
     assert!(warnings(None, &few).iter().all(|warning| warning.finding == Finding::NoTemplateApplied));
@@ -48,12 +48,13 @@ fn values_in_texts_are_told_from_answers_that_are_meant_to_be_json() {
     let parts = json!({"prompt": [user(r#"[{"type": "text", "text": "What is a lake?"}]"#)], "chosen": [says("c")], "rejected": [says("r")]});
     let serialised = Finding::Serialised { column: "prompt".to_owned(), notation: Notation::Json, turns: false };
     assert_eq!(findings(Some(ANY), parts), std::slice::from_ref(&serialised));
-    // the answers are turns, so the text becomes one, too
+    // the answers are turns, so the text of the prompt becomes a turn, too
     let broken = json!({"prompt": r#"[{"role": "user", "content": "What is 7?"}"#, "chosen": [says("c")], "rejected": [says("r")]});
     assert_eq!(findings(Some(ANY), broken), [serialised]);
 }
 
-/// Values in the answers: turns end the run, a single object is meant, and everything else is reported.
+/// Values in the answers: turns end the run, and values that nobody is likely to want as an answer are reported. Others, such as
+/// a plain object or a list of numbers, are not.
 #[test]
 fn answers_that_are_values_written_as_text_are_told_apart() {
     let open_rows = |chosen: &str| {

@@ -1,11 +1,11 @@
-//! Turns: those of others that are scored, marks of turns within one, null arguments of calls.
+//! Scored turns of other speakers, turn marks within a turn, and null arguments of calls.
 
 use super::*;
 use crate::record::reading::{Reading, Texts};
 use crate::row::RowKind;
 use crate::tokens::sft_part::SftPart;
 
-/// Other speakers in the scored part, or right before it.
+/// Other speakers in the scored part, a turn of the assistant right before it, and conversations without the assistant.
 #[test]
 fn turns_of_others_that_are_scored_are_found() {
     let tool = json!({"role": "tool", "content": "42"});

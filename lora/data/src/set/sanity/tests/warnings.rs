@@ -1,4 +1,4 @@
-//! What a warning says, how many there are, and data that is sound: nothing is said about it.
+//! What a warning says, how many warnings are kept, and sound data, which causes none.
 
 use super::*;
 use crate::row::RowKind;
@@ -13,7 +13,7 @@ fn an_example_says_where_and_what() {
     assert!(warning.excerpt.starts_with("<think>two two") && warning.excerpt.ends_with("..."), "{}", warning.excerpt);
 }
 
-/// Many findings of one kind leave room for others.
+/// Findings of one kind are limited in number, so that findings of other kinds have room.
 #[test]
 fn many_findings_of_one_kind_hide_no_other() {
     let mut rows: Vec<Value> = (0..40)
@@ -29,7 +29,7 @@ fn many_findings_of_one_kind_hide_no_other() {
     assert_eq!(found[32].finding, Finding::TurnOfOthers { role: "user".to_owned() });
 }
 
-/// Messages use the file's names of columns, whether a map or the reader found them.
+/// A warning names a column as the file does, even if the column is read under another name.
 #[test]
 fn findings_name_the_files_columns() {
     let row =
@@ -55,7 +55,7 @@ fn goldens_and_data_warn_of_nothing() {
     }
 }
 
-/// HH's rows have only the two conversations as texts. There is no warning, and the prompts end with the mark.
+/// HH's rows have only the two conversations as texts. There is no warning, and the prompts end with the mark `Assistant:`.
 #[test]
 fn rows_as_hh_has_them_are_read_without_a_word() {
     let rows = std::fs::read_to_string(goldens("pairs.jsonl")).unwrap();

@@ -109,7 +109,7 @@ fn features_of_the_datasets_library_make_a_plain_text_json() {
     for other in [None, Some("{}"), Some("not json"), Some(&*features.replace("Json", "Value"))] {
         assert_eq!(with(other), tools(json!(r#"{"city": "Rome"}"#)));
     }
-    // it names the type, and cannot be read
+    // a list of features that names the type `Json` but cannot be read
     let broken = written(&file(schema, &columns, Some(&features[..features.len() - 3])));
     let error = Rows::open(&[broken.path().to_owned()], &ColumnMap::default()).unwrap_err();
     assert!(matches!(error, SourceError::Parquet { fault: ParquetFault::Damaged { .. }, .. }), "{error}");

@@ -1,5 +1,5 @@
-//! Files that the library's writer makes, in every version of pages and every encoding of texts: the rows are those that went
-//! in.
+//! Files that the library's writer makes, in every version of pages and every encoding of texts. The rows that are read are those
+//! that were written.
 
 use std::sync::Arc;
 
@@ -41,7 +41,8 @@ fn rows(n: usize) -> Vec<Value> {
     (0..n).map(|i| json!({"messages": messages(i), "margin": margin(i)})).collect()
 }
 
-/// Values of a field of the turns with levels of definition and repetition; `max_def` is that of the field.
+/// Returns the values of a field of the turns, the levels of definition and the levels of repetition. `max_def` is the field's
+/// largest level of definition.
 fn turns(rows: &[Value], field: &str, max_def: i16) -> (Vec<ByteArray>, Vec<i16>, Vec<i16>) {
     let (mut values, mut def, mut rep) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows {
@@ -69,7 +70,7 @@ fn file(rows: &[Value], properties: WriterProperties) -> Vec<u8> {
     file_of(SCHEMA, rows, properties)
 }
 
-/// The same under another schema of the same types.
+/// Makes a file of these rows under a schema with the same types as `SCHEMA`.
 fn file_of(schema: &str, rows: &[Value], properties: WriterProperties) -> Vec<u8> {
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
@@ -99,7 +100,7 @@ fn what_was_written_is_read() {
     for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
         for encoding in encodings {
             for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())] {
-                // a batch of one, so that pages end where their rows say
+                // batches of one, so that pages end at the row limit
                 let mut properties = WriterProperties::builder()
                     .set_writer_version(version)
                     .set_compression(codec)
@@ -123,7 +124,7 @@ fn what_was_written_is_read() {
     }
 }
 
-/// Lists of turns under a name that is like a prompt's are read, to be looked at; under another name they are not.
+/// Lists of turns in an unknown column are read only if its name is like a prompt's, since the check of a sample looks at those.
 #[test]
 fn columns_of_turns_that_are_called_like_a_prompt_are_read() {
     let given = rows(20);

@@ -1,4 +1,4 @@
-//! Damaged files: each fault has its error, and the library is given nothing that it reads in another way.
+//! Damaged files: each fault has its error, and headers that the library would read differently from the check are refused.
 
 use serde_json::json;
 
@@ -36,7 +36,7 @@ fn every_fault_has_its_error() {
     assert_eq!(fault(&nested(MAX_NESTING + 1)), ParquetFault::Nesting { limit: MAX_NESTING });
     assert!(open(&nested(MAX_NESTING - 2)).is_ok());
 
-    // values that do not add up, data that lies outside
+    // counts of values that do not add up, and pages that end outside their column
     assert_column_fault(&file(&schema, 1, &[chunk("text", BYTE_ARRAY, 1, vec![])]), "text", "there are 0");
     let twice = vec![plain_page(1, &data), plain_page(1, &data)];
     assert_column_fault(&file(&schema, 1, &[chunk("text", BYTE_ARRAY, 1, twice)]), "text", "there are 2");
@@ -53,7 +53,7 @@ fn every_fault_has_its_error() {
     assert_column_fault(&file(&schema, 1, &[dictionary]), "text", "6 values in 5 bytes");
 }
 
-/// And it begins at the dictionary where one is said to be, even behind the data.
+/// If the footer gives an offset of a dictionary, the walk begins there, even if no dictionary is there.
 #[test]
 fn the_walk_begins_where_the_library_does() {
     let data = texts(&[b"x"]);
@@ -68,7 +68,8 @@ fn the_walk_begins_where_the_library_does() {
     assert!(matches!(fault(&of(9)), ParquetFault::Column { .. }));
 }
 
-/// The library takes some fields for what they should be, whatever type is said to stand there, and the last of two.
+/// The library reads some fields as the type that they should have, whatever type the file gives. If a field occurs twice, it keeps
+/// the last value.
 #[test]
 fn a_header_that_two_readers_read_differently_is_refused() {
     let data = texts(&[b"x"]);
@@ -118,7 +119,7 @@ fn columns_of_a_list_that_do_not_fit_are_refused() {
     }
 }
 
-/// A whole file, every byte of it changed in turn.
+/// Changes every byte of a file after the magic in turn.
 #[test]
 fn no_byte_of_a_header_or_footer_is_trusted() {
     let sound = list_of_one_text(b"some words", 2, &[(1, 0), (3, 1), (1, 0)]);

@@ -1,4 +1,4 @@
-//! What a file claims does not become memory: sizes, lengths, lists and texts without end.
+//! A file's claims about sizes, lengths, lists and texts do not make the reader allocate that much.
 
 use serde_json::json;
 
@@ -18,7 +18,7 @@ fn a_row_that_refers_to_a_large_text_over_and_over_is_bad() {
     assert_eq!(row(&rows, 1), json!({"completions": ["x".repeat(MIB)]}));
 }
 
-/// Bad rows are short lines, but each takes as long as the longest good one.
+/// The line of a bad row is short, but making it may take as long as for the longest good row.
 #[test]
 fn rows_that_are_too_long_count_as_what_they_took() {
     let runs: Vec<(u64, u8)> = (0..17).flat_map(|_| [(1, 0), (99, 1)]).collect();
@@ -64,7 +64,7 @@ fn a_dictionary_of_nothing_is_counted_as_what_it_becomes() {
 
 #[test]
 fn columns_share_what_may_be_held() {
-    // a mebibyte of snappy may become 200; it is not unpacked to find that three of them are too many
+    // 1 MiB of snappy may unpack to 200 MiB; three such pages are refused without being unpacked
     let schema = ["prompt", "chosen", "rejected"].map(|name| text(name, REQUIRED));
     let chunks = schema.map(|element| {
         let pages = vec![page(DATA, PLAIN, 1, 200 * MIB, &vec![0; MIB])];
@@ -98,7 +98,7 @@ fn sizes_that_a_codec_cannot_make_are_refused() {
     assert!(matches!(fault(&of(LZO, data.len(), &data)), ParquetFault::Library(_)));
 }
 
-/// The library reads on while there are bytes, and unpacks whatever is there.
+/// The library reads pages as long as the column has bytes, and unpacks all of them.
 #[test]
 fn pages_after_the_last_value_are_looked_at_too() {
     let data = texts(&[b"x"]);
@@ -129,7 +129,8 @@ fn lengths_that_are_not_there_are_not_allocated() {
     }
 }
 
-/// Lengths as differences, packed in blocks of 128: parts of 32 that are all alike take nothing, others 12 bits each.
+/// Packs lengths as differences, in blocks of 128. A part of 32 takes nothing if all are the block's smallest difference. Any other
+/// part takes 12 bits for each difference.
 fn packed_lengths(lengths: &[i64]) -> Vec<u8> {
     let mut out = Out::new().varint(128).varint(4).varint(lengths.len() as u64).zigzag(lengths[0]);
     let differences: Vec<i64> = lengths.windows(2).map(|two| two[1] - two[0]).collect();
@@ -151,12 +152,12 @@ fn packed_lengths(lengths: &[i64]) -> Vec<u8> {
     out.bytes
 }
 
-/// Each value may repeat the one before: few bytes that become many.
+/// Each text may repeat the whole previous one, so few bytes can become many.
 #[test]
 fn texts_that_repeat_each_other_are_bounded() {
     let of = |values: usize| {
         let schema = [text("completions", REPEATED)];
-        // all begin with the first, and have nothing of their own
+        // every text repeats the first one and adds nothing
         let (mut prefixes, mut suffixes) = (vec![2048; values], vec![0; values]);
         (prefixes[0], suffixes[0]) = (0, 2048);
         let mut data = [levels(&[(1, 0), (values as u64 - 1, 1)]), levels(&[(values as u64, 1)])].concat();

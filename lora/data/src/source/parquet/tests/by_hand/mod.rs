@@ -1,4 +1,5 @@
-//! Parquet files that no writer makes, built byte by byte: refused, or bad row by row, within the memory that they justify.
+//! Parquet files that no writer makes, built byte by byte. They are read, refused, or have bad rows, and take no more memory than
+//! they justify.
 
 mod damage;
 mod memory;
@@ -47,7 +48,7 @@ const ZSTD: i64 = 6;
 const DATA: i64 = 0;
 const DICTIONARY: i64 = 2;
 
-/// Thrift's compact protocol, written.
+/// Writes Thrift's compact protocol.
 struct Out {
     bytes: Vec<u8>,
     last: Vec<i16>,
@@ -126,7 +127,7 @@ struct Element {
     repetition: i64,
     children: i64,
     converted: Option<i64>,
-    /// Digits after the point, and digits.
+    /// Digits after the point, and digits in all.
     decimal: Option<(i64, i64)>,
 }
 
@@ -142,7 +143,7 @@ fn group(name: &'static str, repetition: i64, converted: Option<i64>, children: 
     Element { name, repetition, converted, children, ..Element::default() }
 }
 
-/// The values of a column, as they stand in the file.
+/// The pages of a column, and what the footer says about them.
 struct Chunk {
     path: &'static str,
     physical: i64,
@@ -150,7 +151,7 @@ struct Chunk {
     values: i64,
     pages: Vec<Vec<u8>>,
     has_dictionary: bool,
-    /// Said in place of where it is.
+    /// The dictionary's offset according to the footer, if it is not the right one.
     dictionary_at: Option<i64>,
 }
 
@@ -158,7 +159,7 @@ fn chunk(path: &'static str, physical: i64, values: i64, pages: Vec<Vec<u8>>) ->
     Chunk { path, physical, codec: NONE, values, pages, has_dictionary: false, dictionary_at: None }
 }
 
-/// A page of `unpacked` bytes of which `data` is what stands in the file.
+/// Makes a page: a header, and `data`. According to the header, `data` unpacks to `unpacked` bytes.
 fn page(kind: i64, encoding: i64, values: i64, unpacked: usize, data: &[u8]) -> Vec<u8> {
     let header = Out::new().int(1, kind).int(2, unpacked as i64).int(3, data.len() as i64);
     let header = match kind {
@@ -172,12 +173,12 @@ fn plain_page(values: i64, data: &[u8]) -> Vec<u8> {
     page(DATA, PLAIN, values, data.len(), data)
 }
 
-/// Texts as PLAIN has them.
+/// Returns texts in the encoding PLAIN, each after its length.
 fn texts(texts: &[&[u8]]) -> Vec<u8> {
     texts.iter().flat_map(|text| [&(text.len() as u32).to_le_bytes()[..], text].concat()).collect()
 }
 
-/// Runs of a level below 256, with the length in front.
+/// Returns runs of levels, each level in one byte. The length of all runs in bytes comes first.
 fn levels(runs: &[(u64, u8)]) -> Vec<u8> {
     let runs = runs.iter().fold(Out::new(), |out, &(n, level)| {
         let mut out = out.varint(n << 1);
@@ -241,7 +242,7 @@ fn with_footer(chunks: &[Chunk], footer: &[u8]) -> Vec<u8> {
     [b"PAR1", &pages[..], footer, &(footer.len() as u32).to_le_bytes(), b"PAR1"].concat()
 }
 
-/// A whole file of one row group.
+/// Makes a whole file of one row group.
 fn file(schema: &[Element], rows: i64, chunks: &[Chunk]) -> Vec<u8> {
     with_footer(chunks, &footer(schema, rows, rows, chunks))
 }
@@ -287,7 +288,7 @@ fn bad(rows: &Rows, row: usize) -> (String, String) {
 
 const MIB: usize = 1 << 20;
 
-/// `completions`, a list of texts, of one entry in its dictionary.
+/// Makes a file with a column `completions` of lists of texts. Every text is the one entry of the column's dictionary.
 fn list_of_one_text(entry: &[u8], rows: i64, runs: &[(u64, u8)]) -> Vec<u8> {
     let schema =
         [group("completions", OPTIONAL, Some(LIST), 1), group("list", REPEATED, None, 1), text("element", OPTIONAL)];

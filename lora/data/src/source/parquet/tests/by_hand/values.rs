@@ -44,7 +44,7 @@ fn decimals_are_numbers_of_json() {
     }
 }
 
-/// A boolean that is not 0 or 1 in the file is still one in JSON.
+/// Booleans are packed bits, the first in the lowest bit. A null takes no bit.
 #[test]
 fn booleans_are_packed_bits() {
     let bytes = file(
@@ -85,7 +85,7 @@ fn lists_and_maps_are_read_in_all_their_forms() {
             "{name}"
         );
     }
-    // a map, whose keys are made texts; one without values
+    // a map, whose keys become texts; and a map without values
     let map = [
         group("chat_template_kwargs", REQUIRED, Some(MAP), 1),
         group("key_value", REPEATED, None, 2),
@@ -107,7 +107,8 @@ fn lists_and_maps_are_read_in_all_their_forms() {
     );
 }
 
-/// What nothing reads may be what it likes; what something reads is a bad row that says which column and why.
+/// Values without a form in JSON do no harm in a column that nothing reads. In a column that is read, each makes a bad row, which
+/// names the column and the reason.
 #[test]
 fn values_are_bad_where_they_are_read() {
     let schema = [
