@@ -1,13 +1,13 @@
-//! Measures what the machine can do at this moment: products on its matrix unit or fused multiply-adds in registers, and a copy
-//! between two large arrays.
+//! Measures how fast the machine is at this moment. Arithmetic: products on its matrix unit, or fused multiply-adds in registers.
+//! Memory: a copy between two large arrays.
 
 use align_kernels::cpu::Isa;
 use align_kernels::{Device, Precision};
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Length of the copied array: 128 MiB, more than the caches of one core. The array and its copy, 256 MiB, exceed most shared
-/// caches.
+/// Number of floats in the copied array. They fill 128 MiB, more than the caches of one core. The array and its copy, 256 MiB,
+/// exceed most shared caches.
 const COPY_FLOATS: usize = 32 << 20;
 
 /// Measures the two ceilings, of arithmetic and of memory, any number of times.
@@ -24,9 +24,9 @@ impl Ceiling {
         Ok(Ceiling { threads: device.threads(), isa, from: vec![1.0; COPY_FLOATS], to: vec![0.0; COPY_FLOATS] })
     }
 
-    /// Measures the operations per second of all threads together. A fused multiply-add counts as two. If the machine has a unit
-    /// for bf16, these are the operations that a product with bf16 weights can reach at `precision`. The unit computes an f32 as
-    /// several terms of bf16, which lowers the rate.
+    /// Measures the operations per second of all threads together. A fused multiply-add counts as two. If the machine has a
+    /// matrix unit for bf16, the result is the rate that a product with bf16 weights can reach at `precision`. For
+    /// [`Precision::F32`], the unit multiplies several bf16 terms for each f32, which lowers the rate.
     pub(crate) fn flops(&self, precision: Option<Precision>) -> f64 {
         self.on_all_threads(|_| {
             let start = Instant::now();

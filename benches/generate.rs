@@ -79,8 +79,8 @@ fn measure(
 }
 
 /// Returns the bytes that a pass over one token of each sequence reads: weights, adapter, and the keys and values so far. It
-/// assumes that the head has the number format of the layers. An embedding that is not the head's is not counted: only the rows
-/// of the tokens are read.
+/// assumes that the head has the number format of the layers. An embedding that is separate from the head is not counted: the
+/// pass reads only its rows for the tokens.
 fn bytes_read(model: &Model, precision: Precision) -> usize {
     let config = model.config();
     let (mut weights, mut numbers, mut adapter) = (0, 0, 0);

@@ -5,8 +5,8 @@ use crate::measure::{Samples, sample, warm_up};
 use crate::report::{Rate, Report, Row};
 use align_kernels::Device;
 
-/// Measures the cases that `wanted` selects by kernel and shape, then checks the output of one more run. Case and ceilings take
-/// turns, so that both see the machine in the same state.
+/// Measures the cases that `wanted` selects by kernel and shape, then checks the output of one more run. Runs of a case alternate
+/// with measurements of the ceilings, so that the machine is in the same state for all of them.
 pub(crate) fn run(
     device: &Device,
     rounds: usize,

@@ -4,9 +4,9 @@
 //! `cargo bench -- write-7b DIR` writes a model of the size of Llama 2 7B to measure runs on. `cargo bench -- write-rows FILE`
 //! writes a million rows of data.
 //!
-//! A figure is a median with its spread. Beside it is a ceiling, measured in turns with it: for arithmetic, products on the
-//! matrix unit or fused multiply-adds in registers; for memory, a copy. On a shared machine, figure and ceiling sink together, so
-//! their ratio says more than the time.
+//! Each figure is a median with its spread, printed beside a ceiling of the machine. The ceiling of arithmetic is the rate of
+//! products on the matrix unit or of fused multiply-adds in registers. The ceiling of memory is the rate of a copy. Measurements
+//! of the figure and of its ceiling alternate: on a shared machine both drop together, so their ratio says more than the time.
 
 mod ceiling;
 mod generate;

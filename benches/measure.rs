@@ -27,7 +27,7 @@ impl Samples {
     }
 }
 
-/// Runs `work` outside the clock until its data and threads are warm, and returns how often a sample repeats it.
+/// Runs `work` until its data and threads are warm. Returns how many times a sample should repeat it.
 pub(crate) fn warm_up<E>(device: &Device, mut work: impl FnMut() -> Result<(), E>) -> Result<usize, E> {
     work()?;
     let start = Instant::now();

@@ -115,7 +115,8 @@ impl Report {
         }));
     }
 
-    /// Prints the peak of the bytes in use. Also prints the peak of each name, if it is at least 1 % of the first one.
+    /// Prints the peak of the memory in use. Also prints the peak of each name in the report, if it is at least 1 % of the
+    /// overall peak.
     pub(crate) fn memory(&mut self, name: &str, memory: &MemoryReport) {
         let mut names: Vec<_> = memory.names.iter().map(|(name, used)| (*name, used.peak)).collect();
         names.sort_by_key(|(name, peak)| (std::cmp::Reverse(*peak), *name));

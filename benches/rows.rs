@@ -1,4 +1,4 @@
-//! Writes any number of meaningless preference rows, to measure how a run starts with a million of them.
+//! Writes any number of meaningless preference rows, to measure how long a run with a million of them takes to start.
 
 use align_kernels::rng::Key;
 use std::io::{BufWriter, Write};
@@ -32,8 +32,8 @@ pub(crate) fn write(path: &Path, rows: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes one text of a row: the prompt (`stream` 0), the chosen answer (1) or the rejected answer (2), of `least` to `most`
-/// words. The same arguments give the same text.
+/// Makes one string of a row: the prompt (`stream` 0), the chosen answer (1) or the rejected answer (2). It has `least` to `most`
+/// words. The same arguments always make the same string.
 fn text(words: &[String], row: u64, stream: u64, [least, most]: [usize; 2]) -> String {
     let key = Key::new(11, row, stream);
     let draw = |i: u64, below: usize| (key.unit(i) * below as f32) as usize;

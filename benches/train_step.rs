@@ -3,7 +3,7 @@
 //!
 //! It runs on the small golden model, and, if `ALIGN_SMOLLM2` names its directory, on a larger one with pairs of
 //! `tests/data/pref_train.jsonl`. Only operations that the step needs are counted: a value that is computed twice to save memory
-//! counts once. So the share of the ceiling is that of useful work.
+//! counts once. So the printed share of the ceiling is the share that useful work reaches.
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;
@@ -191,7 +191,7 @@ impl Step {
         format!("{}, {} + {} rows, {} scored", self.name, plan.policy, plan.reference, forest.targets.len())
     }
 
-    /// Returns the tokens of the batch's sequences, a prompt counted once for each answer.
+    /// Returns the number of tokens in the batch's sequences. A prompt counts once for each of its answers.
     fn tokens(&self) -> usize {
         let answers = self.rows.iter().flat_map(|row| row.answers.iter().map(|answer| row.prompt.len() + answer.kept));
         answers.sum()

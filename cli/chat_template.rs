@@ -7,9 +7,9 @@ use crate::run_record::{template_name, template_of_run};
 use align_data::{TEMPLATE_FILE, TemplateSources};
 use std::path::{Path, PathBuf};
 
-/// Returns the template to use instead of the model's own: that of `--chat-template`, or, if the model has none, that of an
-/// adapter from another program. Warns if such an adapter's template differs from the model's, or if a run's template has
-/// changed.
+/// Returns the path of the template to use instead of the model's own: that of `--chat-template`, or, if the model has none, that
+/// of an adapter from another program. `None` if there is no such path. Warns if such an adapter's template differs from the
+/// model's, or if a run's template has changed.
 ///
 /// # Errors
 /// [`CliError::Input`] if the record or the template of a run cannot be read, or if the template is gone.
@@ -82,13 +82,13 @@ fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) 
     Ok(())
 }
 
-/// Returns the template of a model. `None` if there is none, or if it cannot be read: plain texts do not need it, and conversations
-/// report the error.
+/// Returns the template of a model. `None` if there is none, or if it cannot be read: plain strings do not need it, and the first
+/// conversation that needs it reports the error.
 pub(crate) fn of_model(model: &Path) -> Option<TemplateSources> {
     TemplateSources::of_folder(model).ok().flatten()
 }
 
-/// Returns the template of a merged model. `None` if the base's template stays.
+/// Returns the template at `path`, to be written into a merged model. `None` if the template of the base `model` stays.
 ///
 /// # Errors
 /// [`CliError::Input`] for files that cannot be read.
@@ -101,7 +101,7 @@ pub(crate) fn of_merged(path: Option<&Path>, model: &Path) -> Result<Option<Temp
 /// Saves a run's template in the run's folder.
 ///
 /// # Errors
-/// [`CliError::Runtime`] with the path.
+/// [`CliError::Runtime`] if a file cannot be written. Its message names the file.
 pub(crate) fn keep(template: Option<&TemplateSources>, folder: &Path) -> Result<(), CliError> {
     let written = template.map_or(Ok(()), |template| template.write_to(folder));
     written.map_err(|(path, error)| CliError::file(&path, &error))

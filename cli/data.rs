@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// folders that a pattern matches.
 ///
 /// # Errors
-/// [`CliError::Input`].
+/// The errors of [`align_data::data_files`].
 pub(crate) fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     let files = align_data::data_files(names)?;
     for set in &files.sets {
@@ -57,7 +57,7 @@ pub(crate) enum Drops {
 /// written to the file of `--rejects`, because the user will want to look at them.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] if the data cannot be opened, or if too many rows are dropped for `options.drops`.
 pub(crate) fn data(
     files: &[PathBuf],
     encoder: Encoder,
@@ -85,10 +85,12 @@ pub(crate) struct RowsOf<'a> {
 }
 
 impl RowsOf<'_> {
-    /// Opens the rows and reads them as the run read its own. `of_demo` chooses the file for `--demo`.
+    /// Opens the rows. If the adapter comes from a run, they are read as that run read its rows. `of_demo` chooses the file for
+    /// `--demo`.
     ///
     /// # Errors
-    /// [`CliError`].
+    /// [`CliError`] if the data cannot be opened, if too many rows are dropped for `self.drops`, if the record of the adapter's
+    /// run cannot be read, or if the rejects cannot be written.
     pub(crate) fn open(
         &self,
         loaded: &LoadedModel,

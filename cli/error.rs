@@ -17,10 +17,10 @@ use std::process::ExitCode;
 /// Why a command ended without its result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
-    /// Exit code 2.
+    /// The command line or an environment variable is wrong. Exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// Exit code 3.
+    /// A file, or what it holds, cannot be used. Exit code 3.
     #[error("{0}")]
     Input(String),
     /// The data lacks the columns that are to be read. Exit code 3.
@@ -29,13 +29,13 @@ pub(crate) enum CliError {
     /// Rows lack the part that --sft-on names. Exit code 3.
     #[error("{text}")]
     SftPart { is_sequence: bool, text: String },
-    /// Exit code 1.
+    /// Any other failure, for example a file that cannot be written. Exit code 1.
     #[error("{0}")]
     Runtime(String),
-    /// Exit code 4.
+    /// There is not enough memory. Exit code 4.
     #[error("{0}")]
     OutOfMemory(String),
-    /// Exit code 5.
+    /// The computation met a number that is not finite. Exit code 5.
     #[error("{0}")]
     NonFinite(String),
     /// The reader of stdout has gone away, for example a `| head` that has finished. No message; exit code 0.

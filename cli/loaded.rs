@@ -55,10 +55,11 @@ pub(crate) fn check_temperature(args: &LogpArgs, objective: &Objective) -> Resul
     }
 }
 
-/// Refuses `--reference` if the objective reads no reference. Then also reports that `--reference-cache` is not used.
+/// Refuses `--reference` if the objective reads no reference. Reports that `--reference-cache` is not used if it is given with
+/// such an objective.
 ///
 /// # Errors
-/// [`CliError::Usage`].
+/// [`CliError::Usage`] for `--reference` with an objective that reads no reference.
 pub(crate) fn check_reference(
     reference: Option<&ReferenceChoice>,
     cache: &CacheArgs,
@@ -131,7 +132,7 @@ pub(crate) struct LoadedModel {
 /// Loads the model that `args` name.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] if the model is not found, cannot be read, or has weights that are not finite.
 pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
     load(args, device, |dir| Ok(Some(WeightFiles::open(dir, ValueCheck::Finite)?)))
 }
@@ -139,7 +140,7 @@ pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, Cl
 /// Loads the model for a plan. Unlike [`model`], does not check the values of the weights, which may even be missing.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] if the model is not found or cannot be read.
 pub(crate) fn planned_model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
     load(args, device, |dir| WeightFiles::are_in(dir).then(|| WeightFiles::open(dir, ValueCheck::Skip)).transpose())
 }
@@ -155,7 +156,7 @@ pub(crate) struct Found {
 /// Finds the model that `--model` names, or the demo's model.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] if no model is named, if it is not found, or if the demo's files cannot be written.
 pub(crate) fn find(model: Option<&str>, demo: bool) -> Result<Found, CliError> {
     let demo = demo.then(Demo::new).transpose()?;
     let (dir, found, base_name) = match (model, &demo) {
@@ -203,10 +204,10 @@ fn load(
 }
 
 impl LoadedModel {
-    /// Returns the template to use instead of the model's own: see [`chat_template::instead_of_the_models`].
+    /// Returns the path of the chat template to use instead of the model's own: see [`chat_template::instead_of_the_models`].
     ///
     /// # Errors
-    /// [`CliError::Input`].
+    /// The errors of [`chat_template::instead_of_the_models`].
     pub(crate) fn template(&self, args: &ModelArgs) -> Result<Option<PathBuf>, CliError> {
         chat_template::instead_of_the_models(args.chat_template.as_deref(), args.adapter.as_deref(), &self.dir)
     }
@@ -214,7 +215,7 @@ impl LoadedModel {
     /// Makes the encoder that turns the rows of `data` into tokens.
     ///
     /// # Errors
-    /// [`CliError::Input`]; [`CliError::Usage`] for `--columns`.
+    /// [`CliError::Usage`] if `--columns` cannot be parsed. The errors of [`LoadedModel::encoder`].
     pub(crate) fn data_encoder(
         &self,
         chat_template: Option<&Path>,
@@ -228,7 +229,7 @@ impl LoadedModel {
     /// Makes an encoder from the tokenizer and the chat template, for rows of at most `max_length` tokens.
     ///
     /// # Errors
-    /// [`CliError::Input`].
+    /// [`CliError::Input`] if the tokenizer or the chat template cannot be read or used.
     pub(crate) fn encoder(&self, chat_template: Option<&Path>, max_length: u64) -> Result<Encoder, CliError> {
         let rows = self.model.config().vocab_size;
         Ok(Encoder::from_model(&self.dir, chat_template, max_length as usize, rows)?)
@@ -237,7 +238,7 @@ impl LoadedModel {
     /// Reads the adapter in a directory. It must not have a score head.
     ///
     /// # Errors
-    /// [`CliError::Input`].
+    /// [`CliError::Input`] if the adapter cannot be read, does not fit the model or is a reward model.
     pub(crate) fn adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
         self.adapter_for(dir, Some(Task::CausalLm))
     }
@@ -245,7 +246,7 @@ impl LoadedModel {
     /// Reads the adapter in a directory and reports on it. It must be for `task`; `None` allows both tasks.
     ///
     /// # Errors
-    /// [`CliError::Input`].
+    /// [`CliError::Input`] if the adapter cannot be read, does not fit the model or is for another task.
     pub(crate) fn adapter_for(&self, dir: &Path, task: Option<Task>) -> Result<Adapter, CliError> {
         let adapter = Adapter::load_for(&self.model, dir, task)?;
         let base = self.base_hash().map(|hash| hash.to_string());

@@ -70,7 +70,7 @@ pub(crate) fn summary(cache: &ReferenceCache) {
     say_notes(Some(cache));
 }
 
-/// Prints the notes of the cache since the last call.
+/// Prints the notes that the cache has made since the last call.
 pub(crate) fn say_notes(cache: Option<&ReferenceCache>) {
     for note in cache.map(ReferenceCache::take_notes).unwrap_or_default() {
         say!("{note}");

@@ -1,4 +1,4 @@
-//! Writes the rows that are left out to the file that a user asked for.
+//! Writes the rows that are left out to a file.
 
 use crate::error::CliError;
 use crate::report::{self, say};
@@ -9,7 +9,7 @@ use std::path::Path;
 /// Writes the rejected rows to the file `path` in one step, and reports how many they are.
 ///
 /// # Errors
-/// [`CliError::Runtime`] with the path.
+/// [`CliError::Runtime`] if the file cannot be written. Its message names the path.
 pub(crate) fn save(rejects: &mut Rejects, path: &Path) -> Result<(), CliError> {
     let failed = |error: NewFileError| CliError::file(path, &error.source);
     let mut file = NewFile::create(path).map_err(failed)?;

@@ -8,13 +8,13 @@ use align_lora::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use std::io;
 use std::path::Path;
 
-/// Every option with its resolved value.
+/// The file with every option and its resolved value.
 pub(crate) const OPTIONS: &str = "config.toml";
-/// A line for each step and each evaluation.
+/// The file with a line for each step and each evaluation.
 pub(crate) const METRICS: &str = "metrics.jsonl";
-/// The rows that a run left out. Only runs with `--on-bad-row skip` and without `--rejects` write this file.
+/// The file with the rows that a run left out. Only runs with `--on-bad-row skip` and without `--rejects` write it.
 pub(crate) const REJECTS: &str = "rejects.jsonl";
-/// The record: hashes and running statistics.
+/// The file with the run's record: hashes and running statistics.
 pub(crate) const RECORD: &str = "run_state.json";
 /// Files of every run that has an adapter.
 pub(crate) const ALWAYS: [&str; 5] = [OPTIONS, METRICS, ADAPTER_WEIGHTS, ADAPTER_CONFIG, RECORD];
@@ -35,7 +35,7 @@ pub(crate) const FOLDERS: [&str; 2] = [TEMPLATE_FOLDER, REFERENCE];
 /// - a folder with a file where a run makes a folder, or with a folder where a run writes a file.
 ///
 /// # Errors
-/// [`CliError::Usage`].
+/// [`CliError::Usage`] if the directory is refused or cannot be read.
 pub(crate) fn check_output(path: &Path, overwrite: bool) -> Result<(), CliError> {
     let fail = |what: String| Err(CliError::Usage(format!("--output {} {what}", path.display())));
     match std::fs::read_dir(path) {

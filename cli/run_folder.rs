@@ -91,10 +91,11 @@ impl RunFolder {
         self.staged.as_deref().unwrap_or(&self.output)
     }
 
-    /// Ends the run: moves its files to their names in the output directory, each in one step.
+    /// Ends the run: moves its files into the output directory, each file in one step.
     ///
     /// # Errors
-    /// [`CliError::Runtime`] with the path. Files that have not moved yet stay where they are.
+    /// [`CliError::Runtime`] if a file cannot be moved. Files that have not moved yet stay in the folder into which the run wrote
+    /// them.
     pub(crate) fn finish(mut self) -> Result<(), CliError> {
         // even if a move fails, the run has finished: dropping the value must not remove its files
         self.finished = true;
@@ -165,7 +166,8 @@ fn move_files(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
     fs::remove_dir(from).map_err(fail)
 }
 
-/// Makes a directory that does not exist yet. If several runs try, only one succeeds.
+/// Makes a directory that does not exist yet, and its parents if they are missing. If several runs try to make it, only one
+/// succeeds.
 fn make_with_parents(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;

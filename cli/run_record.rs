@@ -19,7 +19,7 @@ const MOST_BYTES: u64 = 64 << 20;
 /// Reads the bytes of a run's file.
 ///
 /// # Errors
-/// The system's error, or an error that says that the file is not a regular file, or too large.
+/// The system's error, or an error that says that the file is too large or not a regular file.
 pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     read_regular(path, MOST_BYTES)
 }
@@ -67,18 +67,18 @@ impl Kept {
     }
 }
 
-/// What stays the same through a run.
+/// The part of a record that stays the same through a run.
 #[derive(Clone)]
 pub(crate) struct OfRun {
     /// See [`Reference::name`](crate::reference::Reference::name).
     pub reference: String,
     /// Loss, knobs and temperature, which running statistics depend on: see [`describe`].
     pub objective: Value,
-    /// See [`template_name`]. `None` in records that do not say it.
+    /// See [`template_name`]. `None` if the record does not hold it.
     pub chat_template: Option<String>,
     /// How the rows of the run were read.
     pub decided: Decided,
-    /// The form of the run's rows. `None` if the run kept no row, and in records that do not say it.
+    /// The form of the run's rows. `None` if the run kept no row, or if the record does not hold the form.
     pub form: Option<Form>,
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct RunRecord {
     of_run: OfRun,
 }
 
-/// Returns a record's name for a chat template: a hash of its texts, or `none`.
+/// Returns the name that records use for a chat template: a hash of its sources, or `none` if there is no template.
 pub(crate) fn template_name(template: Option<&TemplateSources>) -> String {
     template.map_or_else(|| "none".to_owned(), TemplateSources::hash)
 }
@@ -168,7 +168,8 @@ impl RunRecord {
     }
 }
 
-/// Returns an encoder that reads rows as the run in a folder read its own.
+/// Returns an encoder that reads rows as the run in the folder `dir` read its rows. Returns `encoder` unchanged if there is no
+/// record.
 ///
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
@@ -219,7 +220,7 @@ fn forms(dir: Option<&Path>, found: Option<Form>) -> Result<Option<(Form, Form)>
     Ok(record.and_then(|record| record.of_run.form).zip(found).filter(|(of_run, found)| of_run != found))
 }
 
-/// Describes loss, knobs and temperature, which running statistics depend on, for the run's record.
+/// Describes for the run's record what running statistics depend on: loss, knobs and temperature.
 pub(crate) fn describe(objective: &Objective, logp_temperature: f32) -> Value {
     json!({"loss": objective.name(), "knobs": knobs(objective), "logp_temperature": logp_temperature})
 }

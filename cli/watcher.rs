@@ -40,7 +40,7 @@ impl<'a> Watcher<'a> {
     /// Saves the adapter and the state of the run.
     ///
     /// # Errors
-    /// [`TrainError::Adapter`], [`TrainError::Write`].
+    /// [`TrainError::Adapter`] or [`TrainError::Write`] if a file cannot be written.
     pub(crate) fn keep(&self, state: &TrainState) -> Result<(), TrainError> {
         self.adapter.save(self.output)?;
         let record = RunRecord::new(self.adapter, &self.of_run, state.history);

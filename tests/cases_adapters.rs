@@ -219,7 +219,7 @@ fn before_4_52(name: &str) -> String {
         .replace("base_model.model.model.vision_tower.", "base_model.model.vision_tower.vision_model.")
 }
 
-/// Returns the name that such a tensor had from transformers 4.52 to 4.57.
+/// Returns the name that a tensor of such an adapter had from transformers 4.52 to 4.57.
 fn before_5(name: &str) -> String {
     name.replace(".vision_tower.", ".vision_tower.vision_model.")
 }
@@ -554,7 +554,7 @@ fn adapters_of_other_programs_are_named_or_read() {
         assert_eq!(run.code, Some(3), "{name}: {}", run.stderr);
         assert!(run.stderr.contains(says), "{name}: {}", run.stderr);
     }
-    // an adapter of mlx-lm, under its own file name and under PEFT's
+    // an adapter of mlx-lm: first its weights have the file name of mlx-lm, then that of PEFT
     let mlx = home.path().join("mlx");
     fs::create_dir(&mlx).unwrap();
     let config = json!({"fine_tune_type": "lora", "num_layers": 16, "lora_parameters": {"rank": 8, "scale": 20.0, "dropout": 0.0}});
@@ -658,7 +658,7 @@ fn an_adapter_on_another_base_of_the_same_shape_warns() {
     write(&path, &tensors(&path).into_iter().map(widen).collect::<Vec<_>>());
     let same = score(&wide, &["--adapter", text(&run)], &rows).ok();
     assert!(!same.stderr.contains("other weights"), "{}", same.stderr);
-    // `again` has been trained on the other base since, so it belongs to that
+    // `again` was trained further on the other base, so the other base is its base now
     let own = align(&["score", "--model", text(&other), "--adapter", text(&again), "--data", text(&rows)]).ok();
     assert!(!own.stderr.contains("other weights"), "{}", own.stderr);
     // a PEFT adapter does not name its base by a hash

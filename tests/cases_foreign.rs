@@ -364,7 +364,7 @@ fn rows_that_teach_nothing_are_warned_of() {
     says(&run, &["warning: data: 8 of 8 pairs are the same once they are cut", "raise --max-length"]);
 }
 
-/// Rows of texts for the adapter of a run on turns are reported, and so is the reverse.
+/// Rows of texts are reported if the adapter was trained on turns, and rows of turns if it was trained on texts.
 #[test]
 fn rows_of_another_form_than_the_runs_are_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -405,8 +405,7 @@ fn rows_of_another_form_than_the_runs_are_said() {
     }
 }
 
-/// The switch that a preset turns on cannot be turned off. Turning off a switch of another loss that has it off anyway is
-/// allowed.
+/// The switch that a preset turns on cannot be turned off. With a loss that has the switch off anyway, turning it off is allowed.
 #[test]
 fn switches_that_are_off_are_not_ignored() {
     let rows = eight(turns);
@@ -418,7 +417,8 @@ fn switches_that_are_off_are_not_ignored() {
     for name in ["ipo", "dpo"] {
         assert_eq!(loss(&["--loss", name, "--no-use-weighting"]), loss(&["--loss", name]), "{name}");
     }
-    // the saved options of a run name every knob that is off; a run with another loss from these options may turn it on
+    // the saved options of a run also name the knobs that are off; another run may read these options and turn one of the knobs
+    // on by its loss
     let folder = tempfile::tempdir().unwrap();
     let (model, data, out) =
         (golden_model("tiny-qwen2"), lines_in(folder.path(), "rows.jsonl", &rows), folder.path().join("run"));

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Borders before, between and after the lengths of the prompts.
+/// Borders at, between and after the lengths of the prompts, which are 9, 12 and 14 tokens.
 const BORDERS: [usize; 4] = [9, 12, 13, 17];
 const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
@@ -54,7 +54,7 @@ fn all(model: &Model, adapter: Option<&Arc<AdapterSet>>, request: &Request) -> V
     generate(model, adapter, &prompts(), request, |_, _| true).unwrap()
 }
 
-/// Checks that the texts of a batch are those of each prompt alone, and returns them.
+/// Checks that every prompt gets the same text in a batch as alone, and returns the texts.
 fn together_as_alone(model: &Model, adapter: Option<&Arc<AdapterSet>>, request: &Request) -> Vec<Completion> {
     let together = all(model, adapter, request);
     for (i, prompt) in prompts().into_iter().enumerate() {
@@ -137,7 +137,7 @@ fn an_adapter_goes_beyond_the_border_too() {
     }
 }
 
-/// Sampled tokens, and greedy ones that are chosen from logits on the host.
+/// Checks sampled tokens, and greedy tokens that the host chooses from the logits.
 #[test]
 fn sampling_goes_beyond_the_border_too() {
     let random = Random { temperature: 1.3, top_k: 50, top_p: 0.95, min_p: 0.0, seed: 7 };

@@ -21,7 +21,7 @@ fn eval(data: &Path, more: &[&str]) -> Value {
     run("eval", data, &[&["--adapter", text(&adapter), "--json"], more].concat()).ok().json()
 }
 
-/// Makes `n` pairs of short texts; every two share a prompt.
+/// Makes `n` pairs of short texts. Pairs 0 and 1 share a prompt, as do pairs 2 and 3, and so on.
 fn pairs(n: usize) -> Vec<Value> {
     let pair = |i: usize| {
         json!({
@@ -58,8 +58,8 @@ fn an_evaluation_does_not_depend_on_the_size_of_a_batch() {
     }
 }
 
-/// KTO's reference point is that of the whole set. In TRL's order it is that of a batch, so only a batch as large as the set
-/// gives the golden's loss.
+/// KTO's reference point is computed over the whole set. In TRL's order it is computed over a batch, so only a batch as large as
+/// the set gives the golden's loss.
 #[test]
 fn the_reference_point_of_an_evaluation_is_that_of_all_rows() {
     let golden = read_json(&tiny().join("kto.json"));
@@ -215,7 +215,7 @@ fn schedules_and_warm_ups_are_those_of_transformers() {
     }
     let linear = of(&["--warmup-ratio", "0.25"]);
     assert!(close(&linear[..3], &[0.0, 4e-4, 8e-4]), "{linear:?}");
-    // the run's own file gives the same run; a flag of the other name wins over it
+    // the config.toml of the run gives the same rates; `--warmup-steps` overrides its `warmup-ratio`
     let config = output.join("config.toml");
     assert!(std::fs::read_to_string(&config).unwrap().contains("warmup-ratio = 0.25"));
     let kept = folder.path().join("kept.toml");
@@ -288,7 +288,7 @@ fn the_optimiser_and_its_numbers_can_be_chosen() {
     assert!(std::fs::read_to_string(&config).unwrap().contains("rmsprop-alpha = 0.99"));
     assert_eq!(losses(&["--optim", "rmsprop", "--rmsprop_alpha", "0.99"]), rmsprop);
     assert_ne!(losses(&["--optim", "rmsprop", "--rmsprop_alpha", "0.5"]), rmsprop);
-    // alpha is taken from the file, unless another optimiser is chosen, which does not read it
+    // alpha comes from the file; AdamW, which does not read alpha, can be chosen all the same
     assert_eq!(losses(&["--config", text(&config)]), rmsprop);
     assert_eq!(losses(&["--config", text(&config), "--optim", "adamw"]), adamw);
 }

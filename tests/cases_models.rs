@@ -1,5 +1,5 @@
 //! Model folders from practice: other names of tensors and classes, edited configurations, faulty indexes, folders without a
-//! model. Each is made from a golden model, and gives that model's numbers or one clear line.
+//! model. Each is made from a golden model. Commands print the numbers of that model, or one line says what is wrong.
 
 use crate::align::{Run, align, committed_goldens, copy_folder, edit_json, golden_model, read_json, write_lines};
 use serde_json::{Map, Value, json};
@@ -83,7 +83,7 @@ impl Folder {
         self.run("score", "model", &[])
     }
 
-    /// Checks that `score` gives the numbers of the untouched golden, and prints no other notes than `said`.
+    /// Checks that `score` prints the numbers of the untouched golden, and one note for each part in `said` that contains it.
     fn assert_scores_as(&self, golden: &Folder, said: &[&str]) {
         let (run, want) = (self.score().ok(), golden.score().ok());
         assert_eq!(run.stdout, want.stdout);
@@ -95,7 +95,7 @@ impl Folder {
         }
     }
 
-    /// Checks that `score` ends with exit code 3 and one line that contains every part.
+    /// Checks that `score` ends with exit code 3 and an empty stdout, and that stderr contains every part.
     fn assert_refused(&self, model: &str, parts: &[&str]) {
         let run = self.run("score", model, &[]);
         assert_eq!((run.code, run.stdout.as_str()), (Some(3), ""), "{}", run.stderr);
@@ -286,7 +286,7 @@ fn tensors_that_config_json_does_not_speak_of_are_said_by_every_command() {
     said(align(&["merge", "--model", &path, "--adapter", &run, "--output", &merged]));
 }
 
-/// A bias and a norm that the configuration does not have are reported too. Tensors that are known to mean nothing are not.
+/// A bias and a norm that the configuration does not have are reported too. A rotary table is not, since it is known to be unused.
 #[test]
 fn a_bias_or_a_norm_that_is_not_used_is_said_and_a_rotary_table_is_not() {
     let biases = Folder::of("tiny-llama31");

@@ -11,7 +11,7 @@ fn inspect(model_name: &str, data: &str, more: &[&str]) -> Run {
     align(&[&common[..], more].concat())
 }
 
-/// Returns the text of the first row's tokens: the prompt's, and those of each answer.
+/// Returns the text of the first row's prompt tokens, and the texts of the tokens of its answers.
 fn spelled(run: Run) -> (String, Vec<String>) {
     let row = run.ok().json()["row"][0].clone();
     let spell = |tokens: &Value| -> String {
@@ -91,7 +91,7 @@ fn turns_in_texts_are_turns_and_other_texts_are_texts() {
     });
     let python = lines_in(folder.path(), "python.jsonl", &[python]);
     assert_eq!(spelled(inspect("tiny-qwen2", python.to_str().unwrap(), &[])), expected);
-    // a list of strings, an object of something else, and a text that only begins like a list are texts
+    // read as texts: a list of strings, objects that are not turns, and a text that only begins like a list
     for (chosen, rejected) in [
         (r#"["a", "b"]"#, r#"["c"]"#),
         (r#"{"name": "x"}"#, r#"[{"name": "x"}, {"name": "y"}]"#),
@@ -139,7 +139,7 @@ fn a_prompt_that_is_taken_by_its_name_is_said() {
     let run = said(&[row(json!({"instruction": "Translate.", "input": "rain"}))]).ok();
     assert!(run.stderr.contains("the prompt is the column `instruction` of 1 record"), "{}", run.stderr);
     assert!(run.stderr.contains("on a line of its own, with the column `input` of 1 record"), "{}", run.stderr);
-    // beside a `prompt` column, `question` and `input` are columns like any other
+    // if there is a `prompt` column, `question` and `input` are ordinary columns
     let run = said(&[row(json!({"prompt": "Rain?", "question": "no", "input": "no"}))]).ok();
     assert!(!run.stderr.contains("the prompt is the column"), "{}", run.stderr);
     let run = said(&[row(json!({"question": "Rain?", "instruction": "Snow?"}))]);
@@ -173,7 +173,7 @@ fn chat_and_system_go_through_a_run() {
     run.refused(3, &["name it with --columns prompt=NAME"]);
     let generate = ["generate", "--model", text(&model), "--prompt", "Hi", "--max-new-tokens", "1", "--json"];
     let tokens = |more: &[&str]| align(&[&generate[..], more].concat()).ok().json()["prompt_tokens"].as_u64().unwrap();
-    // the text takes the place of the template's own system text
+    // the text of --system replaces the template's own system text
     assert_ne!(tokens(&["--system", "Be brief."]), tokens(&[]));
 }
 

@@ -287,7 +287,7 @@ fn a_run_keeps_how_its_rows_were_read() {
     let (alone, of_run) = (score(&[]), score(&["--adapter", text(&out)]));
     assert_ne!(alone, of_run);
     assert_eq!((generate(&[]), generate(&["--adapter", text(&out)])), (alone, of_run));
-    // `eval` gives the run's own evaluation
+    // `eval` repeats the run's own evaluation
     let metrics = std::fs::read_to_string(name("out/metrics.jsonl")).unwrap();
     let last: Value = metrics
         .lines()

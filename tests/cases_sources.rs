@@ -5,7 +5,7 @@ use crate::align::{Run, align, command, data_case, golden_model, text};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Runs `inspect --row` with the template of a case, which prints tools and calls.
+/// Runs `inspect --row` with a case's template that prints tools and calls.
 fn inspect(data: &Path, row: usize) -> Run {
     let (model, template, row) =
         (golden_model("tiny-qwen2"), data_case("parquet-json-type/tools.jinja"), row.to_string());
@@ -46,7 +46,7 @@ fn nulls_that_a_table_wrote_into_tools_are_left_out_of_jsonl() {
     }
     let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(&padded).unwrap();
-    // at a greater depth, and a null that is a value
+    // a null in an object deeper inside is left out, but a null that is a default value is not
     let nested = |of_x: &str, padding: &str| {
         let x = format!(r#"{{"type": "number"{of_x}}}"#);
         let object = format!(r#"{{"type": "object", "properties": {{"x": {x}{padding}}}}}"#);

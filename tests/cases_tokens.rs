@@ -126,7 +126,7 @@ fn a_namespace_that_a_macro_only_writes_to_is_found() {
     assert_eq!(text(&of_macro), expected);
     let generation = with_template(&folder.join("generation.jinja"), &data, &["--sft-on", "assistant"]).ok();
     assert_eq!(text(&generation), expected);
-    // each answer with its end: 2 tokens and 2 tokens
+    // two answers of 2 tokens each, `<|im_end|>` included
     assert_eq!(generation.json()["data"]["scored_tokens"], 4, "{}", generation.stdout);
 
     // nested macros, call blocks, loops and filter blocks, several namespaces, one as an argument, a block as the value

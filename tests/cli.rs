@@ -559,7 +559,7 @@ fn commands_of_other_programs_are_answered_with_the_command_that_does_it() {
     }
 }
 
-/// A run prints lines about model, loss, data and plan; others need `--verbose`. Lines about steps begin with `step `.
+/// A run prints lines about model, loss, data and plan. Other lines need `--verbose`. Lines about steps begin with `step `.
 #[test]
 fn a_run_says_little_unless_it_is_asked() {
     let folder = tempfile::tempdir().unwrap();
@@ -659,7 +659,7 @@ fn a_row_without_a_number_that_the_loss_reads_is_named() {
     run.refused(3, &["has no `prob_win_chosen`, which loss `sppo` reads"]);
 }
 
-/// Options of the file are left out only if the command line makes a choice that does not use them.
+/// Options of the file are ignored only if the command line makes a choice that does not use them.
 #[test]
 fn numbers_of_the_file_are_left_out_for_another_choice_alone() {
     let folder = tempfile::tempdir().unwrap();

@@ -33,7 +33,7 @@ fn load_on(dir: &Path, threads: usize) -> Model {
     Model::load(&device, ModelConfig::open(dir).unwrap(), &files).unwrap()
 }
 
-/// Makes an adapter of rank 4 on every linear layer. `b` scales its second half; 0 makes a fresh one.
+/// Makes an adapter of rank 4 on every linear layer. `b` scales its B matrices; with 0 it is a fresh adapter.
 fn adapter(model: &Model, b: f32) -> Arc<AdapterSet> {
     let mut set = AdapterSet::new(model.linears().len());
     for linear in model.linears() {
@@ -58,7 +58,7 @@ fn with_head(model: &Model, adapter: &AdapterSet) -> Arc<AdapterSet> {
     Arc::new(set)
 }
 
-/// As [`scoring`], for an objective. Losses of reward models get a score head.
+/// Makes the scoring that an objective needs. For the loss of a reward model, the adapter gets a score head.
 fn scoring_of<'m>(objective: &Objective, model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
     let policy = match objective.scores() {
         Scores::LogProbs => adapter.clone(),
@@ -74,7 +74,7 @@ fn rows(model: &Model, dir: &Path, kind: RowKind, n: usize) -> Vec<EncodedRow> {
     rows_of(model, dir, kind, n, MAX_LENGTH)
 }
 
-/// As [`rows`], cut to `max_length` tokens.
+/// Returns the same rows as [`rows`], but cut to `max_length` tokens.
 fn rows_of(model: &Model, dir: &Path, kind: RowKind, n: usize, max_length: usize) -> Vec<EncodedRow> {
     let encoder = Encoder::from_model(dir, None, max_length, model.config().vocab_size).unwrap();
     golden_rows(&committed_goldens(), encoder, kind, n)
@@ -472,7 +472,7 @@ fn three_shards_are_one_file() {
     assert_eq!(scored(1), scored(3));
 }
 
-/// Copies a model directory with its weights in f32. `change` gives the new value for a tensor's name and an old value.
+/// Copies a model directory with its weights in f32. `change` gets a tensor's name and an old value and returns the new value.
 fn widen(from: &Path, to: &Path, change: impl Fn(&str, f32) -> f32) {
     reshard(from, to, 1);
     let files = WeightFiles::open(from, ValueCheck::Skip).unwrap();

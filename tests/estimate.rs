@@ -5,8 +5,8 @@ use align_lora::train::Size;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Models of the goldens, at least one for each family and kind of RoPE. A second name is that of an extra golden whose
-/// config.json replaces the model's own: the weights fit that too.
+/// Models of the goldens, at least one for each family and kind of RoPE. The second name, if any, is an extra golden whose
+/// config.json replaces the model's own; the model's weights fit it too.
 const MODELS: [(&str, Option<&str>); 11] = [
     ("tiny-llama", None),
     ("tiny-llama31", None),

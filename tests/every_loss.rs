@@ -46,7 +46,7 @@ fn every_loss_trains() {
     let dir = root().join("cli/demo/model");
     let device = Device::cpu(Some(1)).unwrap();
     let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
-    // the layers are alike: two take half the time
+    // all layers are alike, and with two of them the test takes half the time
     let mut config = ModelConfig::open(&dir).unwrap();
     config.num_hidden_layers = 2;
     config.layers.truncate(2);

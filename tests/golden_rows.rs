@@ -4,7 +4,7 @@ use align_data::{Answer, Dataset, EncodedRow, Encoder, OnBadRow, RowKind, RowNum
 use std::path::Path;
 
 /// Returns the first `n` rows of the file in `folder` for this kind, in its order. Rows of scored answers are made from pairs: a
-/// row has its own two answers and the chosen one of the next row, and every third row only its chosen one.
+/// row has the two answers of its pair and the chosen answer of the next pair. Every third row has only its chosen answer.
 pub(crate) fn golden_rows(folder: &Path, encoder: Encoder, kind: RowKind, n: usize) -> Vec<EncodedRow> {
     let read = |file: &str, encoder, n| {
         let data = Dataset::open(&[folder.join(file)], encoder, kind, OnBadRow::Error).unwrap();
@@ -32,7 +32,7 @@ pub(crate) fn golden_rows(folder: &Path, encoder: Encoder, kind: RowKind, n: usi
     }
 }
 
-/// Adds the numbers that some losses read beside the answers.
+/// Adds the numbers that some losses read to the rows of pairs: weight, margin and win probabilities.
 pub(crate) fn with_numbers(mut rows: Vec<EncodedRow>) -> Vec<EncodedRow> {
     for (i, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.target == Target::Pair) {
         let certain = 0.75 + 0.05 * (i % 5) as f64;

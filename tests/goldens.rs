@@ -13,8 +13,8 @@ const SUM: f64 = 1e-3;
 /// Tolerance of the log-prob of one token, in nats.
 const TOKEN: f64 = 1e-4;
 
-/// A loss of the goldens: its name there, its flags, and the flags whose number is in the folder's `meta.json`, each with its key
-/// there.
+/// A loss of the goldens: its name there, its flags, and the flags whose number is in the folder's `meta.json`, each with the key
+/// of that number.
 type GoldenLoss = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
 
 /// Losses whose trajectory and value are checked. All use the beta of `meta.json`.
@@ -493,7 +493,8 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], cache: &Path,
     }
 }
 
-/// Checks that every tensor of the trained adapter is the peer's, as far as the two runs agree.
+/// Checks that every tensor of the trained adapter differs from the peer's by at most `tolerance` of its norm, or 2e-3 if that is
+/// more.
 fn check_final_adapter(golden: &Golden, want: &Path, output: &Path, tolerance: f64) {
     let read = |path: &Path| std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let (got, want) = (read(&output.join("adapter_model.safetensors")), read(want));

@@ -1,5 +1,5 @@
-//! Broken or lying files from outside give an exit code and a message that names the file, the line or the tensor. They cause no
-//! panic and no half-written file.
+//! Files from outside that are broken or contradict themselves end a command with an exit code and a message that names the file,
+//! the line or the tensor. They cause no panic and no half-written file.
 
 use crate::align::{Run, align, committed_goldens, copy_folder, edit_json};
 use serde_json::{Value, json};
@@ -479,7 +479,8 @@ fn a_full_disk_leaves_the_old_files() {
     let limited = |arguments: &[&str]| -> Run {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_align-cli"));
         command.args(arguments).env("XDG_CACHE_HOME", sandbox.path("caches"));
-        // SAFETY: the closure calls two functions that are safe between fork and exec.
+        // SAFETY: the closure calls only `setrlimit` and `signal`, which neither allocate nor lock, so they may run between fork
+        // and exec.
         unsafe {
             command.pre_exec(|| {
                 // a write beyond this many bytes fails with EFBIG instead of raising a signal, much as on a full disk

@@ -124,7 +124,7 @@ fn rows<N: AsRef<[usize]>>(kind: RowKind, lengths: &[N]) -> Vec<Value> {
     lengths.iter().enumerate().map(row).collect()
 }
 
-/// Makes rows whose batches of four differ in their passes of at most 300 tokens.
+/// Makes rows whose batches of four need different passes if a pass has at most 300 tokens.
 fn uneven_rows(kind: RowKind) -> Vec<Value> {
     let lengths: Vec<&[usize]> = match kind {
         // a short batch that fits into one pass holds more than a long one in two
@@ -133,7 +133,7 @@ fn uneven_rows(kind: RowKind) -> Vec<Value> {
             [[&[9, 9][..]; 4], short, short].concat()
         }
         // with mismatched answers the first batch has more tokens, but then it does not fit into one pass, so its gradient passes
-        // have none
+        // have no mismatched answers
         RowKind::Labelled => [[&[16][..]; 4], [&[7][..]; 4]].concat(),
         // one batch has a row whose tree does not fit into a pass, so that each answer is a piece; the other batch fills one pass
         RowKind::Scored => [[&[40; 4][..], &[1, 2], &[1, 2], &[1, 2]], [&[7, 7][..]; 4]].concat(),
@@ -180,7 +180,7 @@ fn planned_is_held_for_every_kind_of_loss() {
             with_file.are_held();
         }
     }
-    // a step also reads texts: with the longest ones it takes two passes, with others one
+    // a step also reads texts: it needs two passes with the longest texts, one pass with the others
     let even = &open("even", RowKind::Pair, &rows(RowKind::Pair, &[[6, 5]; 8]));
     let texts = &open(
         "texts",
@@ -227,8 +227,8 @@ fn a_batch_is_planned_for_its_largest_row() {
     }
 }
 
-/// If more rows than a plan lays out are cut to the same length, the plan is still that of the one with the shortest prompt,
-/// which holds the most.
+/// If more rows than a plan lays out are cut to the same length, the plan is still made for the row with the shortest prompt,
+/// which needs the most memory.
 #[test]
 fn a_run_is_planned_for_its_row_with_the_longest_answer() {
     let folder = tempfile::tempdir().unwrap();
@@ -242,8 +242,8 @@ fn a_run_is_planned_for_its_row_with_the_longest_answer() {
     assert_eq!(planned(&prompts), planned(&[1]));
 }
 
-/// The policy scores a row in pieces once more before its gradients. That adds about a quarter to a step with a reference. Each
-/// piece also repeats the prompt.
+/// If a row is cut into pieces, the policy scores it once more, before the passes with gradients. That adds about a quarter to a
+/// step with a reference. Each piece also repeats the prompt.
 #[test]
 fn the_time_counts_rows_in_pieces() {
     let folder = tempfile::tempdir().unwrap();
@@ -261,7 +261,7 @@ fn the_time_counts_rows_in_pieces() {
     assert!((1.15..1.5).contains(&ratio), "{ratio}");
 }
 
-/// Returns the bytes of the size with which a text begins.
+/// Reads the size at the beginning of a text and returns it in bytes.
 fn size(text: &str) -> f64 {
     let words: Vec<&str> = text.split_whitespace().collect();
     format!("{}{}", words[0], words[1].trim_end_matches([',', ')', ';'])).parse::<Size>().unwrap().0 as f64
@@ -292,7 +292,7 @@ fn memory_changes_no_number() {
         (kept, adapter, losses, planned)
     };
     let free = run("free", &[]);
-    // the least that the run needs depends on the processor; the error says it
+    // the smallest limit under which the run fits depends on the processor; the error message has it
     let refused = align(&["train", "--demo", "--memory", "1MB"]);
     let least = size(refused.stderr.split_once("the run needs ").unwrap().1) as u64;
     // the number in the message is rounded, by less than a tenth of a MiB

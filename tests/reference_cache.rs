@@ -77,7 +77,7 @@ impl Runs {
         }
         let model = folder.path().join("tiny-llama");
         copy_folder(&golden_model("tiny-llama"), &model);
-        // the layers are alike: two take half the time
+        // all layers are alike, and with two of them the test takes half the time
         edit_json(&model.join("config.json"), |config| config["num_hidden_layers"] = 2.into());
         Runs { folder, model, loss }
     }
@@ -433,8 +433,8 @@ fn score_and_eval_read_the_same_cache() {
     assert_eq!(runs.run("train", &[]).counts()[0], ANSWERS[1], "the held-out answers alone are new");
 }
 
-/// The cache key includes which turns of a conversation are scored. Answers with other scored turns are neither taken for damaged
-/// ones nor for these.
+/// The cache key includes which turns of a conversation are scored. If other turns are scored, the cached answers are neither used
+/// nor reported as damaged.
 #[test]
 fn turns_that_are_not_scored_are_cached_apart() {
     let runs = Runs::new("dpo");
@@ -458,8 +458,8 @@ fn turns_that_are_not_scored_are_cached_apart() {
     }
 }
 
-/// If the reference's log-probs are cached, the plan has no rows for it. Whether the cache is empty or full, the run holds what
-/// was planned.
+/// If the reference's log-probs are cached, the plan has no rows for the reference. Whether the cache is empty or full, the run
+/// holds what was planned.
 #[test]
 fn the_plan_knows_what_is_cached() {
     let dir = golden_model("tiny-llama");

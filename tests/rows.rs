@@ -10,7 +10,7 @@ fn score(model: &str, data: &Path, more: &[&str]) -> Run {
     align(&[&common[..], more].concat())
 }
 
-/// Rows with columns of other names give the same log-probs, and the same run again from its config.toml.
+/// Rows give the same log-probs if their columns have other names. The config.toml of a run on them repeats the run.
 #[test]
 fn columns_under_other_names_are_the_same_rows() {
     let folder = tempfile::tempdir().unwrap();
@@ -95,7 +95,7 @@ fn a_conversation_is_scored_as_the_sum_of_its_turns() {
         let ids: Vec<Value> = parts.iter().flat_map(|row| list(&row["completion"]["token_ids"])).collect();
         assert_eq!(whole["token_ids"], Value::from(ids), "{model}");
         assert_eq!(whole["tokens"], parts.iter().map(|row| row["completion"]["tokens"].as_u64().unwrap()).sum::<u64>());
-        // a token's log-prob does not depend on later tokens, but sums of f32 are taken over other blocks of rows
+        // a token's log-prob does not depend on later tokens, except for rounding: the f32 sums run over other blocks of rows
         let logps: Vec<Value> = parts.iter().flat_map(|row| list(&row["completion"]["token_logps"])).collect();
         for (one, other) in list(&whole["token_logps"]).iter().zip(&logps) {
             let (one, other) = (number(one), number(other));

@@ -1,5 +1,5 @@
-//! Rows in the shapes of data sets get the token ids that TRL and the models' own chat templates give to the same rows, rewritten
-//! by hand (`tests/oracles/make_shape_goldens.py`).
+//! Rows in the shapes of data sets get the right token ids: those of TRL and the models' own chat templates for the same rows,
+//! rewritten by hand (`tests/oracles/make_shape_goldens.py`).
 
 use crate::align::{align, committed_goldens, golden_model, ids, read_json, read_lines};
 use serde_json::Value;

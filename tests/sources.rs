@@ -54,7 +54,7 @@ fn what_names_no_data_is_refused() {
     run("score", &[&folder], &[]).refused(3, &["parquet/: is a folder", "*.jsonl"]);
     run("score", &[&folder.join("none*.jsonl")], &[]).refused(3, &["none*.jsonl matches no file"]);
     let binary = parquet("binary.parquet");
-    // nothing reads the picture, unless it is said to be something
+    // the picture is read only if --columns gives it a meaning
     run("inspect", &[&binary], &[]).refused(3, &["binary.parquet:1: the row is {prompt}; there is no answer in it"]);
     let as_id = &["--columns", "id=picture"];
     run("inspect", &[&binary], as_id).refused(3, &["binary.parquet: column `picture` is binary"]);
@@ -91,7 +91,7 @@ fn a_share_of_the_rows_is_held_out() {
     };
     let found = evaluations(&out);
     assert!(found.len() >= 2, "at the start and at the end");
-    // the same run from its own file
+    // the run's own config.toml repeats the run
     let config: toml::Table = std::fs::read_to_string(out.join("config.toml")).unwrap().parse().unwrap();
     assert_eq!(config["eval-fraction"].as_float(), Some(0.25));
     let again = folder.path().join("again");
@@ -143,7 +143,7 @@ fn rejected_rows_are_written() {
     run("score", &[&data], &["--on-bad-row", "skip", "--rejects", "/no/such/folder/x"])
         .refused(1, &["/no/such/folder/x"]);
 
-    // a later run into the same folder, which leaves nothing out
+    // a later run into the same folder, which rejects no row
     write_lines(&data, &[good(0), good(1)]);
     train(&[]).ok();
     assert!(!out.join("rejects.jsonl").exists(), "that of the run before is gone");

@@ -236,7 +236,7 @@ fn score_cuts_rows_that_do_not_fit_a_pass() {
     }
 }
 
-/// Each epoch uses other answers, the same ones again with the same seed. A row with too few answers uses all.
+/// Each epoch uses other answers. Another run with the same seed uses the same answers. A row with too few answers uses all.
 #[test]
 fn an_epoch_takes_some_of_the_scored_answers() {
     let folder = tempfile::tempdir().unwrap();
@@ -265,8 +265,8 @@ fn an_epoch_takes_some_of_the_scored_answers() {
     );
     assert!(tokens(&some) * 2 < tokens(&all), "two of five answers");
     assert_ne!(loss(&some)[0], losses[0]);
-    // log-probs of chosen answers differ between epochs, so the answers do. Rewards would be 0: at a learning rate of 0 the
-    // adapter stays equal to the reference
+    // log-probs of chosen answers differ between epochs, so the answers differ. Rewards cannot show this: they are 0, since at
+    // a learning rate of 0 the adapter stays equal to the reference
     let logps: Vec<f64> = some.iter().filter_map(|line| line["logps/chosen"].as_f64()).collect();
     assert!(logps[0] != logps[1] && logps[1] != logps[2], "{logps:?}");
     let many = run("many", &[&["--max-completions", "9"][..], &rate].concat());

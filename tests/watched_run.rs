@@ -6,7 +6,7 @@ use align_kernels::device::MemoryReport;
 use align_lora::optim::{OptimizerKind, ScheduleKind, Warmup};
 use align_lora::train::{EvalMetrics, Note, Observer, Plan, StepMetrics, TrainError, TrainOptions, TrainState};
 
-/// The share by which a plan may exceed the most that is held, without packing.
+/// Largest share by which a plan may exceed the most memory that the run held, packing left out.
 pub(crate) const TOLERANCE: f64 = 0.02;
 
 /// Returns options for one epoch of plain training in f32.
@@ -60,9 +60,9 @@ impl Notes {
     }
 }
 
-/// Checks that a plan is not below the most that was held, and at most [`TOLERANCE`] above it. Two parts are left out of this
-/// comparison: packing, since how much the threads had packed when the device held the most is a matter of chance, and cached
-/// log-probs, which no report of a device has.
+/// Checks that a plan is not below the most memory that was held, and at most [`TOLERANCE`] above it. Two parts are left out of
+/// this comparison: packing, since how much the threads had packed when the device held the most is a matter of chance, and
+/// cached log-probs, which no report of a device has.
 pub(crate) fn is_held(what: &str, plan: &Plan, held: &MemoryReport) {
     let Plan { peak, parts, .. } = plan;
     let part = |part: &str| parts.iter().find(|(name, _)| *name == part).map_or(0, |(_, bytes)| *bytes);

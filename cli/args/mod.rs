@@ -1,4 +1,4 @@
-//! What can be typed: commands and flags. TRL's and PEFT's names are hidden aliases.
+//! Defines the command line: its commands and flags. TRL's and PEFT's names of flags are hidden aliases.
 
 mod commands;
 mod model;
@@ -228,7 +228,7 @@ pub(crate) fn command() -> Command {
     cli.mut_subcommands(|command| command.mut_args(as_typed))
 }
 
-/// Shows some flags with `-h`, all with `--help`.
+/// Hides each flag whose id is not in `shown` from `-h`. `--help` still shows all flags.
 fn short_help(command: Command, shown: &[&str]) -> Command {
     command.mut_args(|arg| {
         let is_short = shown.contains(&arg.get_id().as_str());

@@ -99,7 +99,7 @@ pub(crate) struct KeepArgs {
     pub data_cache: Option<DataCacheChoice>,
 }
 
-/// Where tokens are kept.
+/// Where the tokens of the data are kept from one run to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DataCacheChoice {
     Off,

@@ -244,8 +244,8 @@ fn show(
     print(format!("[{}] {}\n    {}\n", prompt.row, decode(encoder, &prompt.ids)?.trim(), text.trim()).as_bytes())
 }
 
-/// Reads lines from the terminal until its input ends, and answers each of them. If they become turns, the whole conversation is
-/// the context of every answer. Otherwise each line is continued by itself.
+/// Reads lines from the terminal until its input ends, and answers each of them. If [`user_turn`] makes turns of them, the whole
+/// conversation is the context of every answer. Otherwise each line is continued by itself.
 fn chat(
     loaded: &LoadedModel,
     adapter: Option<&Arc<AdapterSet>>,

@@ -1,4 +1,4 @@
-//! `losses`: the registry, as a list, as JSON and as `docs/objectives.md`.
+//! `losses`: prints the registry of losses, as a list, as JSON or as `docs/objectives.md`.
 
 use super::{print, print_json};
 use crate::args::LossesArgs;
@@ -48,7 +48,7 @@ fn mix_as_json(mix: &MixPreset) -> Value {
     })
 }
 
-/// The words for [`LossSpec::experimental`].
+/// What is printed about a loss if its [`LossSpec::experimental`] is true.
 pub(super) const EXPERIMENTAL: &str =
     "experimental: its formula could not be checked against the paper or its authors' code";
 

@@ -10,7 +10,7 @@ use align_engine::json::shorten;
 use align_kernels::Device;
 use align_lora::adapter::{Existing, Merge};
 
-/// Most characters of a system text that a line shows.
+/// Maximum number of characters of a system text that the note about it shows.
 const SYSTEM_SHOWN: usize = 60;
 
 pub(super) fn run(args: &MergeArgs) -> Result<(), CliError> {

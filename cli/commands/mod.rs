@@ -20,7 +20,7 @@ use std::io::Write;
 /// Runs the command that was typed.
 ///
 /// # Errors
-/// [`CliError`].
+/// The error of the command.
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
     if cli.verbose {

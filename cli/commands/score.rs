@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::sync::Arc;
 
-/// Records that are encoded, packed and printed together.
+/// Maximum number of records that are encoded, packed and printed together.
 const WINDOW: usize = 256;
 
 pub(super) fn run(args: &ScoreArgs) -> Result<(), CliError> {

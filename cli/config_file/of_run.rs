@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Most characters of a value in the line that reports it.
+/// Maximum number of characters of a value in the line that reports it.
 const LONGEST: usize = 60;
 /// Options that decide how a prompt becomes tokens.
 const PROMPTS: &[&str] = &["chat-template", "chat", "system"];
@@ -76,12 +76,12 @@ pub(crate) struct OfRun {
 }
 
 impl OfRun {
-    /// Returns the arguments of the command line with those of the run.
+    /// Returns the arguments of the command line together with the flags taken from the run.
     pub(crate) fn expanded(&self) -> Expanded {
         self.expanded_but("")
     }
 
-    /// Returns the run's value of a flag. `None` if the run gives none.
+    /// Returns the run's value of a flag. `None` if the run does not give the flag, or if the flag is a switch.
     pub(crate) fn value_of(&self, flag: &str) -> Option<String> {
         let of_run = self.flags.iter().find(|of_run| of_run.name == flag)?;
         of_run.value()
@@ -102,7 +102,8 @@ impl OfRun {
     }
 }
 
-/// Returns the options of the run whose adapter the command uses. `None` if it uses no adapter, or an adapter that no run made.
+/// Returns the options of the run whose adapter the command uses. `None` if the command takes no options over, uses no adapter,
+/// or uses an adapter that no run made.
 ///
 /// # Errors
 /// [`CliError::Input`] if the `config.toml` cannot be read or has a value of the wrong kind. For `eval` also if the rank or alpha
@@ -222,8 +223,8 @@ fn loss_keys(matches: &ArgMatches, run: &toml::Table) -> Vec<&'static str> {
     knobs.chain(["loss"]).collect()
 }
 
-/// Returns the options that only losses for one kind of rows accept: those for the rows of the loss that the command line names,
-/// or else of the run's loss.
+/// Returns the options that depend on which kind of rows the loss reads. The loss is the one that the command line names, or else
+/// the run's.
 fn keys_for_rows_of(matches: &ArgMatches, run: &toml::Table) -> &'static [&'static str] {
     let given = matches.get_one::<String>("loss").filter(|_| is_given(matches, "loss"));
     let loss = given.map(String::as_str).or_else(|| run.get("loss")?.as_str());

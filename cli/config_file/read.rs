@@ -1,5 +1,5 @@
-//! `--config FILE.toml`. The file's keys are the flags' names. They become flags before the command line is parsed, so
-//! defaults, checks and messages are the same. Flags of the command line win.
+//! `--config FILE.toml`. The file's keys are the flags' names. They become flags before the command line is parsed, so they have
+//! the same defaults, checks and messages as typed flags. Typed flags win.
 
 use crate::args::{find_flag, no_counterpart, opposite};
 use crate::error::CliError;

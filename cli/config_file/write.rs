@@ -97,8 +97,8 @@ impl Options {
         Ok(())
     }
 
-    /// Adds the options that decide how rows are read. Also writes options that are off. If the run started from an adapter, the
-    /// options of that adapter's run would otherwise turn them on again.
+    /// Adds the options that decide how rows are read. Also writes options that are off. If this file left them out, a later run
+    /// from it that starts from the same adapter would take their values from that adapter's run.
     fn of_rows(&mut self, args: &TrainArgs) -> Result<(), CliError> {
         let reading = args.data.reading()?;
         self.put("columns", Value::from(reading.columns.to_string()));
@@ -173,7 +173,7 @@ impl Options {
 /// Writes `config.toml` in the directory `output`.
 ///
 /// # Errors
-/// [`CliError::Runtime`] with the path.
+/// [`CliError::Runtime`] if the file cannot be written. Its message names the path.
 pub(crate) fn write(resolved: &Table, output: &Path) -> Result<(), CliError> {
     let path = output.join(OPTIONS);
     let written = NewFile::whole(&path, resolved.to_string().as_bytes());

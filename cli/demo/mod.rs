@@ -101,7 +101,7 @@ mod tests {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Returns the text of a conversation. Checks that it is one message of the role `role`.
+    /// Returns the text of a conversation, which must be a single message of the role `role`.
     fn only_message<'a>(conversation: &'a Value, role: &str) -> &'a str {
         assert_eq!(conversation.as_array().map(Vec::len), Some(1), "{conversation}");
         assert_eq!(conversation[0]["role"], role);

@@ -24,7 +24,7 @@ impl DemoPrompts {
     /// Takes the first held-out prompts of the demo. `None` without the demo.
     ///
     /// # Errors
-    /// [`CliError`].
+    /// [`CliError`] if the prompts cannot be read or encoded, or if the ids of the stop tokens cannot be read.
     pub(crate) fn new(args: &TrainArgs, loaded: &LoadedModel) -> Result<Option<DemoPrompts>, CliError> {
         let Some(demo) = &loaded.demo else { return Ok(None) };
         let encoder = loaded.encoder(None, args.data.max_length.unwrap_or(MAX_LENGTH))?;
@@ -43,7 +43,7 @@ impl DemoPrompts {
     /// Prints how the model continues the prompts with `adapter`.
     ///
     /// # Errors
-    /// [`CliError`].
+    /// [`CliError`] if generation, decoding or printing fails. A closed stdout is no error.
     pub(crate) fn print(
         &self,
         when: &str,

@@ -1,4 +1,4 @@
-//! What people see on stderr: the start-up summary, progress, notes. Results go to stdout elsewhere.
+//! What people see on stderr: the start-up summary, progress, notes. Other modules write the results to stdout.
 
 mod adapters;
 mod data;

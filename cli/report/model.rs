@@ -6,7 +6,8 @@ use align_engine::model::ModelNote;
 
 /// How many items of a long list a line shows.
 const SHOWN: usize = 3;
-/// Most characters of a tensor's name or of a fault in an index. A stranger's file may hold any text.
+/// Maximum number of characters printed of a tensor's name or of a fault in an index. Both contain text from files, which may be
+/// of any length.
 const LONGEST: usize = 200;
 
 /// Prints the notes on a model.

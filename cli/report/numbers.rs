@@ -17,12 +17,12 @@ pub(super) fn rate(learning_rate: f64) -> String {
     if learning_rate == 0.0 { "0".into() } else { format!("{learning_rate:e}") }
 }
 
-/// `1 row` or `3 rows`.
+/// Formats a number of rows as `1 row` or `3 rows`.
 pub(crate) fn rows(n: u64) -> String {
     format!("{n} {}", if n == 1 { "row" } else { "rows" })
 }
 
-/// `1 record` or `3 records`.
+/// Formats a number of records as `1 record` or `3 records`.
 pub(super) fn records(n: u64) -> String {
     format!("{n} {}", if n == 1 { "record" } else { "records" })
 }

@@ -5,8 +5,8 @@ use super::{detail, say};
 use align_lora::train::{Pace, Plan, RunPace, Size, TrainOptions};
 use std::time::Duration;
 
-/// How far the time of a run may be from the planned time, as factors. The machine may be busier than when its speed was
-/// measured, and evaluations are not planned.
+/// Smallest and largest factor by which the time of a run may differ from the planned time. The machine may be busier than when
+/// its speed was measured, and evaluations are not planned.
 const RANGE: [f64; 2] = [0.75, 1.5];
 
 /// Prints the size, memory and time of a run.

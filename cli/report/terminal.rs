@@ -35,7 +35,7 @@ enum Said {
     Skipped(Vec<String>),
 }
 
-/// Most messages that are remembered. A try that fails prints fewer.
+/// Maximum number of messages that are remembered. A first try that fails prints fewer.
 const REMEMBERED: usize = 100;
 
 static SAID: Mutex<Said> = Mutex::new(Said::Forgotten);
@@ -85,7 +85,7 @@ pub(crate) fn say_line(message: &str) {
     if std::io::stderr().is_terminal() { BARS.suspend(write) } else { write() }
 }
 
-/// Returns the columns of the terminal, at most [`WIDEST`]. `None` if stderr is no terminal.
+/// Returns the width of the terminal in columns, at most [`WIDEST`]. `None` if stderr is no terminal.
 fn width() -> Option<usize> {
     let stderr = std::io::stderr();
     let columns = terminal_size::terminal_size_of(&stderr).map_or(WIDEST, |(columns, _)| columns.0.into());

@@ -1,4 +1,4 @@
-//! Low-rank updates of linear layers, as the model's forward pass sees them.
+//! Low-rank updates of linear layers, as the model's forward pass applies them.
 
 use crate::param::Param;
 use align_kernels::{Device, KernelError};
@@ -67,7 +67,7 @@ impl AdapterSet {
         params
     }
 
-    /// Makes an adapter of the same shapes. `other` makes each of its parameters from the parameter that it replaces.
+    /// Makes an adapter with parameters of the same shapes. `other` makes each new parameter from the parameter that it replaces.
     ///
     /// # Errors
     /// Those of `other`.

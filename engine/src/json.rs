@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Size of the largest JSON file that is read. The largest `model.safetensors.index.json` in public use is below 20 MB.
+/// Size of the largest JSON file that is read, in bytes. The largest `model.safetensors.index.json` in public use is below 20 MB.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// No JSON object could be read from a file.
@@ -65,8 +65,8 @@ pub fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Shortens text from a foreign file to one line: escapes control characters, and replaces what follows the first `longest`
-/// characters by `...`.
+/// Makes one short line of text that comes from a file: escapes control characters, and replaces everything after the first
+/// `longest` characters by `...`.
 pub fn shorten(text: &str, longest: usize) -> String {
     let mut line = String::new();
     for character in text.chars().take(longest) {

@@ -67,8 +67,8 @@ impl NewFile {
         self.finish_open().map(|_| ())
     }
 
-    /// As [`NewFile::finish`], but also returns the open file. Use it if another process could replace the file under its name
-    /// before it is opened again.
+    /// Does the same as [`NewFile::finish`], and returns the open file. Use it if another process could replace the file under
+    /// its name before it is opened again.
     ///
     /// # Errors
     /// [`NewFileError`].

@@ -1,5 +1,5 @@
-//! Trainable tensors. A [`Param`] and a frozen weight are different types: code that gives the base a gradient does not
-//! compile.
+//! Trainable tensors. A [`Param`] and a frozen weight are different types, so code that asks for the gradient of a frozen weight
+//! does not compile.
 
 use align_kernels::{Buffer, Device, KernelError};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -44,17 +44,17 @@ impl Param {
         Ok(Param { inner: Arc::new(Inner { id: self.id(), shape: self.shape(), values }) })
     }
 
-    /// The index of the parameter in its adapter.
+    /// Returns the index of the parameter in its adapter.
     pub fn id(&self) -> ParamId {
         self.inner.id
     }
 
-    /// `[rows, cols]`
+    /// Returns the shape, `[rows, cols]`.
     pub fn shape(&self) -> [usize; 2] {
         self.inner.shape
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.inner.shape[0] * self.inner.shape[1]
     }

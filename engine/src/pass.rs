@@ -65,7 +65,7 @@ pub struct Dropout {
 /// The dropout of a pass's policy rows.
 #[derive(Debug, Clone)]
 pub struct Masks {
-    /// The same for all of these rows.
+    /// Probability, seed and step of the dropout, the same for all policy rows.
     pub dropout: Dropout,
     /// `[policy + detached]`: the number of each row's token within the step. A mask belongs to a token: it depends neither on
     /// the token's row nor on the other rows of the pass.
@@ -91,7 +91,7 @@ impl Pass {
     /// Makes a pass over the rows of `plan`.
     ///
     /// # Errors
-    /// [`align_kernels::KernelError::Size`] if ranges of the plan overlap or leave its rows.
+    /// [`align_kernels::KernelError::Size`] if ranges of the plan overlap, or go beyond its rows.
     pub fn new(
         device: &Device,
         plan: RowPlan,

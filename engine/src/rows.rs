@@ -29,7 +29,7 @@ pub struct SequenceTree {
 }
 
 impl RowPlan {
-    /// The number of rows of all kinds.
+    /// Returns the number of rows of all kinds.
     pub fn rows(&self) -> usize {
         self.policy + self.detached + self.reference
     }
@@ -98,7 +98,7 @@ impl RowPlan {
 mod tests {
     use super::*;
 
-    /// A pair (prompt of 3, answers of 2 and 1) with its reference rows behind it.
+    /// Returns the plan of a pair (prompt of 3, answers of 2 and 1), whose reference rows follow its policy rows.
     fn pair() -> RowPlan {
         RowPlan {
             policy: 6,

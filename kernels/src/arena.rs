@@ -12,10 +12,10 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
-/// Every block begins at a cache line and is whole cache lines.
+/// Every block begins at a cache line and consists of whole cache lines.
 const LINE: usize = 64;
-/// A new mapping has at least this many bytes, and at least as many as all earlier ones together: pages that nobody touches cost
-/// nothing. If the system refuses so much, it has only what the block needs.
+/// A new mapping has at least this many bytes, and at least as many as all earlier mappings together: pages that nobody touches
+/// cost nothing. If the system refuses so much, the mapping has only what the block needs.
 const MAPPING: usize = 256 << 20;
 /// Live blocks and touched gaps together take at most 5/4 of the peak of the live blocks.
 const KEEP: (usize, usize) = (5, 4);
@@ -49,7 +49,7 @@ struct Mapping {
     len: usize,
 }
 
-// SAFETY: a mapping is owned; nothing about it is tied to the thread that made it, and the state hands out disjoint parts.
+// SAFETY: a `Mapping` owns its memory and is not tied to the thread that made it, and the state hands out disjoint parts.
 unsafe impl Send for Mapping {}
 
 /// Where a block or a gap begins.
@@ -99,7 +99,7 @@ impl Memory {
         self.state.lock().expect("no holder of the memory lock panics")
     }
 
-    /// Makes this thread one of the device's. From now on, the bytes that the thread counts with [`Counted`] are in the device's
+    /// Assigns this thread to the device. From now on, the bytes that the thread counts with [`Counted`] are in the device's
     /// report.
     pub(crate) fn adopt_this_thread(self: &Arc<Memory>) {
         HOME.set(Some(self.clone()));
@@ -113,7 +113,7 @@ impl Memory {
         let (place, zeroed) = state.cut(len).ok_or_else(|| refused(state.count.in_use))?;
         state.count.add(name, len);
         let at = state.mappings[place.mapping].at;
-        // SAFETY: the gap that the block was cut from lay inside the mapping.
+        // SAFETY: the gap that the block was cut from was inside the mapping, so `offset` is too.
         let at = unsafe { at.add(place.offset) };
         Ok(Block { at, place, len, name, zeroed, home: self.clone() })
     }
@@ -164,8 +164,8 @@ impl State {
         Some(())
     }
 
-    /// Before `len` more bytes are touched: gives pages of gaps back to the system, those with the most touched bytes first,
-    /// until [`KEEP`] holds.
+    /// Gives pages of gaps back to the system, so that [`KEEP`] holds when `len` more bytes are touched. Begins with the gap that
+    /// has the most touched bytes.
     fn make_room(&mut self, len: usize) {
         let live = self.count.in_use.saturating_add(len);
         let allowed = (live.max(self.count.peak) / KEEP.1).saturating_mul(KEEP.0);
@@ -173,7 +173,7 @@ impl State {
             let largest = (0..self.gaps.len()).max_by_key(|index| self.gaps[*index].touched);
             let index = largest.expect("touched bytes are those of gaps");
             let gap = self.gaps[index];
-            // SAFETY: the gap lies in the mapping, and nobody uses it.
+            // SAFETY: the gap is inside the mapping, and nobody uses it.
             let done = unsafe { pages::forget(self.mappings[gap.place.mapping].at.add(gap.place.offset), gap.touched) };
             if !done {
                 return;
@@ -316,7 +316,7 @@ impl Drop for Block {
     }
 }
 
-/// Returns how many bytes a block of `bytes` bytes takes, or `bytes` itself for sizes that no machine has.
+/// Returns how many bytes a block for `bytes` bytes occupies, or `bytes` itself for sizes that no machine has.
 pub(crate) fn taken(bytes: usize) -> usize {
     block_len(bytes).unwrap_or(bytes)
 }

@@ -22,7 +22,8 @@ pub struct Case {
     pub flops: f64,
     /// Bytes that one run must read and write at least.
     pub bytes: f64,
-    /// How its products with weights are computed, if it has any: for some precisions a machine may have a unit.
+    /// The precision of the kernel's products with weights. `None` if it has no such products. A bench needs it to know the peak
+    /// rate, because a machine may have a unit for some precisions.
     pub precision: Option<Precision>,
     /// Whether the shape is one of a real model and is timed. Small odd shapes are for the tests alone.
     pub timed: bool,
@@ -60,7 +61,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Compares `got` with `exact`. Allowed is twice the error of `naive`, the reference in f32, plus half a unit in the last
+    /// Compares `got` with `exact`. The bound is twice the error of `naive`, the reference in f32, plus half a unit in the last
     /// place of the largest value.
     pub fn with_naive(output: &'static str, got: &[f32], exact: &[f64], naive: &[f32]) -> Comparison {
         let largest = exact.iter().fold(0.0f64, |m, x| m.max(x.abs()));
@@ -82,7 +83,8 @@ impl Comparison {
 /// Runs every case with every instruction set that this machine has and compares the outputs with the references.
 ///
 /// # Panics
-/// If an output is too far away, with a list of all that failed. Also if nothing was compared: such a test must not pass.
+/// If an output is too far from its reference, a call returns an error, or the memory differs from its count. The message lists
+/// all failures. Also if nothing was compared: such a test must not pass.
 #[cfg(test)]
 pub(crate) fn check_all(cases: Vec<Case>) {
     let mut compared = 0;
@@ -140,13 +142,13 @@ fn counted(case: &Case, device: &Device) -> Result<Option<String>> {
     let held = device.memory();
     let (blocks, packed) = (held.blocks_peak, held.packed.peak);
     let planned = [count.peak(), count.packed().bytes(device.threads())];
-    // the count of `packed` is an upper bound: calls of fewer rows may keep more, and one thread may have run all of a call's few
-    // tasks
+    // the count of `packed` is an upper bound: it covers calls of fewer rows too, which may keep more, and it assumes that every
+    // thread has run a task
     let is_counted = blocks == planned[0] && packed <= planned[1];
     Ok((!is_counted).then(|| format!("takes {blocks} bytes and packs {packed}, {planned:?} are counted")))
 }
 
-/// Operations of the largest case that is run on an emulated unit, which takes about a tenth of a second.
+/// Largest number of operations of a case that is run on an emulated unit. Such a case takes about a tenth of a second.
 #[cfg(test)]
 const MOST_EMULATED: f64 = 3e7;
 
@@ -183,7 +185,7 @@ impl Inputs {
         (word >> 11) as i64 as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// A whole number below `n`.
+    /// Draws a whole number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         ((self.unit() * n as f64) as usize).min(n - 1)
     }
@@ -200,7 +202,7 @@ impl Inputs {
     }
 }
 
-/// Uploads weights, rounded to a format. [`WeightBuffer::download`] gives what a kernel reads.
+/// Uploads weights, rounded to a format. [`WeightBuffer::download`] returns the rounded values, which a kernel reads.
 pub(crate) fn weights(device: &Device, dtype: WeightDtype, values: &[f32]) -> Result<WeightBuffer> {
     Ok(match dtype {
         WeightDtype::F32 => WeightBuffer::F32(device.upload("case", values)?),
@@ -215,7 +217,7 @@ pub(crate) fn weights(device: &Device, dtype: WeightDtype, values: &[f32]) -> Re
     })
 }
 
-/// Uploads values, rounded to a format. [`FloatBuffer::download`] gives what a kernel reads.
+/// Uploads values, rounded to a format. [`FloatBuffer::download`] returns the rounded values, which a kernel reads.
 pub(crate) fn float(device: &Device, dtype: FloatDtype, values: &[f32]) -> Result<FloatBuffer> {
     Ok(match dtype {
         FloatDtype::F32 => device.upload("case", values)?.into(),

@@ -36,7 +36,7 @@ pub(crate) trait Real:
     fn sin(self) -> Self;
     fn cos(self) -> Self;
 
-    /// The larger; `self` if either is NaN.
+    /// Returns the larger number; `self` if either is NaN.
     fn larger(self, other: Self) -> Self {
         if other > self { other } else { self }
     }

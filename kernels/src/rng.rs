@@ -1,14 +1,15 @@
 //! Philox 4x32-10: random words as a function of a key and a counter. Source: Salmon et al. 2011, "Parallel random numbers: as
 //! easy as 1, 2, 3".
 //!
-//! Nothing draws from a stream: code that needs randomness names its place, so results do not depend on call order or threads.
+//! Nothing draws from a stream: code names the random words that it needs by key and counter, so results do not depend on the
+//! order of calls or on threads.
 
 /// The key of the random words of one mask or one initialisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u64);
 
 impl Key {
-    /// Makes a key of the run's seed, the optimiser step and the place (a module's index, say).
+    /// Makes a key of the run's seed, the optimiser step and the place, e.g. the index of a module.
     pub fn new(seed: u64, step: u64, place: u64) -> Key {
         let words = philox(
             [seed as u32, (seed >> 32) as u32],
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn many_counters_at_once_give_the_same_words() {
         let key = Key::new(7, 8, 9);
-        let low = u64::from(u32::MAX) - 5; // the carry into the high word of the counter is among them
+        let low = u64::from(u32::MAX) - 5; // the counters carry from the lowest word into the next one
         for (i, words) in key.words_of::<16>(3, low).into_iter().enumerate() {
             assert_eq!(words, key.words(3, low + i as u64));
         }

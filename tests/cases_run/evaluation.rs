@@ -23,7 +23,7 @@ fn an_evaluation_of_a_run_is_the_runs() {
     let pairs = case_pairs();
     let renamed = renamed_pairs(folder.path());
     let columns = ["--columns", "prompt=question,chosen=better,rejected=worse"];
-    // a reward model drops rows whose answers --max-length would cut; they are more than a tenth of the rows
+    // a reward model drops rows whose answers --max-length would cut; these are so many that only --allow-drops accepts them
     let all = [
         &columns[..],
         &["--chat-template", text(&template), "--system", "Be brief."],
@@ -55,7 +55,8 @@ fn an_evaluation_of_a_run_is_the_runs() {
     }
 }
 
-/// Makes dialogues of [`text_pairs`]: without a prompt column, with a turn marker, and with a first word that both answers share.
+/// Makes dialogues from [`text_pairs`]. A dialogue has a turn marker but no prompt column, and both answers begin with the same
+/// word.
 fn dialogues() -> Vec<Value> {
     let dialogue = |pair: &Value, answer: &str| {
         let of = |key: &str| pair[key].as_str().unwrap();
@@ -65,7 +66,7 @@ fn dialogues() -> Vec<Value> {
     text_pairs().iter().map(row).collect()
 }
 
-/// Each of these options changes the numbers of a run. An evaluation takes them from the run, without a flag.
+/// Each of these options changes the numbers of a run. An evaluation reads them from the run's folder, without a flag.
 #[test]
 fn options_that_say_how_rows_are_read_are_the_runs() {
     let folder = tempfile::tempdir().unwrap();
@@ -102,7 +103,7 @@ fn options_that_say_how_rows_are_read_are_the_runs() {
     }
 }
 
-/// An evaluation takes `--sft-on`, the batch size and the length from the run. The rows are whole conversations.
+/// An evaluation uses the run's `--sft-on`, batch size and length. The rows are whole conversations.
 #[test]
 fn an_evaluation_of_scored_turns_is_the_runs() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,7 +117,7 @@ fn an_evaluation_of_scored_turns_is_the_runs() {
     assert!(!other.stderr.contains("sft-on"), "{}", other.stderr);
 }
 
-/// Checks the loss that the case's README gives.
+/// Checks the loss that the case's README states.
 #[test]
 fn the_case_of_an_evaluation_has_the_value_of_its_run() {
     let folder = tempfile::tempdir().unwrap();

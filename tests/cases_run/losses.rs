@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The run's loss keeps the run's knobs if it is named; another loss takes none of them.
+/// If a command names the run's loss, this loss keeps the knobs of the run. Another loss uses none of them.
 #[test]
 fn a_loss_that_is_the_runs_has_the_runs_knobs() {
     let folder = tempfile::tempdir().unwrap();
@@ -54,7 +54,7 @@ fn a_preset_is_another_loss_than_the_one_it_is_of() {
     }
 }
 
-/// An evaluation with a loss of rewards does not take the temperature of the run's log-probs, which has no meaning for it.
+/// An evaluation with the loss of a reward model does not use the run's temperature of log-probs, which has no meaning for it.
 #[test]
 fn a_temperature_of_the_run_is_not_taken_for_a_loss_of_rewards() {
     let folder = tempfile::tempdir().unwrap();

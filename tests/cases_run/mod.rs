@@ -48,7 +48,7 @@ fn weights(run: &Path) -> Vec<u8> {
     fs::read(run.join("adapter_model.safetensors")).unwrap()
 }
 
-/// Checks that `eval` gives the run's last evaluation, to the last bit.
+/// Checks that `eval` printed the numbers of the run's last evaluation, to the last bit.
 fn same_evaluation(eval: &Value, of_run: &Value, what: &str) {
     let keys = of_run.as_object().unwrap().iter().filter(|(key, _)| key.starts_with("eval_"));
     for (key, value) in keys {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::align::committed_goldens;
 
-/// Running statistics apply only to the adapter beside them and to the run's own loss.
+/// The running statistics of a run apply only to the adapter that the run wrote. A damaged run_state.json is refused.
 #[test]
 fn running_statistics_are_those_of_the_adapter_beside_them() {
     let folder = tempfile::tempdir().unwrap();
@@ -36,8 +36,8 @@ fn a_config_of_another_program_beside_an_adapter_is_no_run() {
     assert!(!said.contains("max-length 3") && said.contains("is another chat template than the model's"), "{said}");
 }
 
-/// A smaller alpha weakens an adapter. Commands report an edited alpha. Only `eval` refuses it, because it gives the run's
-/// numbers.
+/// A smaller alpha weakens an adapter. Commands report an edited alpha. Only `eval` refuses it, because its numbers must be those
+/// of the run.
 #[test]
 fn an_alpha_that_was_edited_is_said() {
     let folder = tempfile::tempdir().unwrap();

@@ -20,7 +20,7 @@ fn the_reference_of_a_run_is_kept_and_checked() {
     assert!(hash.len() == 64 && by_run.json_lines().iter().all(|row| row["reference"] == hash.as_str()));
     let base = score(&["--reference", "base"]).ok();
     assert!(base.json_lines()[0]["reference"] == "base" && base.stdout != by_run.stdout);
-    // the run's copy is gone, and the starting adapter replaces it as long as it is the same
+    // if the run's copy is gone, the starting adapter replaces it, unless that has changed
     let kept = out.join("reference");
     fs::remove_dir_all(&kept).unwrap();
     assert!(score(&[]).ok().stdout == by_run.stdout);
@@ -34,7 +34,7 @@ fn the_reference_of_a_run_is_kept_and_checked() {
     // a run of an earlier version, which wrote no run_state.json
     fs::remove_file(out.join("run_state.json")).unwrap();
     assert_eq!(score(&[]).code, Some(3), "its adapter is gone");
-    // the run's own copy comes before the adapter that its options name
+    // the run's own copy takes precedence over the adapter that its options name
     Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4"] }.train(&kept);
     let run = score(&[]).ok();
     assert!(run.stderr.contains("has no run_state.json") && run.stderr.contains("run/reference"), "{}", run.stderr);

@@ -63,7 +63,7 @@ fn what_is_off_is_kept() {
     assert!(weights(&off) == weights(&by_file));
 }
 
-/// A typed text is a turn for a model with a template, unless --no-chat is given.
+/// A text given with `--prompt` is a turn if the model has a template, unless `--no-chat` is given.
 #[test]
 fn a_prompt_that_is_no_turn_is_continued_as_it_is() {
     let model = model();

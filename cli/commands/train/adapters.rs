@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// What the policy is compared with.
 pub(crate) struct RunReference {
-    /// `None` if the reference is the model without an adapter, or if the objective compares nothing.
+    /// `None` if the reference is the model without an adapter, or if the objective needs no reference.
     pub set: Option<Arc<AdapterSet>>,
     /// The adapter of `--reference`.
     other: Option<Adapter>,
@@ -22,7 +22,7 @@ impl RunReference {
     /// Finds the reference that the flags name. By default it is the policy as it is at the start.
     ///
     /// # Errors
-    /// [`CliError`].
+    /// [`CliError`] if the adapter of `--reference` cannot be read, or if there is no memory for the copy of the policy.
     pub(crate) fn new(
         args: &TrainArgs,
         loaded: &LoadedModel,
@@ -43,7 +43,7 @@ impl RunReference {
     /// Saves a copy of the reference's adapter, if it has one. Call it while `policy` is still as it was at the start.
     ///
     /// # Errors
-    /// [`CliError`].
+    /// [`CliError`] if the adapter cannot be written.
     pub(crate) fn keep(&self, policy: &Adapter, folder: &Path) -> Result<(), CliError> {
         match &self.set {
             Some(_) => Ok(self.other.as_ref().unwrap_or(policy).save(folder)?),
@@ -55,7 +55,7 @@ impl RunReference {
 /// Returns the adapter to train: that of `--adapter`, or a fresh one.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] if a flag about a fresh adapter is given beside `--adapter`, or if the adapter cannot be read or made.
 pub(crate) fn policy(
     args: &TrainArgs,
     loaded: &LoadedModel,

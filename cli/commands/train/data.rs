@@ -30,7 +30,8 @@ impl RunData {
     /// Opens the files of `--data`, `--eval-data` and `--reference-data`, or those of the demo.
     ///
     /// # Errors
-    /// [`CliError`].
+    /// [`CliError`] if the flags about rows contradict each other, or if the files cannot be found, read or used by the
+    /// objective.
     pub(crate) fn open(args: &TrainArgs, loaded: &LoadedModel, objective: &Objective) -> Result<RunData, CliError> {
         let kind = objective.data();
         let files = loaded.data_files(&args.data, |demo| match kind {

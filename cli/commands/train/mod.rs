@@ -117,7 +117,7 @@ fn prepare<'m>(
 /// Makes the trainer of a run, with its cache of the reference's log-probs.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] if the cache cannot be opened, or if [`Trainer::new`] fails.
 pub(super) fn trainer<'m>(
     args: &TrainArgs,
     loaded: &'m LoadedModel,
@@ -146,7 +146,7 @@ pub(super) fn trainer<'m>(
     })
 }
 
-/// Makes the output directory and writes everything that is known before the first step. Returns what the run's record says
+/// Makes the output directory and writes everything that is known before the first step. Returns what the run's record will say
 /// about the run.
 fn begin_folder(args: &TrainArgs, output: &Output, run: &mut Prepared<'_>) -> Result<(RunFolder, OfRun), CliError> {
     let Prepared { loaded, adapter, reference, data, trainer, .. } = run;
@@ -163,7 +163,8 @@ fn begin_folder(args: &TrainArgs, output: &Output, run: &mut Prepared<'_>) -> Re
         }
         None => {}
     }
-    // if the model's template is broken, the encoder has none, and plain texts need none; the record names the broken one anyway
+    // if the model's template cannot be compiled, the encoder goes without it, which is enough for plain strings; the record
+    // names it anyway
     let template: Option<TemplateSources> = template.or_else(|| chat_template::of_model(&loaded.dir));
     let of_run = OfRun {
         reference: reference::name_of(trainer),

@@ -9,7 +9,7 @@ use align_data::{RowKind, Shuffle};
 use align_lora::objective::Objective;
 use align_lora::train::{Size, TrainError, TrainOptions};
 
-/// Refuses flags that have no effect in a run of `objective`.
+/// Refuses flags that have no effect in a run of `objective`. Also refuses a run that needs `--reference-data` but lacks it.
 ///
 /// # Errors
 /// [`CliError::Usage`].

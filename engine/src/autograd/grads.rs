@@ -39,7 +39,7 @@ impl ParamGrads {
 
 /// Gradients of the values of one tape, and of the parameters that the tape reads.
 ///
-/// If several ops read a value, its gradient is the sum of what their nodes give.
+/// If several ops read a value, its gradient is the sum of the gradients that their nodes compute.
 pub struct Grads<'a> {
     device: Device,
     by_value: BTreeMap<usize, FloatBuffer>,
@@ -116,7 +116,7 @@ impl<'a> Grads<'a> {
         self.by_value.remove(&id)
     }
 
-    /// Returns only the gradients of the parameters, for a tape that runs within this one's backward pass.
+    /// Returns only the gradients of the parameters, for another tape that runs within the backward pass of this one.
     pub(super) fn params(&mut self) -> &mut ParamGrads {
         self.params
     }

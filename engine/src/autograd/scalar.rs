@@ -1,4 +1,5 @@
-//! f64 scalars on a small reverse-mode tape. The losses are written with these, so none needs a derivative by hand.
+//! f64 scalars on a small reverse-mode tape. The losses are written with these scalars, so no derivative of a loss is written by
+//! hand.
 //!
 //! A loss head works on a few hundred per-sequence numbers. Each op computes its value at once and records, for every argument,
 //! the partial derivative with respect to it (an *edge*); [`ScalarTape::backward`] then walks the nodes from last to first.
@@ -20,7 +21,7 @@ use std::f64::consts::LN_2;
 use std::fmt;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-/// Owns the nodes of one loss. Make one per head evaluation and drop it.
+/// Owns the nodes of one loss. Make one for each evaluation of a loss, and drop it afterwards.
 #[derive(Default)]
 pub struct ScalarTape {
     graph: RefCell<Graph>,
@@ -349,7 +350,8 @@ mod tests {
         ops
     }
 
-    /// Rows of three arguments, away from the kinks of relu, max, clamp_max and clip. An op takes as many of a row as it needs.
+    /// Rows of three arguments, away from the kinks of relu, max, clamp_max and clip. An op with fewer arguments uses the first
+    /// numbers of a row.
     const AT: [[f64; 3]; 9] = [
         [0.3, 1.2, -0.7],
         [-0.3, 0.9, 2.0],
@@ -424,7 +426,8 @@ mod tests {
         }
     }
 
-    /// In the tails, a form that goes through `1 - sigmoid` or `ln(sigmoid)` loses digits, and beyond about x = 37 all of them.
+    /// In the tails, a form that goes through `1 - sigmoid` or `ln(sigmoid)` loses digits. Beyond about x = 37 it loses all of
+    /// them.
     #[test]
     fn tails_keep_their_relative_precision() {
         fn derivative(f: UnaryOp, x: f64) -> f64 {

@@ -112,7 +112,8 @@ impl Tape {
         Var { value: Rc::new(Value { input, rows, buffer, prefix: OnceCell::new(), recompute }) }
     }
 
-    /// Adds the output of an op, and its node. Calls `node` only if a backward pass will go through it.
+    /// Makes a value of an op's output `y`, and adds the op's node. Calls `node` only if the tape records and the output has rows
+    /// with a gradient.
     ///
     /// # Errors
     /// Those of `node`.
@@ -181,7 +182,8 @@ impl Tape {
         Ok(Saved { buffer: value.prefix.get().expect("set above").clone(), len })
     }
 
-    /// Does the same as [`Tape::keep`], unless the value can be recomputed. Then keeps how to recompute it.
+    /// Does the same as [`Tape::keep`] for a value that cannot be recomputed. For a value that can, keeps only how to recompute
+    /// it.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

@@ -21,8 +21,8 @@ pub(super) struct Value {
     pub(super) recompute: Option<Rc<dyn Recompute>>,
 }
 
-/// Recomputes, to the same bits, the rows of a value that have a gradient. For values that are cheap to compute and large to
-/// keep.
+/// Recomputes, to the same bits, the rows of a value that have a gradient. It is meant for values that are cheap to compute and
+/// large to keep.
 pub trait Recompute: std::fmt::Debug {
     /// Returns the rows, `[grad_rows, cols]`.
     ///
@@ -90,7 +90,7 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// The content.
+    /// Returns the rows, `[grad_rows, cols]`.
     pub fn view(&self) -> FloatSlice<'_> {
         self.buffer.view().range(0..self.len)
     }
@@ -129,7 +129,7 @@ pub struct SavedF32 {
 }
 
 impl SavedF32 {
-    /// The content.
+    /// Returns the numbers.
     pub fn view(&self) -> Slice<'_, f32> {
         self.buffer.view().range(0..self.len)
     }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// What to generate, and when to stop.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Most new tokens per prompt, the stop token included.
+    /// Maximum number of new tokens per prompt, the stop token included.
     pub max_new_tokens: usize,
     /// No stop token is chosen before this many new tokens.
     pub min_new_tokens: usize,
@@ -31,7 +31,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// Precision of the products with weights. The cache stores keys and values in this format.
     pub precision: Precision,
-    /// Number of the first prompt among all prompts of the run. It makes the random draws of a prompt independent of its batch.
+    /// Number of the first prompt among all prompts of the run. With it, the random draws for a prompt do not depend on which
+    /// batch the prompt is in.
     pub first_sequence: u64,
 }
 

@@ -1,4 +1,4 @@
-//! From logits to a token: repetition penalty, temperature, top-k, top-p, min-p, seeded.
+//! Chooses a token from logits: repetition penalty, temperature, top-k, top-p, min-p, and a seeded draw.
 
 use align_kernels::rng::Key;
 

@@ -26,7 +26,7 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Number of positions that the model was made for. Longer texts can be computed too.
+    /// Number of positions that the model was made for. Longer sequences can be computed too.
     pub max_position_embeddings: usize,
     /// Added to the mean square in every norm.
     pub rms_norm_eps: f32,
@@ -34,7 +34,7 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Added to every norm's weight: 1 for the Gemma families.
     pub norm_offset: f32,
-    /// Where the norms stand; the same in every layer.
+    /// Where a layer has norms. It is the same in every layer.
     pub norm_placement: NormPlacement,
     /// Norms on q and k: per head for Qwen 3 and Gemma 3.
     pub qk_norm: QkNorm,
@@ -58,12 +58,13 @@ pub struct ModelConfig {
     pub layers: Vec<LayerConfig>,
     /// The position encodings that layers choose from.
     pub ropes: Vec<RopeConfig>,
-    /// Ids that end a text, according to `config.json`; see `generation_config`.
+    /// Ids that end a sequence, according to `config.json`. [`stop_token_ids`](crate::model::stop_token_ids) also reads
+    /// `generation_config.json`.
     pub eos_token_ids: Vec<u32>,
-    /// Id that begins a text.
+    /// Id that begins a sequence.
     pub bos_token_id: Option<u32>,
-    /// The token that other software pads a batch with, from `config.json` or the family's default. A reward model skips it:
-    /// the score of a text is the score of its last token that is not padding.
+    /// The token that other software pads a batch with, from `config.json` or the family's default. A reward model skips it: the
+    /// score of a sequence is the score of its last token that is not padding.
     pub pad_token_id: Option<u32>,
     /// The number format of the weights according to config.json. The weight files decide.
     pub dtype: Option<String>,
@@ -71,7 +72,7 @@ pub struct ModelConfig {
     pub quantization: Option<Quantization>,
     /// The type of `rope_scaling`, if it is under the older key `type`, so that transformers drops it.
     pub old_rope_key: Option<String>,
-    /// Whether a text that outgrows the range of its rope frequencies needs new keys in the cache.
+    /// Whether the keys in the cache must be computed again once a sequence is longer than its rope frequencies are meant for.
     pub cache_follows_rope: bool,
     /// Possible prefixes of `embed_tokens` and `layers` in the names of tensors. The first one that the files have is used.
     pub tensor_prefixes: &'static [&'static str],
@@ -79,7 +80,7 @@ pub struct ModelConfig {
     pub module_prefix: &'static str,
 }
 
-/// Where the norms of a layer stand.
+/// Where a layer has norms around attention and MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormPlacement {
     /// On the inputs of attention and MLP.

@@ -5,10 +5,10 @@ use crate::json::{self, shorten};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Largest width, count or id that is accepted. It is far above those of every model, and small enough that the product of two of
-/// them cannot overflow.
+/// Largest width, count or id that is accepted. It is far above the values in every published model, and small enough that the
+/// product of two accepted values cannot overflow.
 pub(crate) const MAX_SIZE: usize = 1 << 24;
-/// Most characters of a value that a message shows.
+/// Maximum number of characters of a value that a message shows.
 pub(super) const SHOWN: usize = 80;
 
 /// The object of a `config.json`, or one nested in it.

@@ -54,7 +54,8 @@ pub enum LocateError {
     Snapshot { name: String, snapshot: PathBuf },
 }
 
-/// Ends the message about a file: names its directory if that holds a model, or says that GGUF files are not read.
+/// Returns the end of the message about a file that was given as a model. It names the file's directory if that holds a model, or
+/// says that GGUF files are not read.
 fn beside(path: &Path) -> String {
     if path.extension().is_some_and(|ending| ending == "gguf") {
         return " in the Hugging Face layout (config.json and safetensors): GGUF files are not read".to_owned();

@@ -5,7 +5,7 @@ use super::config_json::{ConfigJson, MAX_SIZE};
 use super::error::ConfigError;
 use align_kernels::gate::Activation;
 
-/// Most layers that are accepted. The deepest published model of these families has 126.
+/// Largest number of layers that is accepted. The deepest published model of these families has 126.
 const MAX_LAYERS: usize = 1024;
 /// Largest head width that is accepted. The largest published one is 256.
 const MAX_HEAD_DIM: usize = 4096;
@@ -132,8 +132,8 @@ impl ModelConfig {
         self.layers = vec![LayerConfig { sliding_window, rope: 0 }; self.num_hidden_layers];
     }
 
-    /// Refuses a hidden size that is no multiple of the number of heads, even if `head_dim` is given. The family's code in
-    /// transformers does the same.
+    /// Refuses a hidden size that is no multiple of the number of heads, even if `head_dim` is given. The families that call this
+    /// do the same in transformers.
     pub(super) fn check_heads_divide_hidden(&self, json: &ConfigJson) -> Result<(), ConfigError> {
         if self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Ok(());

@@ -78,7 +78,7 @@ impl Layout {
     /// others: rotary tables of old exports, and a stored head that is a copy of the embedding.
     pub fn unused(&self, config: &ModelConfig, files: &WeightFiles) -> UnusedTensors {
         let mut used: BTreeSet<String> = self.tensors(config).into_iter().map(|(name, _)| name).collect();
-        // the head is used, or is a copy of the embedding
+        // a stored head never counts as unused: the model uses it, or it is a copy of the embedding
         used.insert(self.lm_head());
         let follows = |name: &str| {
             ["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"]

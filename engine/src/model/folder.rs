@@ -7,12 +7,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Most folders to look into: a cache may have thousands.
+/// Maximum number of folders to look into: a Hugging Face cache may hold thousands.
 const LOOKED_INTO: usize = 1000;
 /// The folder of a run that holds its reference: the adapter that answers are compared with, not the adapter that the run
 /// trained.
 pub const REFERENCE: &str = "reference";
-/// Most folders that a message names.
+/// Maximum number of folders that a message names.
 const SHOWN: usize = 5;
 
 /// What a folder without config.json holds.

@@ -1,4 +1,5 @@
-//! `generation_config.json`: the ids that end a text. Nothing else in it is used: how to sample is the user's choice.
+//! `generation_config.json`: the ids at which generation stops. Nothing else in the file is used: how to sample is the user's
+//! choice.
 
 use super::config::ModelConfig;
 use super::config_json::ConfigJson;

@@ -66,7 +66,7 @@ impl KvCache {
     /// [`align_kernels::KernelError::OutOfMemory`].
     pub fn begin_decode(&mut self, device: &Device, lengths: &[usize]) -> Result<()> {
         let slots: Vec<u32> = lengths.iter().enumerate().map(|(b, &length)| self.slot(b, length - 1)).collect();
-        // no length wraps: it is at most the capacity, and slots fit in 32 bits
+        // the cast does not wrap: a length is at most `capacity`, and a cache has fewer than 2^32 rows
         let lengths: Vec<u32> = lengths.iter().map(|&length| length as u32).collect();
         self.phase = Phase::Decode {
             slots: device.upload_indices("kv_cache.slots", &slots)?,

@@ -84,7 +84,7 @@ pub struct LinearInfo {
     pub out_features: usize,
 }
 
-/// A norm of the block, by what it is applied to.
+/// A norm of a layer. Each variant says what the norm is applied to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Norm {
     /// The input of attention.
@@ -125,7 +125,7 @@ impl Norm {
 }
 
 impl Fusion {
-    /// Returns the matrices that give q, k and v.
+    /// Returns the matrices that compute q, k and v.
     pub fn qkv(self) -> &'static [Projection] {
         match self {
             Fusion::None => &[Projection::Q, Projection::K, Projection::V],
@@ -133,7 +133,7 @@ impl Fusion {
         }
     }
 
-    /// Returns the matrices that give gate and up.
+    /// Returns the matrices that compute gate and up.
     pub fn gate_up(self) -> &'static [Projection] {
         match self {
             Fusion::None => &[Projection::Gate, Projection::Up],
@@ -260,8 +260,8 @@ impl Layout {
         self.head.to_owned()
     }
 
-    /// Whether the head is the embedding. `config.json` says so, unless the files hold a head that differs from the embedding:
-    /// that head is then used, as in transformers. A stored copy of the embedding is not used.
+    /// Whether the head is the embedding. `config.json` decides, unless the files hold a head that differs from the embedding:
+    /// then that head is used, as in transformers. A stored copy of the embedding is not used.
     pub fn head_is_tied(&self, config: &ModelConfig, files: &WeightFiles) -> bool {
         config.tie_word_embeddings && files.equal(&self.lm_head(), &self.embed_tokens()) != Some(false)
     }

@@ -37,7 +37,7 @@ impl<'a> Loader<'a> {
     /// Makes a loader of the weights in `files`.
     ///
     /// # Errors
-    /// As [`Layout::fitted`].
+    /// The errors of [`Layout::fitted`].
     pub(super) fn new(
         device: &'a Device,
         config: &'a ModelConfig,
@@ -146,7 +146,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Starts to read the matrices ahead of the computation. Stage i is layer i; the last stage is the head. `None` if there are
-    /// no files, if the matrices fit into `free_bytes` with ease, or if no thread can start.
+    /// no files, if the matrices fit into `free_bytes` with room to spare, or if no thread can start.
     pub(super) fn read_ahead(&self, free_bytes: u64) -> Option<Arc<ReadAhead>> {
         let Source::Files(files) = self.source else { return None };
         let head = if self.head_is_tied { self.layout.embed_tokens() } else { self.layout.lm_head() };

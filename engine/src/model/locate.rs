@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The most bytes that `refs/main` may have. It holds a revision's hash, which has 40.
+/// Largest size of `refs/main` that is read, in bytes. The file holds a revision's hash, which has 40 characters.
 const MOST_REVISION: u64 = 1024;
 
 /// A model directory, and how it was found.
@@ -57,7 +57,7 @@ pub fn hub_cache() -> Option<PathBuf> {
     cache_dir(|name| std::env::var_os(name))
 }
 
-/// As [`locate`], with the cache at `cache`.
+/// Does the same as [`locate`], with the cache at `cache`.
 fn locate_in(model: &str, cache: Option<PathBuf>) -> Result<ModelDir, LocateError> {
     let path = Path::new(model);
     if path.is_dir() {
@@ -137,7 +137,7 @@ mod tests {
 
     const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    /// A cache with the model `org/name` at [`REVISION`].
+    /// Makes a cache with the model `org/name` at [`REVISION`].
     fn cache() -> tempfile::TempDir {
         let cache = tempfile::tempdir().unwrap();
         let repository = cache.path().join("models--org--name");

@@ -17,9 +17,9 @@ pub struct RopeConfig {
     /// The base of the frequencies. Without scaling, wavelengths grow from `2 pi` at the first columns to almost
     /// `2 pi * rope_theta` at the last ones.
     pub rope_theta: f64,
-    /// The number of columns of a head that are rotated. It is even, and these are the first columns.
+    /// The number of columns of a head that are rotated. It is even. The rotated columns are the first ones.
     pub rotary_dim: usize,
-    /// The change of frequencies for texts longer than those of the original training.
+    /// The change of frequencies for sequences longer than those of the original training.
     pub scaling: RopeScaling,
 }
 

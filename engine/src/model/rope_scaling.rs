@@ -98,8 +98,8 @@ impl RopeConfig {
     }
 }
 
-/// Returns the object of parameters, and the `rope_theta` to use if the object has none. The object is `rope_scaling`, or
-/// `rope_parameters` if `rope_scaling` is absent or empty.
+/// Returns the object that holds the parameters of the rope, and the `rope_theta` to use if the object has none. The object is
+/// `rope_scaling`, or `rope_parameters` if `rope_scaling` is absent or empty.
 fn flat_parameters(json: &ConfigJson) -> Result<(ConfigJson, f64), ConfigError> {
     let said = |parameters: Option<ConfigJson>| parameters.filter(|parameters| !parameters.is_empty());
     let (key, parameters) = match said(json.nested("rope_scaling")?) {

@@ -1,4 +1,4 @@
-//! Tests configurations: against transformers, against the tiny models, and broken ones.
+//! Tests how configurations are read: compares them with transformers and with the tiny models, and tries broken ones.
 
 use super::*;
 use crate::weights::{Dtype, ValueCheck, WeightFiles};

@@ -29,11 +29,11 @@ pub struct Model {
     lm_head: Frozen,
     linears: Vec<LinearInfo>,
     /// Reads the weights ahead of a pass. Stage i is layer i; the last stage is the head. `None` if the weights fit in memory
-    /// with ease, if the model has none, or if no thread could start.
+    /// with room to spare, if the model has none, or if no thread could start.
     read_ahead: Option<Arc<ReadAhead>>,
 }
 
-/// The tokens of a forward pass, and those that are scored.
+/// The tokens of a forward pass, and which of them are scored.
 #[derive(Debug)]
 pub struct Inputs {
     /// Token ids, one for each row of the pass's plan.
@@ -57,11 +57,11 @@ impl Model {
         Model::load_beside(device, config, files, device.free_bytes())
     }
 
-    /// As [`Model::load`], on a machine with `free_bytes` of free memory. That number decides whether pages are read ahead of
-    /// the computation.
+    /// Does the same as [`Model::load`] on a machine with `free_bytes` of free memory. That number decides whether pages are read
+    /// ahead of the computation.
     ///
     /// # Errors
-    /// As [`Model::load`].
+    /// The errors of [`Model::load`].
     pub fn load_beside(
         device: &Device,
         config: ModelConfig,
@@ -159,7 +159,7 @@ impl Model {
         self.config.ropes.iter().all(|rope| rope.variant_key(one) == rope.variant_key(other))
     }
 
-    /// Whether the cached keys of a text that grows from `before` to `now` tokens are stale, because transformers would now
+    /// Whether the cached keys of a sequence that grows from `before` to `now` tokens are stale, because transformers would now
     /// rotate them differently. That happens only with Phi 3.
     pub fn cache_is_stale(&self, before: usize, now: usize) -> bool {
         self.config.cache_follows_rope && !self.same_rope(before, now)

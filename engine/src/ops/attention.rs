@@ -21,7 +21,7 @@ pub fn attention(tape: &mut Tape, geometry: Geometry, qkv: &Var) -> Result<Var> 
         .run(tape.device())?;
     let grad_rows = qkv.grad_rows();
     let o = tape.leaf(rows, cols, grad_rows, o);
-    // the node keeps its own output; if the next projection keeps its input, that is the same buffer
+    // the node keeps the output of its op; if the next projection keeps its input, the two share one buffer
     tape.push_over(o.clone(), |tape| {
         Ok(Attention {
             geometry,
@@ -44,7 +44,8 @@ struct Attention {
 }
 
 impl Backward for Attention {
-    // with p = exp(s - lse), ds = p∘(d_o·vᵀ - rowsum(d_o∘o)): dq = scale ds·k, dk = scale dsᵀ·q, dv = pᵀ·d_o
+    // without a soft-cap, with p = exp(s - lse) and ds = p∘(d_o·vᵀ - rowsum(d_o∘o)):
+    // dq = scale ds·k, dk = scale dsᵀ·q, dv = pᵀ·d_o
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device();
         let mut dqkv = device.alloc_float("attention.dqkv", self.input.dtype, self.input.len())?;

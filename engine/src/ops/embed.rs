@@ -4,8 +4,8 @@ use crate::autograd::{Tape, Var};
 use crate::weights::Frozen;
 use align_kernels::{Indices, Result, embed};
 
-/// `scale * table[ids]`, `[rows, hidden_size]`. The table is frozen, so there is nothing to differentiate: the result is a
-/// leaf.
+/// Returns `scale * table[ids]`, `[rows, hidden_size]`. The table is frozen, so the result is a leaf: no gradient flows through
+/// it.
 ///
 /// # Errors
 /// [`align_kernels::KernelError::TokenId`] for an id outside the table.

@@ -4,8 +4,9 @@ use crate::autograd::{Backward, Grads, Input, Tape, Var};
 use align_kernels::{FloatBuffer, Indices, Result, rows};
 use std::rc::Rc;
 
-/// `y[i] = x[index[i]]`; `x` is the residual stream. The first `grad_rows` indices name rows of `x` that have a gradient; an
-/// index may occur more than once (the last token of a prompt predicts the first token of every answer).
+/// Returns `y`, `[index.len(), cols]`, with `y[i] = x[index[i]]`. `x` is the residual stream. The first `grad_rows` indices name
+/// rows of `x` that have a gradient. An index may occur more than once, since the last token of a prompt predicts the first token
+/// of every answer.
 ///
 /// # Errors
 /// [`align_kernels::KernelError::RowIndex`] for an index outside `x`.

@@ -61,7 +61,7 @@ struct HeadNorm {
 }
 
 impl Backward for HeadNorm {
-    // as in rms_norm for queries and keys; the gradient of values passes through
+    // as in rms_norm for queries and keys; the gradient of values passes through unchanged
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();
         let mut dx = device.alloc_float("head_norm.dx", self.input.dtype, self.input.len())?;

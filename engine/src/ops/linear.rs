@@ -23,8 +23,8 @@ pub struct Linear {
 }
 
 /// Computes the outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`. Policy rows get the policy's
-/// update. Reference rows get the reference's update, without dropout. If there is a `residual`, adds it, and the result is f32
-/// as the residual is. For a layer that the policy updates, saves `u = dropout(x)·Aᵀ` (rank floats a row) and keeps `x` unless it
+/// update. Reference rows get the reference's update, without dropout. Adds `residual` if there is one: the result is then f32,
+/// like the residual. For a layer that the policy updates, saves `u = dropout(x)·Aᵀ` (rank floats a row) and keeps `x` unless it
 /// can be recomputed. For other layers, saves nothing.
 ///
 /// # Errors
@@ -271,7 +271,7 @@ impl Node {
     /// Adds the gradients of the adapters' matrices.
     fn adapter_gradients(&self, device: &Device, layers: Vec<LayerGradient<'_>>, grads: &mut Grads<'_>) -> Result<()> {
         let (m, k, precision) = (self.input.grad_rows, self.input.cols, self.precision);
-        // all layers read the same input
+        // all layers read the same input, so it is fetched or recomputed only once
         let mut input: Option<Saved> = None;
         for LayerGradient { piece, dy, update } in &layers {
             let (Some(Adapter { x, u, update }), Some(Update { u: du, .. })) = (&piece.adapter, update) else {

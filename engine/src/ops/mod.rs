@@ -1,4 +1,4 @@
-//! The ops of a transformer. Each file holds an op's forward pass, what that saves, and its backward pass.
+//! The ops of a transformer. Each file holds an op's forward pass, the values that this pass saves, and the op's backward pass.
 
 mod add;
 mod attention;

@@ -6,7 +6,8 @@ use align_kernels::gemm::{self, Accumulate, Dw, Dx};
 use align_kernels::{Columns, FloatBuffer, Indices, Precision, Result};
 use std::rc::Rc;
 
-/// Always f32, whatever the precision of the pass: the scores are what a run is judged by, and they cost almost nothing.
+/// Precision of the products with the score head. It is f32 whatever the precision of the pass: a run is judged by its scores,
+/// and these products cost almost nothing.
 const PRECISION: Precision = Precision::F32;
 
 /// The rows that are scored.
@@ -18,7 +19,7 @@ pub struct ScoredRows {
     pub policy: usize,
 }
 
-/// `score[i] = hidden_states[i] · head`, `[n, 1]`. Keeps `hidden_states`.
+/// Computes the scores `hidden_states[i] · head`, `[n, 1]`. Keeps `hidden_states`.
 ///
 /// # Shapes
 /// - `hidden_states`: `[n, hidden_size]`, after the final norm

@@ -2,7 +2,7 @@
 //!
 //! The objective is `Σ c∘y` with random `c`, summed in f64. With the step `h = 2^-6`, rounding of f32 outputs moves the
 //! difference quotient by about `|y| * 2^-24 / h = 4e-6 |y|` per term, and the third derivative moves it by `h²/6 = 4e-5` times
-//! its size. The relative tolerance of 2e-3 is far above both, and far below what a wrong term would give.
+//! its size. The relative tolerance of 2e-3 is far above both, and far below the error that a wrong term would cause.
 
 use super::*;
 use crate::adapters::{AdapterSet, Adapters, LinearId, LowRank};
@@ -116,7 +116,7 @@ impl World {
         Linear { id: LinearId(0), weight: self.square.clone(), bias: Some(self.norm.clone()) }
     }
 
-    /// A layer with an update between two layers without one.
+    /// Returns a layer with an update, between two layers without one.
     fn stack(&self) -> [Linear; 3] {
         let plain = Linear { id: LinearId(1), weight: self.square.clone(), bias: None };
         [plain.clone(), self.linear(), plain]

@@ -143,8 +143,8 @@ pub enum IndexFault {
     Copies { tensor: String, shard: String, other: String },
 }
 
-/// The weight file could not be written. An older file under its name stays unchanged, unless the last flush of the folder
-/// failed.
+/// The weight file could not be written. An older file under its name stays unchanged, unless only the flush of the folder
+/// failed: then the new file has already replaced it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the fields are")]

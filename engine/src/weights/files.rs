@@ -59,12 +59,12 @@ impl WeightFiles {
         index::has_weights(dir)
     }
 
-    /// The model directory.
+    /// Returns the model directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Its files, in the order of their names.
+    /// Returns the weight files, in the order of their names.
     pub fn shards(&self) -> &[SafetensorsFile] {
         &self.shards
     }
@@ -84,7 +84,7 @@ impl WeightFiles {
         &self.links
     }
 
-    /// All tensors by name, each with the file that holds it.
+    /// Returns all tensors, in the order of their names, each with the file that holds it.
     pub fn tensors(&self) -> impl Iterator<Item = (&TensorInfo, &SafetensorsFile)> + Clone {
         self.places.values().map(|&(shard, tensor)| (&self.shards[shard].tensors()[tensor], &self.shards[shard]))
     }
@@ -105,12 +105,12 @@ impl WeightFiles {
         Some(a.dtype == b.dtype && a.shape == b.shape && file_a.data(a) == file_b.data(b))
     }
 
-    /// Number of elements of all tensors.
+    /// Returns the number of elements of all tensors together.
     pub fn parameters(&self) -> u64 {
         self.tensors().map(|(tensor, _)| tensor.elements() as u64).sum()
     }
 
-    /// Bytes of all tensors.
+    /// Returns the number of bytes of all tensors together.
     pub fn bytes(&self) -> u64 {
         self.tensors().map(|(tensor, _)| tensor.bytes.len() as u64).sum()
     }
@@ -139,7 +139,7 @@ impl WeightFiles {
     /// Returns the vector `name` with `len` elements, widened to f32.
     ///
     /// # Errors
-    /// As [`Self::frozen`].
+    /// The errors of [`Self::frozen`].
     pub fn vector(&self, device: &Device, name: &str, len: usize) -> Result<FrozenVector, LoadError> {
         let (tensor, file) = self.find(name, &[len])?;
         self.check_values(device, tensor, file)?;

@@ -11,7 +11,7 @@ pub(crate) const BASE_WEIGHTS: &str = "base weights";
 const BASE_VECTORS: &str = "base vectors";
 
 /// A frozen matrix `[out_features, in_features]`, row-major, in the number format of its file. Cheap to clone: all clones share
-/// the bytes. It gives no mutable slice and no gradient.
+/// the bytes. It hands out no mutable slice and has no gradient.
 #[derive(Clone)]
 pub struct Frozen(Arc<Matrix>);
 
@@ -36,22 +36,22 @@ impl Frozen {
         Frozen(Arc::new(Matrix { name: name.into(), shape: [out_features, in_features], weights }))
     }
 
-    /// Its name in the file.
+    /// Returns the name in the file.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// `[out_features, in_features]`
+    /// Returns the shape, `[out_features, in_features]`.
     pub fn shape(&self) -> [usize; 2] {
         self.0.shape
     }
 
-    /// The number of rows, which is the width of the output.
+    /// Returns the number of rows, which is the width of the output.
     pub fn out_features(&self) -> usize {
         self.0.shape[0]
     }
 
-    /// The number format of its file.
+    /// Returns the number format that the file has.
     pub fn dtype(&self) -> WeightDtype {
         match self.0.weights {
             WeightBuffer::F32(_) => WeightDtype::F32,
@@ -60,7 +60,7 @@ impl Frozen {
         }
     }
 
-    /// Bytes of the weights.
+    /// Returns the number of bytes of the weights.
     pub fn bytes(&self) -> usize {
         self.0.weights.bytes()
     }
@@ -106,12 +106,12 @@ impl FrozenVector {
         Ok(FrozenVector(Arc::new(Vector { name: name.into(), values })))
     }
 
-    /// Its name in the file.
+    /// Returns the name in the file.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.0.values.len()
     }

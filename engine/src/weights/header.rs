@@ -4,10 +4,10 @@
 //! a dtype, a shape, and the tensor's begin and end within the bytes after the header. `__metadata__` maps strings to strings.
 //! Source: the format's page, <https://huggingface.co/docs/safetensors>.
 //!
-//! The `safetensors` crate (0.8) checks lengths, UTF-8, nesting, that the tensors lie back to back up to the file's end, and
-//! that shapes fit their spans. But it does not notice a name that is listed twice with the same span, its sum of spans wraps
-//! at 2^64 without a check, its parser needs up to sixteen times the header's size in memory, and its messages do not name the
-//! tensor. So only its list of dtypes is used here. A test compares this parser with the crate's on damaged files.
+//! The `safetensors` crate (0.8) checks lengths, UTF-8, nesting, that the tensors follow each other without gaps up to the file's
+//! end, and that shapes fit their spans. But it does not notice a name that is listed twice with the same span, its sum of spans
+//! wraps at 2^64 without a check, its parser needs up to sixteen times the header's size in memory, and its messages do not name
+//! the tensor. So only its list of dtypes is used here. A test compares this parser with the crate's on damaged files.
 
 use super::error::HeaderFault;
 use super::tensor::TensorInfo;
@@ -23,11 +23,11 @@ use std::fmt;
 const LENGTH: usize = 8;
 /// The largest header that the format allows, in bytes.
 const MAX_HEADER: usize = 100_000_000;
-/// Longest tensor name, in bytes. Real ones are below 200.
+/// Longest tensor name that is accepted, in bytes. Real names have fewer than 200.
 const MAX_NAME: usize = 1024;
-/// Most dimensions of a tensor. Real ones have up to 5.
+/// Maximum number of dimensions of a tensor. Real tensors have up to 5.
 const MAX_DIMENSIONS: usize = 32;
-/// The most characters of the header's text that a message quotes.
+/// Maximum number of characters of the header's text that a message quotes.
 const SHOWN: usize = 200;
 
 /// A checked header.
@@ -78,7 +78,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Header, HeaderFault> {
         let (dtype, shape) = check_tensor(&name, &tensor, before, available)?;
         let (begin, end) = tensor.data_offsets;
         before = end;
-        // Both are at most `available`, which came from a usize.
+        // Neither cast wraps: `begin` and `end` are at most `available`, which came from a usize.
         let bytes = data_begin + begin as usize..data_begin + end as usize;
         tensors.push(TensorInfo { name, dtype, shape, bytes });
     }
@@ -134,7 +134,7 @@ fn check_tensor(
     Ok((dtype, shape.map_err(|_| overflow())?))
 }
 
-/// The header as it stands in the file: unchecked, with duplicates.
+/// The header as written in the file: not checked yet, and perhaps with a name that is listed twice.
 struct RawHeader {
     metadata: BTreeMap<String, String>,
     tensors: Vec<(String, RawTensor)>,

@@ -192,7 +192,7 @@ fn other_format(dir: &Path) -> Option<String> {
         })
 }
 
-/// The index as it stands in the file.
+/// The index as written in the file, not checked yet.
 #[derive(Deserialize)]
 struct RawIndex {
     weight_map: Option<WeightMap>,

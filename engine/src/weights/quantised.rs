@@ -27,7 +27,7 @@ pub(super) enum QuantisedFormat {
     Mxfp4,
     Hqq,
     Aqlm,
-    /// No name of these formats, but a matrix in a number format that plain weights never have.
+    /// No tensor name of a known format, but a matrix in a number format that plain weights never have.
     Unknown,
 }
 

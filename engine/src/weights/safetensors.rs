@@ -35,7 +35,7 @@ impl MappedFile {
     /// The file's current metadata.
     ///
     /// # Errors
-    /// Those of the system.
+    /// The system's error if it cannot read the metadata.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }

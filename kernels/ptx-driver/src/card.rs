@@ -18,7 +18,7 @@ pub(crate) struct Card {
 #[derive(Default)]
 struct State {
     streams: BTreeMap<usize, Stream>,
-    /// Page-locked host memory: address and bytes.
+    /// Page-locked host memory: the size in bytes of each range, by its address.
     pinned: BTreeMap<usize, usize>,
     /// The first fault. Every later call that needs the card returns it again.
     fault: Option<Status>,
@@ -26,7 +26,7 @@ struct State {
     tally: Tally,
 }
 
-/// What was asked of a card so far.
+/// Counts of the calls that a card has got so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tally {
     pub requests: u64,
@@ -102,7 +102,8 @@ impl Card {
         Ok(())
     }
 
-    /// Ends the page-locking of the memory that starts at `address`, after all queued work has run. Returns the memory's bytes.
+    /// Ends the page-locking of the memory that starts at `address`, after all queued work has run. Returns the size of the
+    /// memory in bytes.
     pub(crate) fn unpin(&self, address: usize) -> Result<usize, Status> {
         self.finish();
         self.state().pinned.remove(&address).ok_or(Status::INVALID_VALUE)

@@ -11,7 +11,7 @@ pub(crate) struct Config {
     /// Compute capability, e.g. 89 for 8.9.
     pub capability: i32,
     pub multiprocessors: i32,
-    /// The most bytes of shared memory that a block may ask for.
+    /// Maximum number of bytes of shared memory of a block, declared and dynamic together.
     pub shared: u32,
     /// The driver's version as it reports it, e.g. 12040.
     pub driver: i32,
@@ -19,7 +19,7 @@ pub(crate) struct Config {
     pub settings: Settings,
     /// Whether launches run. If they do not, a program gets through all its requests for memory in milliseconds.
     pub launches: bool,
-    /// The number, from 0, of the request for memory that fails, however much is free.
+    /// The number, from 0, of the request for memory that fails, even if enough memory is free.
     pub fails: Option<u64>,
     /// The number, from 0, of the launch at which the card is lost.
     pub lost: Option<u64>,

@@ -1,4 +1,4 @@
-//! What the handles stand for that programs get. A handle is a number that is never used twice, so a destroyed handle is
+//! The objects behind the handles that programs get. A handle is a number that is never used twice, so a destroyed handle is
 //! recognised.
 
 use crate::card::Card;
@@ -36,9 +36,9 @@ pub(crate) struct Function {
     pub card: Arc<Card>,
     pub module: Arc<Module>,
     pub kernel: usize,
-    /// The handle of the module. If that is unloaded, the function goes too.
+    /// The handle of the module. Unloading the module also removes the function.
     pub of: usize,
-    /// The most bytes of dynamic shared memory that a launch may ask for.
+    /// Maximum number of bytes of dynamic shared memory that a launch may ask for.
     pub most_dynamic: u32,
 }
 
@@ -47,7 +47,8 @@ thread_local! {
     static CURRENT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Locks and returns all handles. The first call makes the card that `PTX_MACHINE` describes, or no card for `none`.
+/// Locks and returns all handles. The first call makes the card that `PTX_MACHINE` describes, or no card if the variable is
+/// `none`.
 pub(crate) fn handles() -> MutexGuard<'static, Handles> {
     static HANDLES: OnceLock<Mutex<Handles>> = OnceLock::new();
     let handles = HANDLES.get_or_init(|| {

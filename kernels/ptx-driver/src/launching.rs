@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Bytes of shared memory that a block may have if nothing allows it more.
+/// Bytes of shared memory that a block may have unless `cuFuncSetAttribute` allows more.
 const SHARED: u32 = 48 << 10;
 
 /// `CU_JIT_ERROR_LOG_BUFFER` and `CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES`
@@ -59,9 +59,10 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut usize, image: *const c_vo
 /// Writes `text` to the error log that the options of a call name, if they name one.
 ///
 /// # Safety
-/// There are `n` options and `n` values. If they name a log, it has room for the number of bytes that they say.
+/// `options` and `values` point to `n` elements each. If the options name a log, it has room for as many bytes as its size option
+/// says.
 unsafe fn write_log(text: &str, n: usize, options: *const c_int, values: *const *mut c_void) {
-    // SAFETY: there are `n` options and `n` values, and `i` is below `n`.
+    // SAFETY: `options` and `values` point to `n` elements each, and `i` is below `n`.
     let value = |option: c_int| unsafe { (0..n).find(|i| *options.add(*i) == option).map(|i| *values.add(i)) };
     if let [Some(log), Some(size)] = ERROR_LOG.map(value)
         && !log.is_null()
@@ -76,7 +77,7 @@ unsafe fn write_log(text: &str, n: usize, options: *const c_int, values: *const 
     }
 }
 
-/// Returns the PTX version of a text, e.g. 80 for 8.0.
+/// Returns the PTX version that the text of a module names, e.g. 80 for 8.0. 0 if it names none.
 fn isa_of(text: &str) -> i32 {
     let version = text.lines().find_map(|line| line.strip_prefix(".version ")).unwrap_or("0.0");
     let mut parts = version.trim().split('.').map(|part| part.parse().unwrap_or(0));
@@ -100,7 +101,8 @@ fn newest_isa(driver: i32) -> i32 {
 /// kernels. A module is replaced as a whole, because its kernels share the declarations above them.
 fn replaced(text: &str) -> Result<String, Status> {
     let Some(folder) = std::env::var_os("PTX_MACHINE_MODULES") else { return Ok(text.to_owned()) };
-    // A test can plant a bug with such a file. If the file cannot be read, that must not look like a bug that no check finds.
+    // A test can plant a bug with such a file. An unreadable file must be an error: the module would run without the bug, and the
+    // test would conclude that no check finds the bug.
     let failed = |error: std::io::Error| {
         eprintln!("PTX machine: PTX_MACHINE_MODULES: {error}");
         Status::UNKNOWN

@@ -1,7 +1,7 @@
 //! The functions of a CUDA driver, on top of the PTX machine.
 //!
 //! A program that opens this library in place of `libcuda.so` finds cards whose kernels the machine runs. `PTX_MACHINE` in the
-//! environment describes the first card (`config.rs`). `ptxMachineCard` adds others, each with its own memory, streams and
+//! environment describes the first card (`config.rs`). `ptxMachineCard` adds more cards, each with its own memory, streams and
 //! faults. `PTX_MACHINE_MODULES` names a folder of PTX files. If a file has a kernel of the same name as a module's, the file
 //! replaces the whole module.
 

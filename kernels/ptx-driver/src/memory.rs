@@ -82,7 +82,7 @@ pub unsafe extern "C" fn cuMemFreeHost(memory: *mut c_void) -> Status {
     })
 }
 
-/// Checks that bytes are in one allocation. A real driver also checks this when the call is made.
+/// Checks that `bytes` bytes from `address` on are in one allocation. A real driver also checks this during the call.
 fn inside(card: &Arc<Card>, address: u64, bytes: usize) -> Result<(), Status> {
     let (start, length) = card.memory.allocation_of(address).ok_or(Status::INVALID_VALUE)?;
     let is_inside = (address - start).checked_add(bytes as u64).is_some_and(|end| end <= length);

@@ -14,7 +14,7 @@ pub(crate) struct Position {
 pub(crate) enum Work {
     /// Waits until a stream has reached this position.
     After(Position),
-    /// Does nothing. Its position is one that others wait for.
+    /// Does nothing. An event stores its position, so that streams and the host can wait for it.
     Mark,
     Upload {
         to: u64,
@@ -46,7 +46,7 @@ pub(crate) enum Work {
 
 /// Where an upload comes from.
 pub(crate) enum Source {
-    /// A copy of the program's memory, made when it called.
+    /// A copy of the program's memory, made during the call.
     Copied(Vec<u8>),
     /// Page-locked memory, read when the copy runs.
     Pinned { at: usize, bytes: usize },
@@ -63,7 +63,8 @@ impl Source {
     }
 }
 
-/// Where a download goes: page-locked memory, or other memory whose owner waits within the call.
+/// Where a download goes: page-locked memory, or other memory. For other memory, the call itself waits until the download has
+/// run.
 pub(crate) struct Target {
     pub at: usize,
     pub bytes: usize,

@@ -40,7 +40,7 @@ impl Card {
         let ordinal = driver.card(description);
         result::init()?;
         let device = result::device::get(ordinal as i32)?;
-        // SAFETY: the device exists; contexts are never destroyed.
+        // SAFETY: the device exists, contexts are never destroyed, and `text` ends with a zero byte.
         unsafe {
             let context = result::primary_ctx::retain(device)?;
             result::ctx::set_current(context)?;
@@ -196,7 +196,7 @@ fn memory_that_is_freed_while_work_is_queued_is_found() {
     let other = result::stream::create(result::stream::StreamKind::NonBlocking).unwrap();
     upload(from, &[1], other);
     card.launch(other, to, from, 1).unwrap();
-    // SAFETY: destroyed once.
+    // SAFETY: the stream is open, and it is destroyed only here.
     unsafe { result::stream::destroy(other) }.unwrap();
     result::ctx::synchronize().unwrap();
     assert_eq!(download(to, 1, std::ptr::null_mut()).unwrap(), [2]);
@@ -241,10 +241,10 @@ fn sizes_that_no_card_takes_are_refused() {
 fn what_is_gone_is_known_to_be() {
     let card = Card::new("");
     let (to, from, stream) = (card.allocate(1), card.allocate(1), stream());
-    // SAFETY: closed once; the second use is the test.
+    // SAFETY: the stream is open, and it is destroyed only here. The launch on it afterwards is what this tests.
     unsafe { result::stream::destroy(stream) }.unwrap();
     assert_eq!(status(card.launch(stream, to, from, 1)), CUresult::CUDA_ERROR_INVALID_HANDLE);
-    // SAFETY: the module is unloaded once; the launch after it is the test.
+    // SAFETY: the module is unloaded only here. The launch afterwards is what this tests.
     unsafe { result::module::unload(card.module) }.unwrap();
     assert_eq!(status(card.launch(std::ptr::null_mut(), to, from, 1)), CUresult::CUDA_ERROR_INVALID_HANDLE);
     // SAFETY: the second free and the copy name memory that is gone, which the driver must refuse.
@@ -350,7 +350,8 @@ fn ptx_that_is_not_understood_is_refused_in_words() {
     assert_eq!(status(missing), CUresult::CUDA_ERROR_NOT_FOUND);
 }
 
-/// Runs this test again in a child process with the variable set, since a variable is set for a whole process.
+/// Runs this test again in a child process with `PTX_MACHINE_MODULES` set, since an environment variable applies to a whole
+/// process.
 #[test]
 fn modules_can_be_replaced_from_a_folder() {
     if std::env::var_os("PTX_MACHINE_MODULES").is_some() {

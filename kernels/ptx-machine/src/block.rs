@@ -35,7 +35,7 @@ struct Scheduled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Ready,
-    /// The warp is at a barrier. Its result goes to the first operand of instruction `at`.
+    /// The warp is at a barrier. The result of the barrier goes to the first operand of instruction `at`.
     Waits {
         barrier: u32,
         kind: Barrier,
@@ -270,7 +270,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Looks again at the barriers for all threads, since a warp that they wait for may have returned.
+    /// Checks again the barriers that wait for all threads, since a warp that they wait for may have returned.
     fn meet_without(&mut self) {
         for id in 0..BARRIERS as u32 {
             if self.barriers[id as usize].threads.is_none() {

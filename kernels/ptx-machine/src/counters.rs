@@ -6,7 +6,7 @@ use std::collections::HashSet;
 /// Bytes of a sector, the unit in which a card reads its memory.
 pub const SECTOR: u64 = 32;
 
-/// Bytes that shared memory can give at once: four from each of its 32 banks.
+/// Bytes that shared memory can deliver at once: four from each of its 32 banks.
 const BANKS: u64 = 128;
 
 /// What one instruction of a kernel did in a launch.
@@ -22,9 +22,10 @@ pub struct Counts {
     pub bytes: u64,
     /// Sectors of device memory that hold these bytes, counted anew for each execution.
     pub sectors: u64,
-    /// How often shared memory must give bytes. More than `wavefronts_at_least` if lanes need different words of the same bank.
+    /// Passes over shared memory, each of at most 128 bytes. More than `wavefronts_at_least` if lanes need different words of the
+    /// same bank.
     pub wavefronts: u64,
-    /// What `wavefronts` would be without such conflicts.
+    /// What `wavefronts` would be without bank conflicts.
     pub wavefronts_at_least: u64,
 }
 
@@ -67,7 +68,7 @@ impl Counters {
         self.touched.len() as u64 * SECTOR
     }
 
-    /// Returns the bytes of the sectors that any of these launches or blocks touched.
+    /// Returns the bytes of all sectors that at least one of `parts` touched. Each sector counts once.
     pub(crate) fn touched_by_all(parts: &[Counters]) -> u64 {
         let mut touched: HashSet<u64> = HashSet::new();
         parts.iter().for_each(|part| touched.extend(part.touched.iter().copied()));
@@ -125,8 +126,9 @@ impl Counters {
     }
 }
 
-/// Returns how many wavefronts lanes need whose bytes would fit into one. A place is a bank, or the adjacent banks of `unit`
-/// bytes. The place that must give the most different words decides.
+/// Returns how many wavefronts the `lanes` need. Without conflicts, their bytes would fit into one. A word has `unit` bytes. A
+/// place is the bank that holds a word, or the adjacent banks that hold it. The place that must deliver the most different words
+/// decides.
 fn wavefronts(addresses: &[u64], unit: u64, lanes: u32) -> u64 {
     let places = (BANKS / unit) as usize;
     // the words that each place has given

@@ -47,14 +47,15 @@ pub fn install() -> Option<&'static Driver> {
             let tally = library.get(b"ptxMachineTally\0").map(|function| *function);
             Driver { card: card.expect("our driver has it"), tally: tally.expect("our driver has it") }
         };
-        // the library stays open, so that others find it by its name
+        // the library stays open, so that other code finds it by its name
         std::mem::forget(library);
         Some(driver)
     };
     DRIVER.get_or_init(open).as_ref()
 }
 
-/// Returns where cargo put the library: the folder of this program, the one above it, or `deps` in either.
+/// Returns the path of the library that cargo built. It is in the folder of this program, in the folder above, or in `deps` of
+/// either.
 fn library() -> PathBuf {
     let program = std::env::current_exe().expect("a program knows where it is");
     let folders = program.ancestors().skip(1).take(2);

@@ -36,7 +36,7 @@ pub enum LaunchError {
         /// Which size.
         what: &'static str,
     },
-    /// The parameters have another length than the kernel's.
+    /// The length of the parameters is not that of the kernel's parameters.
     #[error("{kernel}: {got} bytes of parameters, the kernel has {want}")]
     Parameters {
         /// The kernel.

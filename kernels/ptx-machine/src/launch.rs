@@ -32,7 +32,7 @@ pub struct Settings {
     pub schedule: Schedule,
     /// When copies to shared memory arrive.
     pub arrival: Arrival,
-    /// The most warp instructions that a launch may run. A kernel that needs more is taken to be endless.
+    /// Maximum number of warp instructions that a launch may run. A kernel that needs more counts as endless.
     pub limit: u64,
     /// The blocks to run, by their numbers in the grid, x first; numbers beyond the grid are left out. `None`: all.
     pub blocks: Option<Vec<u32>>,
@@ -116,18 +116,18 @@ const AXES: [(&str, u64); 6] = [
     ("the number of threads along z", 64),
 ];
 
-/// The most bytes of shared memory that a block can have, on the card that allows the most.
+/// Maximum number of bytes of shared memory of a block, on the cards that allow the most.
 const MOST_SHARED: u64 = 227 << 10;
 
-/// The most threads that a block can have, on every card.
+/// Maximum number of threads of a block, on every card.
 const MOST_THREADS: u64 = 1024;
 
 impl Kernel {
     /// Runs the kernel.
     ///
     /// # Errors
-    /// [`LaunchError`] if the sizes do not fit the kernel or any card, if the parameters have another length than the kernel's,
-    /// or if the kernel does not end.
+    /// [`LaunchError`] if the sizes do not fit the kernel or any card, if the parameters do not have the length of the kernel's,
+    /// or if the kernel does not end within the limit of `settings`.
     pub fn launch(&self, memory: &Memory, launch: &Launch<'_>, settings: &Settings) -> Result<Outcome, LaunchError> {
         self.check(launch)?;
         let log = Log { kernel: self.name.clone(), ..Log::default() };

@@ -6,12 +6,12 @@
 use crate::counters::Counters;
 use crate::lower::Kernel;
 
-/// What a card does in a second.
+/// The multiprocessors of a card, its clock and its rates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Card {
     /// Its name.
     pub name: &'static str,
-    /// Multiprocessors.
+    /// Number of multiprocessors.
     pub multiprocessors: usize,
     /// Clocks a second.
     pub clock: f64,

@@ -17,7 +17,7 @@ pub struct Module {
 /// Why a module could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
-    /// The text has something that the machine does not know. It then loads no kernel at all.
+    /// The text has something that the machine does not know. The machine then loads no kernel at all.
     #[error(transparent)]
     Ptx(#[from] PtxError),
     /// The module's variables do not fit into the memory.

@@ -1,4 +1,4 @@
-//! What each checker finds, and that it finds nothing in a sound kernel, whichever way the launch goes.
+//! What each checker finds, and that it finds nothing in a sound kernel, in every schedule and with early and late copies.
 
 use crate::kernel::{Card, at, found, kernel};
 use ptx_machine::{Arrival, Check, Checks};
@@ -109,7 +109,7 @@ fn two_lanes_that_write_one_word_race() {
 
 #[test]
 fn reads_before_a_write_need_a_barrier() {
-    // every warp reads all words, then each thread changes its own
+    // every warp reads all words, then each thread changes its own word
     let body = |between: &str| {
         let to = at("%rd4", "%rd0", "%r0");
         kernel(
@@ -219,7 +219,7 @@ fn bytes_that_nobody_wrote_are_found() {
 fn lanes_that_do_not_meet_are_found() {
     for (body, is_sound) in [
         (" shfl.sync.bfly.b32 %r3|%p1, %r0, 1, 31, -1;", true),
-        // half of the warp takes another way
+        // half of the warp takes another branch
         (
             " setp.lt.u32 %p0, %r0, 16; @%p0 bra END; shfl.sync.bfly.b32 %r3|%p1, %r0, 1, 31, -1; END: bar.warp.sync -1;",
             false,

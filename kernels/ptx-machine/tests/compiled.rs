@@ -243,7 +243,8 @@ fn planted(text: &str, pattern: &str, nth: usize, by: &str) -> String {
     format!("{}{by}{}", &text[..at], &text[at + found.len()..])
 }
 
-/// Plants common bugs in the compiled text. A checker or the numbers must show each, in every way that a launch may go.
+/// Plants common bugs in the compiled text. For each bug, a checker must report it or the numbers must be wrong, in every
+/// schedule and with early and late copies.
 #[test]
 fn planted_bugs_are_found() {
     let mut found = Vec::new();

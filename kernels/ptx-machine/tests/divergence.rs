@@ -1,4 +1,4 @@
-//! Lanes that take different ways.
+//! Lanes that take different branches.
 
 use crate::kernel::{Card, at, kernel};
 
@@ -53,7 +53,7 @@ ONE: bar.sync 0;
  st.global.u32 [%rd4], 9;"
         ),
     );
-    // the lanes wait at two `bar.sync 0`, which the machine does not take for the same place
+    // the lanes wait at two `bar.sync 0` instructions, which the machine does not treat as one place
     let card = Card::new();
     let to = card.memory.allocate(256).unwrap();
     let outcome = card.launch(&text, 1, 64, &[to]).unwrap();

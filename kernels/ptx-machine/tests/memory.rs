@@ -108,7 +108,7 @@ fn copies_to_shared_memory_fill_with_zeros() {
     let text = kernel(
         2,
         " .shared .align 16 .b8 tile[512];",
-        // of its 16 bytes lane i copies the first i, at most 16
+        // lane i copies the first i of its 16 bytes, at most all 16
         " mov.u64 %rd5, tile; mul.wide.u32 %rd6, %r0, 16; add.s64 %rd6, %rd6, %rd5; cvt.u32.u64 %r2, %rd6;
  mul.wide.u32 %rd7, %r0, 16; add.s64 %rd8, %rd7, %rd0; min.u32 %r3, %r0, 16;
  cp.async.cg.shared.global.L2::128B [%r2], [%rd8], 16, %r3; cp.async.commit_group; cp.async.wait_group 0;

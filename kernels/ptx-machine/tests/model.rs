@@ -1,9 +1,9 @@
-//! Which part of a card the model names as the busiest, and the time it gives.
+//! Which part of a card the model names as the busiest, and the time that it estimates.
 
 use crate::kernel::{Card, kernel};
 use ptx_machine::{CARDS, Counters, Estimate, Launch, Module, Part};
 
-/// Runs a launch of `blocks` blocks of 32 threads. Returns the estimate for the card `on`, and what each block counted.
+/// Runs a launch of `blocks` blocks of 32 threads. Returns the estimate for the card `on`, and the counters of each block.
 fn estimate(body: &str, blocks: u32, on: &ptx_machine::Card) -> (Estimate, Vec<Counters>) {
     let mut card = Card::new();
     card.settings.counts = true;
@@ -45,7 +45,7 @@ fn the_busiest_part_is_named() {
     let copy = " mad.lo.s32 %r2, %r1, 32, %r0; mul.wide.u32 %rd4, %r2, 128; add.s64 %rd4, %rd4, %rd0; ld.global.u32 %r3, [%rd4];";
     let (memory, _) = estimate(copy, 4096, &A100);
     assert_eq!(memory.bound, Part::Memory);
-    // each thread reads a sector of its own
+    // each thread reads its own sector
     assert_eq!(memory.seconds, 4096.0 * 32.0 * 32.0 / 1555e9);
 }
 

@@ -17,7 +17,7 @@ impl Pointwise<1, 3> for Factors<f32> {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [grad]: [S::V; 1], [p, m, v]: [S::V; 3]) -> [S::V; 3] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the caller of `Pointwise::apply` promises that the processor has the instruction set of S.
         unsafe {
             let g = S::mul(S::splat(self.grad_scale), grad);
             let p = S::mul(p, S::splat(self.decay));

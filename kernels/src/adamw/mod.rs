@@ -98,7 +98,7 @@ pub(crate) struct Factors<R> {
 }
 
 impl Numbers {
-    /// The factors of this step.
+    /// Returns the factors of this step.
     pub(crate) fn factors<R: Real>(&self) -> Factors<R> {
         let step = self.step as f64;
         let lerp = 1.0 - self.beta1;

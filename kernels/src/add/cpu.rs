@@ -22,7 +22,7 @@ impl Pointwise<1, 1> for Sum {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [x]: [S::V; 1], [y]: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the caller of `Pointwise::apply` promises that the processor has the instruction set of S.
         unsafe { [S::add(y, x)] }
     }
 }

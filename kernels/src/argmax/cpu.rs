@@ -52,7 +52,7 @@ impl VectorTask for Largest<'_> {
     type Output = f32;
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f32 {
-        // SAFETY: the contract of `VectorTask::run`: the processor has S's instruction set.
+        // SAFETY: the caller of `VectorTask::run` promises that the processor has the instruction set of S.
         unsafe { largest::<S>(self.0) }
     }
 }

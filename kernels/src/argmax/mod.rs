@@ -16,7 +16,7 @@ pub const NONE: u32 = u32::MAX;
 pub struct Argmax<'a> {
     /// Rows to search.
     pub rows: usize,
-    /// At least 1, at most 2^32 - 1.
+    /// Columns of a row: at least 1, at most 2^32 - 1.
     pub cols: usize,
     /// `[rows, cols]`
     pub x: Slice<'a, f32>,
@@ -30,8 +30,8 @@ impl Argmax<'_> {
     /// Writes `y`.
     ///
     /// # Errors
-    /// [`crate::KernelError::Shape`] if `x` or `y` has another length; [`crate::KernelError::Size`] if `cols` is 0 or above 2^32
-    /// - 1.
+    /// [`crate::KernelError::Shape`] if `x` or `y` does not have its length; [`crate::KernelError::Size`] if `cols` is not from 1
+    /// to 2^32 - 1.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "argmax";
         check_size(KERNEL, "cols", self.cols, self.cols > 0 && self.cols <= NONE as usize, "from 1 to 2^32 - 1")?;

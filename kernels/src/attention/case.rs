@@ -72,7 +72,7 @@ pub(crate) fn cases() -> Vec<Case> {
             }
         }
     }
-    // more query heads to a key-value head than are summed at once, and a head that ends inside a vector
+    // more query heads for each key-value head than are summed at once, and a head that ends inside a vector
     let groups = Geometry { num_attention_heads: 14, num_key_value_heads: 2, head_dim: 100, scale: 0.1, ..SMOLLM2 };
     for floats in [FloatDtype::F32, FloatDtype::Bf16] {
         cases.push(Cached { geometry: groups, capacity: 200, lengths: vec![200, 1, 131], floats }.case(false));

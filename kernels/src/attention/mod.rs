@@ -35,16 +35,17 @@ pub struct Segment {
 pub struct Geometry {
     /// Query heads.
     pub num_attention_heads: usize,
-    /// Divides `num_attention_heads`. Query head `h` reads key-value head `h / (num_attention_heads / num_key_value_heads)`.
+    /// Key-value heads: a divisor of `num_attention_heads`. Query head `h` reads key-value head `h / group`, where `group` is
+    /// `num_attention_heads / num_key_value_heads`.
     pub num_key_value_heads: usize,
     /// Columns of one query, key or value.
     pub head_dim: usize,
     /// Multiplies `q·k` before soft-cap and softmax.
     pub scale: f32,
-    /// If there is one, `s -> cap * tanh(s / cap)` on the scaled score (Gemma 2).
+    /// If `Some(cap)`, the scaled score `s` becomes `cap * tanh(s / cap)` (Gemma 2).
     pub softcap: Option<f32>,
-    /// A key is visible if it is fewer than this many positions before the query (the query's own key is 0 before). `None` limits
-    /// nothing.
+    /// A key is visible if it is fewer than this many positions before the query (the query's own key is 0 positions before it).
+    /// `None` limits nothing.
     pub sliding_window: Option<usize>,
 }
 
@@ -52,7 +53,7 @@ pub struct Geometry {
 pub struct Forward<'a> {
     /// The same for every row.
     pub geometry: Geometry,
-    /// Gives the number of rows.
+    /// The segments of the rows, and their number.
     pub layout: &'a Layout,
     /// `[rows, (num_attention_heads + 2 * num_key_value_heads) * head_dim]`: queries, keys and values side by side
     pub qkv: FloatSlice<'a>,
@@ -82,7 +83,7 @@ pub struct Backward<'a> {
 
 /// Attention of one new row of each sequence to the sequence's cache, for generation.
 pub struct Decode<'a> {
-    /// Sequences, each with one new row.
+    /// Number of sequences, each with one new row.
     pub batch: usize,
     /// As in [`Forward`].
     pub geometry: Geometry,
@@ -143,7 +144,7 @@ impl Backward<'_> {
     /// Computes `dqkv`.
     ///
     /// # Errors
-    /// As [`Forward::run`].
+    /// The errors of [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "attention.backward";
         self.geometry.check(KERNEL)?;
@@ -172,7 +173,7 @@ impl Decode<'_> {
     /// Computes `o`.
     ///
     /// # Errors
-    /// As [`Forward::run`], and [`crate::KernelError::Size`] for a length of 0 or above the capacity.
+    /// The errors of [`Forward::run`], and [`crate::KernelError::Size`] for a length of 0 or above the capacity.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "attention.decode";
         self.geometry.check(KERNEL)?;

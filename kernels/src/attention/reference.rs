@@ -42,13 +42,13 @@ pub(crate) fn forward<R: Real>(
     (o, lse)
 }
 
-/// The results of [`backward`].
+/// The gradients that [`backward`] returns.
 pub(crate) struct Gradients<R> {
-    /// Like `q`.
+    /// With respect to `q`, in its shape.
     pub dq: Vec<R>,
-    /// Like `k`.
+    /// With respect to `k`, in its shape.
     pub dk: Vec<R>,
-    /// Like `v`.
+    /// With respect to `v`, in its shape.
     pub dv: Vec<R>,
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn decode<R: Real>(
     o
 }
 
-/// Returns where the key or value of `row` for query head `h` begins.
+/// Returns the index of the first element of the key, or of the value, that query head `h` reads in `row`.
 fn key_value_at(geometry: &Geometry, row: usize, h: usize) -> usize {
     (row * geometry.num_key_value_heads + h / geometry.group()) * geometry.head_dim
 }
@@ -131,7 +131,7 @@ fn dot<R: Real>(a: &[R], b: &[R]) -> R {
     sum
 }
 
-/// Returns `z` for a query and a key.
+/// Returns the score of a query and a key: `z` of the formulas.
 fn score<R: Real>(geometry: &Geometry, q: &[R], k: &[R]) -> R {
     let u = R::from_f32(geometry.scale) * dot(q, k);
     match geometry.softcap {

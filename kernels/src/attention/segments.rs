@@ -10,7 +10,7 @@ impl Segment {
         self.prefix.len() + self.rows.len()
     }
 
-    /// The number of pairs of a query among its rows and a key that the query sees.
+    /// The number of pairs of a query and a key that the query sees. The queries are the rows of this segment.
     pub fn pairs(&self, geometry: &Geometry) -> usize {
         let up_to = |positions: usize| {
             let short = geometry.sliding_window.map_or(positions, |window| positions.min(window));
@@ -84,7 +84,7 @@ impl Geometry {
 
 /// Refuses segments outside the rows, segments that share rows, and prefixes that are not the rows of a segment without prefix.
 ///
-/// The kernels rely on it for soundness: different tasks write the rows of different segments at the same time.
+/// The kernels rely on this check for soundness: different tasks write the rows of different segments at the same time.
 pub(super) fn check(kernel: &'static str, rows: usize, segments: &[Segment]) -> Result<()> {
     let size = |argument, got, want| Err(KernelError::Size { kernel, argument, got, want });
     let mut taken: Vec<&Range<usize>> = Vec::with_capacity(segments.len());

@@ -1,4 +1,5 @@
-//! Comparisons of the fast versions with the reference, and of the reference with finite differences; results with equal bits.
+//! Compares the fast versions with the reference, and the reference with finite differences. Checks which results have equal
+//! bits.
 
 use super::case::{SMOLLM2, Tensors, cases, split, tree};
 use super::{Backward, Decode, Forward, Geometry, Layout, Segment, reference};
@@ -51,7 +52,7 @@ fn attend_in(
     Ok(Outputs { o: o.download(), lse: lse.download(), dq, dk, dv })
 }
 
-/// Returns some rows of all inputs.
+/// Returns the rows `rows` of all inputs, one range after the other.
 fn take(tensors: &Tensors, geometry: &Geometry, rows: &[Range<usize>]) -> Tensors {
     let of = |x: &[f32], heads: usize| {
         let width = heads * geometry.head_dim;
@@ -120,7 +121,8 @@ fn devices() -> Vec<Device> {
         .collect()
 }
 
-/// Geometries with and without a window, which changes the blocks that are visited, and a soft-cap, which changes the scores.
+/// Returns geometries with and without a window and a soft-cap. A window changes which blocks are visited, a soft-cap changes the
+/// scores.
 fn variants() -> [Geometry; 4] {
     let small = Geometry { num_attention_heads: 4, num_key_value_heads: 2, head_dim: 20, scale: 0.3, ..SMOLLM2 };
     [
@@ -170,7 +172,7 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// The prompt ends inside a block, at the end of one, and inside the first one. One of the branches has one row.
+/// The prompts end inside the first block, at its end, and inside a later one. One of the branches has one row.
 #[test]
 fn a_shared_prefix_has_the_bits_of_separate_sequences() {
     for device in devices() {
@@ -253,7 +255,7 @@ fn a_window_of_one_returns_the_values() {
     }
 }
 
-/// Scores of ±10⁴: the softmax is one-hot, exactly, and nothing overflows.
+/// With scores of ±10⁴ nothing overflows. The softmax of a row that sees one score of +10⁴ is one-hot, exactly.
 #[test]
 fn extreme_scores_stay_finite() {
     let geometry = Geometry { num_attention_heads: 1, num_key_value_heads: 1, head_dim: 16, scale: 1.0, ..SMOLLM2 };
@@ -276,7 +278,7 @@ fn extreme_scores_stay_finite() {
     }
 }
 
-/// The gradients of `Σ d_o·o` by the reference and by differences.
+/// Compares the reference's gradients of `Σ d_o·o` with finite differences.
 #[test]
 fn the_references_gradients_are_those_of_differences() {
     let plain = Geometry { num_attention_heads: 4, num_key_value_heads: 2, head_dim: 3, scale: 0.7, ..SMOLLM2 };
@@ -304,7 +306,7 @@ fn the_references_gradients_are_those_of_differences() {
     }
 }
 
-/// A decoding step computes the last row of the sequence.
+/// A decoding step returns the last row that [`Forward`] computes for the sequence, up to rounding.
 #[test]
 fn decode_is_the_last_row_of_forward() {
     for device in devices() {
@@ -331,7 +333,7 @@ fn decode_is_the_last_row_of_forward() {
             .run(&device)
             .unwrap();
             for (got, want) in o.download().iter().zip(&whole.o[last]) {
-                // each is within some units in the last place of |o| <= 5
+                // each is within a few units in the last place of the exact value, and |o| <= 5
                 assert!((got - want).abs() < 2e-6, "{got} and {want} on {}", device.describe());
             }
         }

@@ -1,4 +1,4 @@
-//! Cases of kernels whose operands are slices of f32 and of indices. Each kernel gives its call and its definition. This file
+//! Cases of kernels whose operands are slices of f32 and of indices. Each kernel provides its call and its reference. This file
 //! makes the buffers, restores what a run changes, and compares the outputs.
 
 use super::{Case, Comparison, Fixed, Prepared, max_error};
@@ -10,11 +10,11 @@ use std::sync::Arc;
 pub(crate) trait Kernel<const IDS: usize, const IN: usize, const OUT: usize>: Send + Sync + 'static {
     /// Names of the outputs.
     const OUTPUTS: [&'static str; OUT];
-    /// How much farther from the truth the fast functions may be than those of the standard library, in units in the last place
-    /// of the largest output: what [`crate::cpu::vectors::Simd`] promises for the function that the kernel uses.
+    /// How much error the kernel's fast function (such as `tanh`) may add to that of the standard library's function, in units in
+    /// the last place of the largest output. [`crate::cpu::vectors::Simd`] documents the error of each function.
     const FUNCTION_ULPS: f64 = 0.0;
 
-    /// Makes the operands of this shape, with [`super::Inputs::of`] its sizes.
+    /// Makes the operands of this shape. Draws them from [`super::Inputs`] that are seeded with its sizes.
     fn operands(&self) -> Operands<IDS, IN, OUT>;
 
     /// Calls the kernel.
@@ -39,12 +39,13 @@ pub(crate) struct Views<'a, const IDS: usize, const IN: usize, const OUT: usize>
     pub y: [SliceMut<'a, f32>; OUT],
 }
 
-/// Returns NaN, for an output that a call only writes: then an element that it does not write shows.
+/// Returns `len` NaNs, for an output that a call only writes: an element that the call does not write stays NaN and fails the
+/// comparison.
 pub(crate) fn unset(len: usize) -> Vec<f32> {
     vec![f32::NAN; len]
 }
 
-/// The parts of a [`Case`] beside its kernel.
+/// The fields of a [`Case`] that describe it.
 pub(crate) struct Label {
     pub kernel: &'static str,
     pub shape: String,
@@ -54,7 +55,7 @@ pub(crate) struct Label {
 }
 
 impl Label {
-    /// Makes the case of a kernel.
+    /// Makes the [`Case`] with this label that runs `kernel`.
     pub(crate) fn case<const IDS: usize, const IN: usize, const OUT: usize>(
         self,
         kernel: impl Kernel<IDS, IN, OUT>,
@@ -140,7 +141,7 @@ impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usiz
     }
 }
 
-/// Checks that the kernel gives the same bits with 1, 2 and 3 threads, on every instruction set.
+/// Checks that the kernel computes the same bits with 1, 2 and 3 threads, on every instruction set.
 ///
 /// # Panics
 /// If they differ.

@@ -70,7 +70,7 @@ impl Cpu {
         self.times.so_far()
     }
 
-    /// Adds the time until the result is dropped to that of `kernel`.
+    /// Measures the time until the result is dropped, and adds it to the time of `kernel`.
     pub(crate) fn timed(&self, kernel: &'static str) -> Timed<'_> {
         self.times.start(kernel)
     }

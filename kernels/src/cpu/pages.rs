@@ -9,8 +9,8 @@ use std::ptr::NonNull;
 /// The size of a huge page on x86-64 and on arm64 with pages of 4 KiB.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
-/// Maps `bytes` zeros at a multiple of [`HUGE_PAGE`]. `bytes` must be a positive multiple of it, too. `None` if the system
-/// refuses.
+/// Maps `bytes` bytes of zeros at an address that is a multiple of [`HUGE_PAGE`]. `bytes` must be a positive multiple of it, too.
+/// Returns `None` if the system refuses.
 #[cfg(unix)]
 pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
     // a mapping may begin at any page: map more, and give back what is before and after the part that is aligned
@@ -31,8 +31,8 @@ pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
     }
     let before = at.addr().next_multiple_of(HUGE_PAGE) - at.addr();
     let after = HUGE_PAGE - before;
-    // SAFETY: `before + bytes + after` is the mapping just made, and nobody knows of it yet. The parts are whole pages: a huge
-    // page and the mapping's address are multiples of the page size, and so is `before`.
+    // SAFETY: `before + bytes + after` is the mapping just made, and nothing else has its address yet. The parts are whole pages:
+    // a huge page and the mapping's address are multiples of the page size, and so is `before`.
     unsafe {
         let start = at.cast::<u8>().add(before);
         if before > 0 {
@@ -74,7 +74,7 @@ pub(crate) unsafe fn unmap(at: NonNull<u8>, bytes: usize) {
 }
 
 /// Gives the pages of `bytes` bytes back to the system. The mapping stays, and the bytes read as zeros from then on. Returns
-/// whether it was done.
+/// `false` if the system refuses.
 ///
 /// # Safety
 /// The bytes are inside what [`map`] returned, and nobody uses them.
@@ -106,11 +106,12 @@ pub(crate) unsafe fn forget(_at: NonNull<u8>, _bytes: usize) -> bool {
     false
 }
 
-/// Allocates `bytes` zeros at a multiple of [`HUGE_PAGE`], with the standard library's allocator. `None` if it refuses.
+/// Allocates `bytes` bytes of zeros at an address that is a multiple of [`HUGE_PAGE`], with the standard library's allocator.
+/// `bytes` must be positive. Returns `None` if the allocator refuses.
 #[cfg(not(unix))]
 pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
     let layout = std::alloc::Layout::from_size_align(bytes, HUGE_PAGE).ok()?;
-    // SAFETY: `bytes` is positive.
+    // SAFETY: `bytes` is positive, so the size of the layout is not zero.
     NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
 }
 

@@ -23,7 +23,8 @@ pub(crate) struct Times {
     running: AtomicUsize,
 }
 
-/// Adds the time from its start to its drop to that of its kernel, unless it started within another kernel.
+/// Measures one run of a kernel. When dropped, adds the time since its start to the time of the kernel, unless it started within
+/// another kernel.
 #[derive(Debug)]
 pub(crate) struct Timed<'a> {
     times: &'a Times,

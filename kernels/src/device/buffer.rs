@@ -44,7 +44,7 @@ impl<T: Element> Buffer<T> {
         Buffer { device, name, storage: Storage::Counted { _block: block }, len }
     }
 
-    /// Whether it holds zeros because nobody has written to its memory yet.
+    /// Whether the buffer holds zeros because nobody has written to its memory yet.
     pub(super) fn is_zeroed(&self) -> bool {
         match &self.storage {
             Storage::Block(block) => block.is_zeroed(),
@@ -87,7 +87,7 @@ impl<T: Element> Buffer<T> {
     /// Borrows all of it to write.
     ///
     /// # Panics
-    /// On weights that [`Device::weights`] did not copy: the base model is never written.
+    /// If the buffer holds weights that [`Device::weights`] did not copy: the base model is never written.
     pub fn view_mut(&mut self) -> SliceMut<'_, T> {
         match &self.storage {
             Storage::Block(block) => {
@@ -112,14 +112,15 @@ impl<T: Element> fmt::Debug for Buffer<T> {
 }
 
 impl Device {
-    /// Makes a buffer of weights from the range `bytes` of `owner`, e.g. a tensor of a mapped file. The bytes are used in place if
-    /// they are aligned for `T`, and copied otherwise. A buffer in place is read-only and keeps `owner` alive.
+    /// Makes a buffer of weights from the range `bytes` of `owner`, e.g. a tensor of a mapped file. The bytes are used in place
+    /// if they are aligned for `T`, and copied otherwise. A buffer that uses the bytes in place is read-only and keeps `owner`
+    /// alive.
     ///
     /// # Errors
     /// [`crate::KernelError::OutOfMemory`] if a copy is needed and does not fit.
     ///
     /// # Panics
-    /// If the range is outside the owner's bytes or not a whole number of elements: the loader checks both.
+    /// If the range is outside the owner's bytes or is not a whole number of elements. The loader checks both conditions.
     pub fn weights<T, O>(&self, name: &'static str, owner: &Arc<O>, bytes: Range<usize>) -> Result<Buffer<T>>
     where
         T: Element,

@@ -1,5 +1,5 @@
-//! A device that computes nothing and counts memory and operations. It tells what a pass would take on the processor, before the
-//! pass runs there.
+//! A device that computes nothing and counts memory and operations. Its counts say what a pass would take on the processor,
+//! before the pass runs there.
 //!
 //! On this device a buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. Downloads are zeros.
 
@@ -25,12 +25,12 @@ struct Counts {
     packed: Packed,
 }
 
-/// What a call takes beside the memory of its arguments.
+/// What a call costs: its operations, and its memory beside that of its arguments.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Cost {
     /// Multiplications and additions of its products, counted separately.
     pub operations: f64,
-    /// The most bytes of other memory that it holds at once while it runs.
+    /// Largest number of bytes, beside its arguments, that the call holds at once.
     pub scratch: usize,
     /// Bytes that the threads keep for packing after this call and after calls like it with fewer rows.
     pub packed: Packed,
@@ -48,12 +48,14 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Returns what is kept if the calling thread needs `areas`, and the other threads need as much if the call is parallel.
+    /// Returns the bytes that the threads keep after a call in which the calling thread needs `areas`. The other threads need as
+    /// much if the call is parallel, and nothing otherwise.
     pub(crate) fn areas(areas: [usize; 3], is_parallel: bool) -> Packed {
         Packed { shared: 0, of_caller: areas, of_others: if is_parallel { areas } else { [0; 3] } }
     }
 
-    /// Returns what is kept after both calls: each area at its larger size. The sum can be more than after either call.
+    /// Returns the bytes that the threads keep after the calls of `self` and of `other`: each area has the larger of its two
+    /// sizes. In total this can be more than after either call alone.
     pub fn and(self, other: Packed) -> Packed {
         let larger = |one: [usize; 3], other: [usize; 3]| [0, 1, 2].map(|area| one[area].max(other[area]));
         Packed {
@@ -102,7 +104,7 @@ impl Count {
         CountedBlock { counts: self.counts.clone(), name, bytes }
     }
 
-    /// Counts a call of a kernel. It never fails.
+    /// Counts a call of a kernel. Always returns `Ok`.
     pub(crate) fn call(&self, kernel: &'static str, cost: Cost) -> Result<()> {
         let mut counts = lock(&self.counts);
         counts.operations += cost.operations;
@@ -133,7 +135,7 @@ impl Count {
         lock(&self.counts).memory.in_use
     }
 
-    /// The most bytes that were in use.
+    /// Largest number of bytes that were in use at once.
     pub fn peak(&self) -> usize {
         lock(&self.counts).memory.peak
     }

@@ -45,7 +45,7 @@ impl Device {
         })
     }
 
-    /// Copies `from` to `to`, which is as long, with all threads; f32 is rounded if `to` is bf16.
+    /// Copies `from` to `to`, which must have the same length, with all threads. Rounds f32 if `to` is bf16.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -244,7 +244,7 @@ impl<'a> From<SliceMut<'a, bf16>> for FloatSliceMut<'a> {
 pub struct Columns<'a> {
     /// `[rows, stride]`: all columns
     pub values: FloatSlice<'a>,
-    /// The first of these columns. The sizes of the call say how many there are.
+    /// The first column that a call reads. The sizes of the call say how many columns it reads.
     pub first: usize,
     /// Elements from the start of a row to the start of the next.
     pub stride: usize,

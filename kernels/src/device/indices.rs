@@ -57,29 +57,29 @@ impl Device {
 }
 
 impl Indices {
-    /// How many there are.
+    /// Number of indices.
     pub fn len(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no indices.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Borrows all of them.
+    /// Borrows all indices.
     pub fn view(&self) -> IndexSlice<'_> {
         IndexSlice { values: self.buffer.view(), bounds: self.bounds }
     }
 }
 
 impl<'a> IndexSlice<'a> {
-    /// How many there are.
+    /// Number of indices.
     pub fn len(&self) -> usize {
         self.values.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no indices.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// What a device's memory is used for.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryReport {
-    /// Bytes in live buffers.
+    /// Bytes of live blocks, and bytes that threads keep for packing.
     pub in_use: usize,
     /// Largest value that `in_use` has had.
     pub peak: usize,
@@ -78,12 +78,12 @@ impl MemoryCount {
         self.remove(name, bytes);
     }
 
-    /// Sets the peaks to the bytes in use now.
+    /// Sets the peaks to the bytes in use now. Only [`super::Count`] calls this, and it adds no packed bytes here.
     pub(crate) fn restart_peak(&mut self) {
         (self.peak, self.blocks_peak) = (self.in_use, self.in_use);
     }
 
-    /// Returns everything that was counted. `mapped` and `fresh` are 0: the arena knows them.
+    /// Returns everything that was counted. `mapped` and `fresh` are 0: the arena sets them.
     pub(crate) fn report(&self) -> MemoryReport {
         MemoryReport {
             in_use: self.in_use,

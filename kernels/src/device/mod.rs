@@ -132,7 +132,7 @@ impl Device {
         Ok(buffer)
     }
 
-    /// Copies `from` to `to`, which is as long, with all threads.
+    /// Copies `from` to `to`, which must have the same length, with all threads.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -219,8 +219,8 @@ impl Device {
         }
     }
 
-    /// Whether the instruction set has a unit for products of bf16. If the set was detected, such products are faster than
-    /// products of f32. `ALIGN_CPU` can name a set on which they are slower.
+    /// Whether the instruction set has a unit for products of bf16. If [`Device::cpu`] chose the set without `ALIGN_CPU`, such
+    /// products are faster than products of f32. `ALIGN_CPU` can name a set on which they are slower.
     pub fn has_bf16_unit(&self) -> bool {
         match self {
             Device::Cpu(cpu) => cpu.isa().has_bf16_unit(),

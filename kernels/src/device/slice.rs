@@ -32,7 +32,7 @@ impl<'a, T: Element> Slice<'a, T> {
         Slice(Elements::Cpu(elements))
     }
 
-    /// Elements that are counted but do not exist.
+    /// Makes a slice of elements that are counted but do not exist.
     pub(crate) fn counted(len: usize) -> Slice<'a, T> {
         Slice(Elements::Counted { len })
     }
@@ -90,7 +90,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
         SliceMut(ElementsMut::Cpu(elements))
     }
 
-    /// Elements that are counted but do not exist.
+    /// Makes a slice of elements that are counted but do not exist.
     pub(crate) fn counted(len: usize) -> SliceMut<'a, T> {
         SliceMut(ElementsMut::Counted { len })
     }

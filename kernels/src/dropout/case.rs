@@ -1,11 +1,12 @@
-//! Shapes: the input of an adapter of SmolLM2-135M, timed. For the tests, odd sizes near whole counters and whole vectors.
+//! Shapes: the input of an adapter of SmolLM2-135M, timed. For the tests, odd sizes near multiples of 4, the columns of a
+//! counter, and near whole vectors.
 
 use super::{Dropout, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::rng::Key;
 use crate::{Buffer, Device, Result};
 
-/// Returns descending row numbers from above 2^32 to below. They use the upper half of the number, and are not in order.
+/// Returns the row numbers 2^32 + 1, 2^32, 2^32 - 1 and so on: some use the upper 32 bits, and they do not ascend.
 fn numbers(rows: usize) -> Vec<u64> {
     (0..rows as u64).map(|row| (1 << 32) + 1 - row).collect()
 }

@@ -21,7 +21,7 @@ pub struct Dropout<'a> {
     pub cols: usize,
     /// Probability to drop, in [0, 1).
     pub p: f32,
-    /// Made from the run's seed, the step and the place of the mask.
+    /// The key of the mask, made from the run's seed, the step and the place of the mask.
     pub key: Key,
     /// `[rows]`: the number of each row
     pub numbers: Slice<'a, u64>,

@@ -25,8 +25,9 @@ fn agrees_with_the_reference() {
     check_all(case::cases());
 }
 
-/// The kept share of `n` draws has a standard deviation of `sqrt(p (1 - p) / n)`. Five of them are exceeded about once in two
-/// million seeds. Each of the four words of a Philox block is checked by itself, so that none is favoured.
+/// The kept share of `n` draws has a standard deviation of `sqrt(p (1 - p) / n)`. A share is off by more than five standard
+/// deviations about once in two million seeds. Each of the four words of a Philox block is checked by itself, so that none is
+/// favoured.
 #[test]
 fn the_kept_share_is_one_minus_p() {
     let (rows, cols) = (1024, 1024);
@@ -90,7 +91,7 @@ fn other_seeds_steps_and_places_have_other_masks() {
     for i in 0..masks.len() {
         for j in 0..i {
             let same = masks[i].iter().zip(&masks[j]).filter(|(a, b)| a == b).count() as f64;
-            // independent masks agree in 500 of 1000 places, with a standard deviation of 15.8: allow five of them
+            // independent masks agree in 500 of 1000 places, with a standard deviation of 15.8: allow five standard deviations
             assert!((same - 500.0).abs() < 79.0, "masks {i} and {j} agree in {same} places");
         }
     }

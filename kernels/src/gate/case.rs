@@ -41,7 +41,8 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Returns rows of gates from -12 to 12, where both activations are saturated, each followed by the values that it gates.
+/// Returns rows of gates from -12 to 12, where both activations are saturated. After its gates, each row holds the values that
+/// they gate.
 fn gate_up(inputs: &mut Inputs, rows: usize, cols: usize) -> Vec<f32> {
     let mut values = Vec::new();
     for _ in 0..rows {

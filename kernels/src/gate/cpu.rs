@@ -64,7 +64,7 @@ impl<F: Pointwise<2, 1>, T: Stored> VectorTask for ForwardRows<'_, F, T> {
         let ForwardRows { f, cols, x, y } = self;
         for (x, y) in x.chunks_exact(2 * cols).zip(y.chunks_exact_mut(cols)) {
             let (gate, up) = x.split_at(cols);
-            // SAFETY: `dispatch` gives the instruction set.
+            // SAFETY: `dispatch` runs this only on a processor with the instruction set.
             unsafe { (Map { f: &f, x: [gate, up], y: [y] }).run::<S>() }
         }
     }
@@ -85,7 +85,7 @@ impl<F: Pointwise<3, 2>, T: Stored> VectorTask for BackwardRows<'_, F, T> {
         let BackwardRows { f, cols, x, dy, dx } = self;
         for ((x, dy), dx) in x.chunks_exact(2 * cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(2 * cols)) {
             let ((gate, up), (d_gate, d_up)) = (x.split_at(cols), dx.split_at_mut(cols));
-            // SAFETY: `dispatch` gives the instruction set.
+            // SAFETY: `dispatch` runs this only on a processor with the instruction set.
             unsafe { (Map { f: &f, x: [gate, up, dy], y: [d_gate, d_up] }).run::<S>() }
         }
     }
@@ -97,7 +97,7 @@ impl Pointwise<2, 1> for Silu {
     const IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [gate, up]: [S::V; 2], _: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the processor has the instruction set of S, by the contract of `Pointwise::apply`.
         unsafe { [S::mul(S::mul(gate, S::sigmoid(gate)), up)] }
     }
 }
@@ -106,7 +106,7 @@ impl Pointwise<3, 2> for Silu {
     const IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [gate, up, dy]: [S::V; 3], _: [S::V; 2]) -> [S::V; 2] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the processor has the instruction set of S, by the contract of `Pointwise::apply`.
         unsafe {
             let one = S::splat(1.0);
             let sigmoid = S::sigmoid(gate);
@@ -140,7 +140,7 @@ impl Pointwise<2, 1> for GeluTanh {
     const IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [gate, up]: [S::V; 2], _: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the processor has the instruction set of S, by the contract of `Pointwise::apply`.
         unsafe { [S::mul(S::mul(gate, S::sigmoid(Self::z::<S>(gate))), up)] }
     }
 }
@@ -149,7 +149,7 @@ impl Pointwise<3, 2> for GeluTanh {
     const IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [gate, up, dy]: [S::V; 3], _: [S::V; 2]) -> [S::V; 2] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the processor has the instruction set of S, by the contract of `Pointwise::apply`.
         unsafe {
             let one = S::splat(1.0);
             // sigmoid(z) = 1 / (1 + e) and 1 - sigmoid(z) = e / (1 + e), e = exp(-z)

@@ -65,7 +65,8 @@ pub(crate) fn cases() -> Vec<Case> {
         }
     }
 
-    // Odd sizes: at the first, every combination of weight format, precision and accumulation; at the others, three.
+    // Odd sizes: at the first, every combination of weight format, precision and accumulation; at each of the others, three
+    // cases.
     for layout in [Layout::Forward, Layout::Dx, Layout::Dw] {
         let odd = Shape { layout, alpha: 0.75, ..plain };
         for weights in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
@@ -160,7 +161,7 @@ struct Run {
     device: Device,
     left: FloatBuffer,
     right: WeightBuffer,
-    /// What the output holds before the call, if it is added to.
+    /// What the output holds before the call, if the product is added to it.
     before: FloatBuffer,
     output: FloatBuffer,
     by_definition: Fixed<ByReference>,

@@ -46,9 +46,9 @@ pub struct Forward<'a> {
     pub w: WeightSlice<'a>,
     /// `[m, n]`
     pub y: FloatSliceMut<'a>,
-    /// Whether `y` is added to.
+    /// Whether the product is added to `y` or replaces it.
     pub accumulate: Accumulate,
-    /// In which format `x` and `w` are multiplied.
+    /// The format in which `x` and `w` are multiplied.
     pub precision: Precision,
 }
 
@@ -68,9 +68,9 @@ pub struct Dx<'a> {
     pub w: WeightSlice<'a>,
     /// `[m, k]`
     pub dx: FloatSliceMut<'a>,
-    /// Whether `dx` is added to.
+    /// Whether the product is added to `dx` or replaces it.
     pub accumulate: Accumulate,
-    /// In which format `dy` and `w` are multiplied.
+    /// The format in which `dy` and `w` are multiplied.
     pub precision: Precision,
 }
 
@@ -90,9 +90,9 @@ pub struct Dw<'a> {
     pub x: FloatSlice<'a>,
     /// `[n, k]`
     pub dw: SliceMut<'a, f32>,
-    /// Whether `dw` is added to.
+    /// Whether the product is added to `dw` or replaces it.
     pub accumulate: Accumulate,
-    /// In which format `dy` and `x` are multiplied.
+    /// The format in which `dy` and `x` are multiplied.
     pub precision: Precision,
 }
 

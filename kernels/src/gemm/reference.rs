@@ -1,6 +1,6 @@
 //! The three products as loops that look like their formulas. This file defines them.
 //!
-//! Weights come widened to f32, which is exact. With [`Precision::Bf16`] both operands are rounded to bf16 (nearest even)
+//! Weights were widened to f32 before, which is exact. With [`Precision::Bf16`] both operands are rounded to bf16 (nearest even)
 //! before they are multiplied. The sum is computed in `R`, in the order of the index.
 
 use super::Accumulate;

@@ -12,12 +12,12 @@ fn agrees_with_the_reference() {
     check_all(cases);
 }
 
-/// An instruction set on one, two and three threads.
+/// Returns devices with one instruction set, on one, two and three threads.
 fn by_threads(isa: Isa) -> [Device; 3] {
     [1, 2, 3].map(|threads| Device::cpu_with(Some(threads), isa).unwrap())
 }
 
-/// Every instruction set on one, two and three threads.
+/// Returns devices with every instruction set, on one, two and three threads.
 fn devices() -> Vec<Device> {
     Isa::available().into_iter().flat_map(by_threads).collect()
 }
@@ -240,15 +240,15 @@ fn stacks() -> Vec<Stack> {
     stacks
 }
 
-/// Compares every path with the portable one, which computes a stack product by product. The shapes need tasks of rows, tasks of
-/// columns, and ranks of more than one panel.
+/// Compares every path with the portable one, which computes a stack product by product. The shapes cover tasks of rows, tasks of
+/// columns, and a rank of more than one panel.
 #[test]
 fn a_stack_is_its_layers_one_after_the_other() {
     let portable = Device::cpu_with(Some(1), Isa::Portable).unwrap();
     for (turn, stack) in stacks().into_iter().enumerate() {
         for inputs in [FORWARD, DX].map(|layout| StackInputs::new(layout, stack)) {
             for (i, m) in [1, 40, 300].into_iter().enumerate() {
-                // the next test compares numbers of threads; here they take turns from case to case
+                // the next test compares numbers of threads; here the number changes from case to case
                 let threads = Some(1 + (turn + i) % 3);
                 let want = stacked(&portable, &inputs, 0..m);
                 for isa in Isa::available() {

@@ -91,8 +91,8 @@ impl<X: Stored, Y: Stored> VectorTask for ForwardRows<'_, X, Y> {
         for (group, rstd) in rstd.iter_mut().enumerate() {
             let at = group / per_row * stride + first + group % per_row * cols;
             let (x, y) = (&x[at..at + cols], &mut y[at..at + cols]);
-            // SAFETY: `dispatch` gives the instruction set; all slices have `cols` elements, and every access ends inside them:
-            // it is a whole vector, or what remains.
+            // SAFETY: `dispatch` runs this only on a processor with the instruction set; all slices have `cols` elements, and
+            // every access ends inside them: it is a whole vector, or what remains.
             unsafe {
                 let mean =
                     (WeightedDot::<_, _, SUM_OF_SQUARES> { offset: 0.0, weight, a: x, b: x }).run::<S>() / cols as f32;
@@ -132,8 +132,8 @@ impl<X: Stored, Y: Stored> VectorTask for BackwardRows<'_, X, Y> {
         for (group, &rstd) in rstd.iter().enumerate() {
             let at = group / per_row * stride + first + group % per_row * cols;
             let (x, dy, dx) = (&x[at..at + cols], &dy[at..at + cols], &mut dx[at..at + cols]);
-            // SAFETY: `dispatch` gives the instruction set; all slices have `cols` elements, and every access ends inside them:
-            // it is a whole vector, or what remains.
+            // SAFETY: `dispatch` runs this only on a processor with the instruction set; all slices have `cols` elements, and
+            // every access ends inside them: it is a whole vector, or what remains.
             unsafe {
                 let dot = (WeightedDot::<_, _, WEIGHTED> { offset, weight, a: dy, b: x }).run::<S>();
                 let along_x = S::splat(rstd * rstd * (dot / cols as f32));

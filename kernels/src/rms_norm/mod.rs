@@ -14,7 +14,7 @@ use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, Result, Slice, SliceM
 /// Where the rows of the norm are in the rows of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Groups {
-    /// Column of the tensor where the first of them begins.
+    /// Column of the tensor where the first row of the norm begins.
     pub first: usize,
     /// Rows of the norm in each row of the tensor, side by side.
     pub per_row: usize,
@@ -84,7 +84,7 @@ pub struct Backward<'a> {
     pub dy: FloatSlice<'a>,
     /// Like `x`. Columns outside the groups keep their values.
     pub dx: FloatSliceMut<'a>,
-    /// Whether `dx` is added to.
+    /// Whether the gradient is added to `dx` or replaces it.
     pub accumulate: Accumulate,
 }
 
@@ -107,7 +107,7 @@ impl Forward<'_> {
 
 impl Backward<'_> {
     /// # Errors
-    /// As [`Forward::run`].
+    /// As [`Forward::run`], with `dy` in place of `y`; [`crate::KernelError::Format`] also if `dx` has another format than `x`.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rms_norm.backward";
         self.groups.check(KERNEL, self.rows, self.cols)?;

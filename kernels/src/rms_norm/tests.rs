@@ -117,8 +117,8 @@ fn wrong_lengths_are_refused_by_name() {
     assert_eq!(refused(&none, &none, 0), KernelError::Size { kernel, argument: "cols", got: 0, want: "at least 1" });
 }
 
-/// Two heads of three columns, which begin at the second column of rows of eleven, give what separate rows give. The other
-/// columns keep their values.
+/// Two heads of three columns, which begin at the second column of rows of eleven, have the same results as separate rows. The
+/// other columns keep their values.
 #[test]
 fn heads_are_rows_of_their_own() {
     let (rows, cols) = (4, 3);

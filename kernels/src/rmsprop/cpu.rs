@@ -17,7 +17,7 @@ impl Pointwise<1, 2> for Factors<f32> {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [grad]: [S::V; 1], [p, v]: [S::V; 2]) -> [S::V; 2] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the processor has the instruction set of S, by the contract of `Pointwise::apply`.
         unsafe {
             let g = S::add(S::mul(S::splat(self.grad_scale), grad), S::mul(S::splat(self.weight_decay), p));
             let v = S::add(S::mul(v, S::splat(self.alpha)), S::mul(S::mul(S::splat(self.square), g), g));

@@ -57,9 +57,9 @@ fn has_the_bits_of_the_reference_in_f32() {
 /// END
 /// ```
 ///
-/// torch fuses the products and sums that its compiler fused. That is one rounding more or less in each of three steps, which is
-/// within 4 units in the last place of the mean and of the parameter. An update is at most ten times lr = 3e-3, however small
-/// the parameter, so the tolerance of a small parameter is that of 3e-2.
+/// torch may fuse products and sums, as its compiler chose. That is one rounding more or less in each of three steps, which is
+/// within 4 units in the last place of the mean and of the parameter. An update is at most ten times lr = 3e-3, however small the
+/// parameter, so the tolerance of a small parameter is that of 3e-2.
 #[test]
 fn three_steps_are_those_of_torch() {
     const GRADS: [[f32; 5]; 3] =

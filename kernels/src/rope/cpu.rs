@@ -8,7 +8,7 @@ use crate::cpu::threads::blocks::rows_per_block;
 use crate::cpu::vectors::pointwise::{Map, Pointwise};
 use crate::cpu::vectors::{Simd, Stored, VectorTask};
 
-/// How many elements of a simple kernel take as long as one cosine and one sine in f64.
+/// How many elements a simple kernel computes in the time of one cosine and one sine in f64.
 const COST_OF_AN_ANGLE: usize = 32;
 
 pub(super) fn tables(cpu: &Cpu, call: Tables<'_>) {
@@ -85,7 +85,7 @@ impl<F: Pointwise<2, 2>, T: Stored> VectorTask for Rows<'_, F, T> {
         for ((cos, sin), x) in cos.chunks_exact(half).zip(sin.chunks_exact(half)).zip(x.chunks_exact_mut(stride)) {
             for head in x[..cols].chunks_exact_mut(head_dim) {
                 let (a, b) = head.split_at_mut(half);
-                // SAFETY: `dispatch` gives the instruction set.
+                // SAFETY: `dispatch` runs this only on a processor with the instruction set.
                 unsafe { (Map { f: &f, x: [cos, sin], y: [a, &mut b[..half]] }).run::<S>() }
             }
         }
@@ -99,7 +99,7 @@ impl<const YES: bool> Pointwise<2, 2> for Clockwise<YES> {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [cos, sin]: [S::V; 2], [a, b]: [S::V; 2]) -> [S::V; 2] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the processor has the instruction set of S, by the contract of `Pointwise::apply`.
         unsafe {
             let (ac, bs) = (S::mul(a, cos), S::mul(b, sin));
             let (bc, as_) = (S::mul(b, cos), S::mul(a, sin));

@@ -11,8 +11,8 @@ mod reference;
 use crate::error::{check_len, check_size};
 use crate::{Device, FloatSliceMut, IndexSlice, KernelError, Result, Slice, SliceMut};
 
-/// `cos[r, i] = scaling[variants[r]] * cos(positions[r] * inv_freq[variants[r], i])`, and likewise `sin`. The angle, a product, is
-/// rounded to f32 before its cosine is computed, because the models were trained so.
+/// `cos[r, i] = scaling[variants[r]] * cos(positions[r] * inv_freq[variants[r], i])`, and likewise `sin`. The angle, a product,
+/// is rounded to f32 before its cosine is computed, because the models were trained that way.
 pub struct Tables<'a> {
     /// Rows of the pass.
     pub rows: usize,

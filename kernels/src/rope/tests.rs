@@ -114,7 +114,8 @@ fn wrong_sizes_are_refused_by_name() {
     assert_eq!(error, KernelError::RowIndex { kernel: "rope.tables", place: 1, index: 2, rows: 2 });
 }
 
-/// In bf16, heads at the front of longer rows become the f32 rotation rounded once. The other columns keep their values.
+/// In bf16, the result is that of the f32 rotation, rounded once. The heads are at the front of longer rows, whose other columns
+/// keep their values.
 #[test]
 fn operands_of_bf16_give_the_result_of_f32_rounded() {
     let (rows, heads, head_dim, rotary_dim, stride) = (3, 2, 40, 34, 100);

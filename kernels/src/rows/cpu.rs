@@ -43,7 +43,8 @@ pub(super) fn scatter_add(cpu: &Cpu, call: ScatterAdd<'_>) {
 }
 
 /// Calls `work(x[i, part], y[index[i], part])` for all i in order. The parts are disjoint ranges of columns, which different
-/// threads may take. So if the index has a row of `y` twice, its calls are in the order of the index, whatever the thread count.
+/// threads may take. So if a row of `y` occurs twice in the index, the calls for it are in the order of the index, whatever the
+/// thread count.
 fn by_columns<T: Element>(
     cpu: &Cpu,
     cols: usize,
@@ -52,8 +53,8 @@ fn by_columns<T: Element>(
     y: &mut [T],
     work: impl Fn(&[T], &mut [T]) + Send + Sync,
 ) {
-    /// Columns of a part come in multiples of this: one or two cache lines, so that no two threads write to the same line of
-    /// an aligned row.
+    /// The number of columns of a part is a multiple of this: one or two cache lines, so that no two threads write to the same
+    /// line of an aligned row.
     const LINE: usize = 32;
     let parts = if index.len() * cols <= BLOCK { 1 } else { cpu.threads() };
     let width = cols.div_ceil(parts).next_multiple_of(LINE);

@@ -38,8 +38,8 @@ fn scatter_add_has_the_bits_of_the_reference_in_f32() {
     }
 }
 
-/// The gradient of a gather is the scatter-add of the same index: `dy · gather(x) = x · scatter_add(dy)`. In whole numbers, so
-/// the sums are exact.
+/// The gradient of a gather is the scatter-add of the same index: `dy · gather(x) = x · scatter_add(dy)`. All values are whole
+/// numbers, so the sums are exact.
 #[test]
 fn scatter_add_is_the_transpose_of_gather() {
     let mut inputs = Inputs::of(&[7]);

@@ -15,7 +15,7 @@ impl Pointwise<0, 1> for Cap {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, _: [S::V; 0], [x]: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the processor has the instruction set of S, by the contract of `Pointwise::apply`.
         unsafe {
             let cap = S::splat(self.0);
             [S::mul(cap, S::tanh(S::div(x, cap)))]

@@ -1,4 +1,5 @@
-//! Shapes: the gradients of all adapters of SmolLM2-135M, timed. For the tests, lengths near 32 sums and near whole blocks.
+//! Shapes: the gradients of all adapters of SmolLM2-135M, timed. For the tests, lengths near 32, the number of running sums, and
+//! near whole blocks.
 
 use super::{SumSquares, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared, shapes};
@@ -40,8 +41,8 @@ impl Prepared for Run {
         Ok(())
     }
 
-    /// Squares of f32 are exact in f64. A sum of n positive terms errs by at most n half-units in its last place. Both the
-    /// kernel's sum and the reference's err by that much.
+    /// Squares of f32 are exact in f64. A sum of n positive terms errs by at most n half-units in its last place. The kernel's
+    /// sum and the reference's may each err by that much.
     fn check(&self) -> Vec<Comparison> {
         let exact = reference::sum_squares(&widen::<f64>(&self.x));
         let bound = self.x.len() as f64 * f64::EPSILON * exact;

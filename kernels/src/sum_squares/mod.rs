@@ -8,7 +8,7 @@ use crate::{Device, Result, Slice};
 
 /// Computes `Σ x²` of each of many tensors.
 pub struct SumSquares<'a> {
-    /// The tensors. Each has a sum of its own.
+    /// The tensors. Each has a separate sum.
     pub xs: &'a [Slice<'a, f32>],
 }
 

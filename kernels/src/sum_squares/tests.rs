@@ -14,7 +14,7 @@ fn agrees_with_the_reference() {
     check_all(case::cases());
 }
 
-/// It is fixed which element is added to which sum, so all instruction sets give the same bits too.
+/// Every instruction set adds an element to the same running sum, so all sets give the same bits too.
 #[test]
 fn threads_and_instruction_sets_do_not_change_bits() {
     let x = Inputs::of(&[300_001]).normal(300_001, 1.0);

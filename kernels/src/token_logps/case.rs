@@ -146,7 +146,7 @@ struct Run {
     /// Log-probs, log-sum-exps, entropies, whether the targets are the largest, log-sum-exps of twice the logits. Filled with
     /// NaN first, so that an element that is not written fails the comparison.
     outputs: [Buffer<f32>; 5],
-    /// Filled with NaN first too.
+    /// Filled with NaN first, as `outputs` are.
     d_hidden: FloatBuffer,
     by_definition: Fixed<(ByReference<f64>, ByReference<f32>)>,
 }

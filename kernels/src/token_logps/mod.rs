@@ -2,7 +2,7 @@
 //!
 //! `logp[r] = z[r, target[r]] - log Σ_v exp z[r, v]`, `z = softcap(hidden_states · lm_headᵀ) / temperature`. Walks the vocabulary
 //! in blocks and keeps a running maximum and sum per row (online softmax, arXiv 1805.02867, alg. 3). The backward pass computes
-//! the blocks again and takes their probabilities from the saved log-sum-exp: see docs/derivations/token_logps.md.
+//! the blocks again, and their probabilities with the saved log-sum-exp: see docs/derivations/token_logps.md.
 
 pub(crate) mod case;
 mod cpu;
@@ -21,15 +21,15 @@ const FORWARD_PRODUCTS: usize = 1;
 /// Matrix products of the backward pass: the logits again, and their gradients times `lm_head`.
 const BACKWARD_PRODUCTS: usize = 2;
 
-/// Returns the multiplications and additions of `products` products of `[rows, hidden_size]` with the vocabulary.
+/// Returns the number of multiplications and additions in `products` products of a `[rows, hidden_size]` matrix with `lm_head`.
 fn operations(products: usize, rows: usize, [vocab_size, hidden_size]: [usize; 2]) -> f64 {
     2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64
 }
 
-/// What both passes read.
+/// The operands that the forward and the backward pass read.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
-    /// Positions, scored or ignored.
+    /// Number of positions, scored or ignored.
     pub rows: usize,
     /// Columns of `hidden_states` and `lm_head`.
     pub hidden_size: usize,
@@ -74,9 +74,9 @@ pub struct Extras<'a> {
 /// Gradients of the hidden states: `d_hidden[r] = d_logps[r] * (lm_head[target[r]] - Σ_v p[r, v] * lm_head[v])`. The soft-cap and
 /// the temperature multiply each `lm_head[v]` by the slope of its logit.
 pub struct Backward<'a> {
-    /// As in [`Forward`].
+    /// The operands that [`Forward`] read.
     pub head: Head<'a>,
-    /// As [`Forward`] wrote it.
+    /// The log-sum-exps that [`Forward`] wrote.
     pub lse: Slice<'a, f32>,
     /// `[rows]`: gradients of the log-probs
     pub d_logps: Slice<'a, f32>,
@@ -112,7 +112,7 @@ impl Forward<'_> {
 
 impl Backward<'_> {
     /// # Errors
-    /// As [`Forward::run`]; [`crate::KernelError::Format`] if `d_hidden` is not in the format of the hidden states.
+    /// The errors of [`Forward::run`]; [`crate::KernelError::Format`] if `d_hidden` is not in the format of the hidden states.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "token_logps.backward";
         let rows = self.head.check(KERNEL)?;
@@ -147,7 +147,7 @@ impl Head<'_> {
         }
     }
 
-    /// Returns the multiplications and additions of `products` matrix products.
+    /// Returns the number of multiplications and additions in `products` matrix products.
     fn operations(&self, products: usize) -> f64 {
         operations(products, self.rows, [self.vocab_size, self.hidden_size])
     }

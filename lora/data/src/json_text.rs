@@ -1,10 +1,9 @@
-//! JSON as strings: a value is serialised as its JSON text, for formats that must know the type in advance; and the keys of
-//! objects.
+//! Serialises a JSON value as a string, for formats that must know the type in advance. Also writes the keys of objects.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-/// Returns a key as it stands before its value in an object: `"name":`.
+/// Returns a key as JSON writes it before its value in an object: `"name":`.
 pub(crate) fn key(name: &str) -> Vec<u8> {
     let mut key = serde_json::to_vec(name).expect("a text prints");
     key.push(b':');

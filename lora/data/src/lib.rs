@@ -14,10 +14,10 @@
 //! reported:
 //! - In a pair of texts without a prompt column, the prompt ends with a turn marker ([`TurnMarker`], kept in [`Decided`]). TRL's
 //! prompt is all that the two texts share.
-//! - Turns of the prompt that the answers repeat are cut.
+//! - If the answers repeat turns of the prompt, these turns are cut from them.
 //! - If one answer is a prefix of the other, all of it is the prompt. TRL moves the last shared character into the answers.
 //! - A prompt without a token or an answer without a token is never scored.
-//! - Equal answers are a bad row.
+//! - A pair with equal answers is a bad row.
 //!
 //! Memory: 32 bytes for a usable row and 4 for an answer; 8 bytes for a record, or for a usable row if the tokens are cached;
 //! 21 more for a record while duplicates are counted; text and ids of one window of rows at a time.

@@ -25,7 +25,7 @@ pub struct EncodedRow {
 }
 
 impl EncodedRow {
-    /// Returns the tokens of the row's tree: the prompt once, and the kept tokens of every answer.
+    /// Returns the number of tokens in the row's tree: the prompt once, and the kept tokens of every answer.
     pub fn tree_tokens(&self) -> usize {
         self.prompt.len() + self.answers.iter().map(|a| a.kept).sum::<usize>()
     }
@@ -75,11 +75,11 @@ pub enum Target {
     Label(bool),
     /// One finite number for each answer; larger is better.
     Rewards(Vec<f64>),
-    /// One answer, to be learned as it stands.
+    /// One answer, to be learned as it is.
     Sequence,
 }
 
-/// Numbers that a pair may have besides its preference. A null in the data counts as no column.
+/// Numbers that a pair may have besides its preference. A null in the data counts as a missing column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowNumbers {
     /// Factor for the pair's loss: finite, not negative. [`RowNumbers::weight_or_one`] is 1 for a row without a weight.
@@ -113,7 +113,7 @@ pub enum RowKind {
     Pair,
     /// A prompt with one answer and its label. A pair can be split into two of these.
     Labelled,
-    /// A prompt with any number of answers and a number for each.
+    /// A prompt with any number of answers and a score for each.
     Scored,
     /// A text or a conversation, some of whose tokens are learned.
     Sequence,

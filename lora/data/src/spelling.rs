@@ -1,7 +1,7 @@
 //! Finds the known name that a misspelt one may stand for.
 
-/// Returns the name that `text` misspells or begins. A third of its letters may be wrong; in a short name, one may. The
-/// beginning of a name must have at least three letters.
+/// Returns the nearest of the names that `text` misspells or begins. A third of the letters of `text` may be wrong, and at least
+/// one may be. If `text` is the beginning of a name, it must have at least three letters. `None` if no name fits.
 pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let letters = text.chars().count();
     let most = (letters / 3).max(1);

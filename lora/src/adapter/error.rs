@@ -190,7 +190,7 @@ fn counted(n: usize, one: &str, several: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { several })
 }
 
-/// Joins names with commas. Appends `...` if `count`, the number of all names, is larger than the number of these.
+/// Joins names with commas. Appends `...` if there are more names than these: `count` is the number of all names.
 fn first(names: &[String], count: usize) -> String {
     let more = if names.len() < count { ", ..." } else { "" };
     format!("{}{more}", names.join(", "))

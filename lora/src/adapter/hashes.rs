@@ -1,4 +1,5 @@
-//! Hashes that identify a base or an adapter. They are saved with an adapter or a run, and compared when that is used again.
+//! Hashes that identify a base or an adapter. They are saved with an adapter or a run, and compared when the adapter or run is
+//! used again.
 
 use align_engine::adapters::AdapterSet;
 use align_engine::model::{Layout, ModelConfig};
@@ -8,7 +9,7 @@ use blake3::{Hash, Hasher};
 use half::{bf16, f16};
 use std::collections::HashMap;
 
-/// About how many blocks of a tensor are hashed, and the elements in a block.
+/// Approximate number of blocks of a tensor that are hashed. `BLOCK` is the number of elements in a block.
 const BLOCKS: usize = 8;
 const BLOCK: usize = 2048;
 

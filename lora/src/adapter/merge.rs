@@ -237,7 +237,7 @@ impl Merge<'_> {
         MergeError::Io { output: self.output.to_owned(), action, path: path.to_owned(), source }
     }
 
-    /// Refuses an output that lies in the model's directory, holds an input or is not a folder. With [`Existing::Keep`] it must
+    /// Refuses an output that is inside the model's directory, holds an input or is not a folder. With [`Existing::Keep`] it must
     /// also be empty.
     fn check_output(&self) -> Result<(), MergeError> {
         let output = self.output.to_owned();

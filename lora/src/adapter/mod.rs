@@ -157,7 +157,7 @@ impl Adapter {
         Ok(())
     }
 
-    /// Sets the base that it is trained on from now on: the [`base_hash`] that is written with the values.
+    /// Sets the base that the adapter is trained on from now on. `hash` is its [`base_hash`], which is written with the values.
     pub fn set_base(&mut self, hash: Hash) {
         self.base = Some(hash.to_string());
     }

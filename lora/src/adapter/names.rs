@@ -19,7 +19,7 @@ const PREFIX: &str = "base_model.model.";
 const DEFAULT: &str = "default";
 /// Prefix of the layers' names in a model that also reads images.
 const WRAPPED: &str = "model.language_model.";
-/// This prefix in older files.
+/// The prefix in older files, where newer ones have [`WRAPPED`].
 const WRAPPED_BEFORE: &str = "language_model.model.";
 /// Beginnings of the names of parts that only images pass through. Older files have these names without `model.` before them.
 const NOT_RUN: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
@@ -80,7 +80,7 @@ pub(super) fn parts(tensor: &str) -> Option<Parts<'_>> {
     })
 }
 
-/// What a module that a file names is in the model.
+/// Where a module that a file names is in the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     /// This linear layer, as an index into [`Modules::linears`].
@@ -91,7 +91,7 @@ pub(super) enum Place {
     Nowhere,
 }
 
-/// Finds the modules that a file names in a model.
+/// Finds in a model the modules that a file names.
 pub(super) struct Places<'a> {
     by_name: HashMap<&'a str, usize>,
     prefix: &'a str,

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-/// Most names that an error shows.
+/// Maximum number of names that an error shows.
 const SHOWN: usize = 5;
 /// The key of [`base_hash`](super::base_hash) in the header of the file. PEFT does not read it.
 const BASE: &str = "base_weights";

@@ -56,7 +56,7 @@ impl FromStr for Targets {
 }
 
 impl Targets {
-    /// Returns the names of a list that choose none of these layers.
+    /// Returns the names in a list of targets that choose none of these layers. Empty if the targets are not a list.
     pub fn unmatched(&self, linears: &[LinearInfo]) -> Vec<&str> {
         let Targets::Named(ModuleNames::List(names)) = self else { return Vec::new() };
         let chosen = |name: &str| {
@@ -68,7 +68,7 @@ impl Targets {
     }
 }
 
-/// Writes the form of the command line.
+/// Writes the targets in the form that the command line accepts.
 impl fmt::Display for Targets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -216,7 +216,7 @@ impl LoraConfig {
     }
 }
 
-/// Names, prepared for comparison.
+/// The names or the pattern of a configuration, prepared for comparison.
 enum Matcher<'a> {
     List(HashSet<&'a str>),
     Regex { key: &'static str, pattern: &'a str, regex: Regex },
@@ -246,7 +246,8 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// Returns for each name the value of the first pattern that matches the whole name or all of it after some dot, else `default`.
+/// Returns a value for each name: that of the first pattern that matches the whole name, or all of the name after some dot. If no
+/// pattern matches, the value is `default`.
 fn by_pattern<T: Copy>(
     key: &'static str,
     patterns: &[(String, T)],
@@ -305,9 +306,9 @@ fn summary(names: &[&str]) -> String {
     seen.join(", ")
 }
 
-/// Returns the list that PEFT and others read as [`Targets::AllLinear`] on a model with these modules. The list holds the last
-/// part of each name. If the model has more than its decoder, the list holds whole names, since other parts of the model may have
-/// modules with the same last part.
+/// Returns the list that PEFT and other programs read as [`Targets::AllLinear`] on a model with these modules. The list holds the
+/// last part of each name. If the model has more than its decoder, the list holds whole names, since other parts of the model may
+/// have modules with the same last part.
 pub(super) fn spelled_out(modules: &Modules<'_>) -> Vec<String> {
     let last = |name: &&str| name.rsplit('.').next().unwrap_or(name).to_owned();
     let mut names: Vec<String> = match modules.prefix {

@@ -34,7 +34,7 @@ pub(super) struct Part {
     pub(super) divergence: Divergence,
     /// The likelihood term of `--sft-weight`.
     pub(super) sft: Option<SftTerm>,
-    /// How tokens beyond the shorter answer's length count. `None` if they count like the others.
+    /// How tokens beyond the shorter answer's length count. `None` if they count like all other tokens.
     pub(super) ld: Option<LengthDesensitisation>,
     /// Whether the policy's own probabilities weigh the pairs.
     pub(super) weighting: bool,
@@ -175,7 +175,8 @@ impl Objective {
         self.parts[0].loss.compares_rows()
     }
 
-    /// Returns the loss whose rewards are logged: the first one of a mix that has a reference, else the first.
+    /// Returns the loss whose rewards are logged. In a mix, it is the first loss with a reference, or the first loss if none has
+    /// one.
     pub(super) fn rewarding(&self) -> &Part {
         self.parts.iter().find(|part| part.spec.reference).unwrap_or(&self.parts[0])
     }
@@ -408,7 +409,7 @@ fn check_effects(parts: &[Part], given: &[(&str, KnobValue)]) -> Result<(), Obje
     Ok(())
 }
 
-/// Collects the knobs of one loss: the given ones, those that the preset sets, and the defaults of the rest.
+/// Collects the knobs of one loss: the given ones, those that the preset sets, and the defaults of all others.
 fn complete(
     spec: &'static LossSpec,
     preset: Option<&'static Preset>,

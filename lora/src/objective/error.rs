@@ -12,7 +12,7 @@ pub enum ObjectiveError {
         .similar.map_or(String::new(), |similar| format!("did you mean `{similar}`? ")), .known.join(", ")
     )]
     UnknownLoss {
-        /// As given.
+        /// The name as given.
         name: String,
         /// The most similar name of a loss.
         similar: Option<&'static str>,
@@ -22,9 +22,9 @@ pub enum ObjectiveError {
     /// Several methods have this name.
     #[error("`{name}` names several methods: {}", .candidates.join("; "))]
     AmbiguousLoss {
-        /// As given.
+        /// The name as given.
         name: String,
-        /// What it could mean, with the source, and whether this program has it.
+        /// The methods that the name could mean, each with a short description and a remark if this version lacks it.
         candidates: Vec<String>,
     },
     /// The chosen loss has no such knob.
@@ -49,9 +49,9 @@ pub enum ObjectiveError {
         flag: &'static str,
         /// The loss.
         loss: &'static str,
-        /// As given.
+        /// The number as given.
         value: f64,
-        /// What is accepted.
+        /// The accepted numbers.
         range: Range,
     },
     /// A value of the wrong type, such as a number for a switch.
@@ -59,7 +59,7 @@ pub enum ObjectiveError {
     KnobType {
         /// The flag.
         flag: &'static str,
-        /// As given.
+        /// The value as given.
         value: KnobValue,
         /// What it should be.
         wanted: &'static str,
@@ -69,9 +69,9 @@ pub enum ObjectiveError {
     KnobChoice {
         /// The flag.
         flag: &'static str,
-        /// As given.
+        /// The value as given.
         value: KnobValue,
-        /// What is accepted.
+        /// The accepted words.
         choices: &'static [&'static str],
     },
     /// Two knobs that exclude each other.
@@ -93,7 +93,7 @@ pub enum ObjectiveError {
         loss: &'static str,
         /// The flag that gives it an effect.
         needed: &'static str,
-        /// The value that this flag must have, in words.
+        /// The value that `needed` must have, in words.
         what: &'static str,
     },
     /// One knob given twice.
@@ -133,7 +133,7 @@ pub enum ObjectiveError {
         "`{part}` in the mix {text}: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once"
     )]
     MixSyntax {
-        /// The whole value.
+        /// The whole value of `--loss`.
         text: String,
         /// The part that is wrong.
         part: String,
@@ -141,21 +141,21 @@ pub enum ObjectiveError {
     /// A mix in a mix.
     #[error("{text}: `{name}` is itself the mix {mix}; write out its losses")]
     NestedMix {
-        /// The whole value.
+        /// The whole value of `--loss`.
         text: String,
         /// The mix.
         name: &'static str,
-        /// What it stands for.
+        /// The losses and weights that it stands for.
         mix: &'static str,
     },
     /// A loss that cannot be mixed.
     #[error("{text}: {loss} cannot be part of a mix, only losses of single pairs can: {}", .mixable.join(", "))]
     MixKind {
-        /// The whole value.
+        /// The whole value of `--loss`.
         text: String,
         /// The loss.
         loss: &'static str,
-        /// The losses that can.
+        /// The losses that can be part of a mix.
         mixable: Vec<&'static str>,
     },
 }
@@ -173,7 +173,7 @@ pub enum HeadError {
     NonFinite {
         /// Index into the rows given to the call.
         row: usize,
-        /// Which number.
+        /// Which number it is, in words.
         what: &'static str,
         /// NaN or an infinity.
         value: f64,

@@ -5,7 +5,7 @@ use super::loss::{Loss, Pair, PairLoss};
 use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
-/// The authors' beta_pi.
+/// The scale of the reward, which the authors call beta_pi.
 const BETA: Knob = Knob {
     help: "Scale of the reward, the authors' beta_pi: their scripts take 0.5 for dialogue (HH), summaries (TL;DR) and data of \
             one's own, and 0.1 for IMDB",

@@ -34,7 +34,8 @@ pub struct RowLogps {
     pub mismatched: Option<Mismatched>,
 }
 
-/// Sums over the tokens of each answer of a pair beyond the shorter one's length, in nats. The sums of [`RowLogps`] include them.
+/// For each answer of a pair, the sum over its tokens beyond the shorter answer's length, in nats. The sums of [`RowLogps`]
+/// include these.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tails {
     /// Under the policy.
@@ -72,7 +73,7 @@ impl BatchTotals {
     }
 }
 
-/// Summed log-probabilities of another row's answer after this row's prompt, nats. They carry no gradient.
+/// Summed log-probabilities of another row's answer after this row's prompt, in nats. They carry no gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mismatched {
     /// Under the policy.

@@ -20,7 +20,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// `loss = max(0, 1 - (beta * log_ratio_margin - margin))`.
 ///
-/// Source: arXiv 2309.06657, "hinge-norm" (`beta` its gamma). Often called SLiC, but SLiC-HF has no reference in its margin.
+/// Source: arXiv 2309.06657, "hinge-norm"; `beta` is its gamma. This loss is often called SLiC, but SLiC-HF has no reference in
+/// its margin.
 fn hinge(knobs: &Knobs) -> Loss {
     let beta = knobs.number("beta");
     Loss::of_pair(move |pair| (1.0 - pair.reward_margin(beta)).relu())

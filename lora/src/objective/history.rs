@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Running statistics of the optimiser steps so far. They are part of the trainer's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// `beta * log-ratio` over every answer seen: BCO's shift.
+    /// Mean of `beta * log-ratio` over all answers so far: BCO's shift.
     pub(super) rewards: RunningMean,
     /// Mean and deviation of alpha-DPO's gaps, the margins of the log-ratios per token.
     pub(super) gaps: RunningSpread,
@@ -21,13 +21,13 @@ impl History {
         History { fixed: true, ..self }
     }
 
-    /// Adds the rewards of a batch.
+    /// Adds the rewards of a batch. The history of an evaluation changes only if it has no rewards yet.
     pub fn with_rewards(self, rewards: impl IntoIterator<Item = f64>) -> Self {
         let keep = self.fixed && self.rewards.count > 0;
         History { rewards: if keep { self.rewards } else { self.rewards.with(rewards) }, ..self }
     }
 
-    /// Adds the gaps of a batch.
+    /// Adds the gaps of a batch. The history of an evaluation changes only if it has no gaps yet.
     pub fn with_gaps(self, gaps: &[f64]) -> Self {
         let keep = self.fixed && self.gaps.batches > 0;
         History { gaps: if keep { self.gaps } else { self.gaps.with(gaps) }, ..self }
@@ -56,7 +56,7 @@ impl RunningMean {
 /// Exponential moving averages of the mean and of the unbiased standard deviation of batches, starting at 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct RunningSpread {
-    /// Batches that were added.
+    /// Number of batches so far, without those of a single number.
     batches: u32,
     pub(super) mean: f64,
     pub(super) std: f64,
@@ -78,7 +78,7 @@ impl RunningSpread {
         RunningSpread { batches: self.batches + 1, mean: average(self.mean, mean), std: average(self.std, std) }
     }
 
-    /// Returns mean and deviation, corrected for the zeros at the start. Both are 0 before the first batch.
+    /// Returns mean and deviation, corrected for the averages' start at 0. Both are 0 before the first batch.
     pub(super) fn corrected(self) -> (f64, f64) {
         if self.batches == 0 {
             return (0.0, 0.0);

@@ -14,7 +14,7 @@ pub struct Knob {
     pub flag_aliases: &'static [&'static str],
     /// What it does, in one line of help.
     pub help: &'static str,
-    /// What it holds.
+    /// The kind of its value, with the default and the accepted values.
     pub kind: KnobKind,
     /// The knob that this one replaces. Giving both is refused.
     pub replaces: Option<&'static str>,
@@ -27,13 +27,13 @@ pub struct Knob {
 pub struct Needs {
     /// The other knob.
     pub key: &'static str,
-    /// Whether this value of the other knob gives this one an effect.
+    /// Returns whether this knob has an effect if the other knob has this value.
     pub holds: fn(KnobValue) -> bool,
-    /// The values of the other knob that do so, in words.
+    /// Those values of the other knob, in the words of the error message.
     pub what: &'static str,
 }
 
-/// What a knob holds.
+/// The kind of value that a knob holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum KnobKind {
     /// A finite number. Without a default it is off unless given.
@@ -48,7 +48,7 @@ pub enum KnobKind {
         /// Its value if not given.
         default: bool,
     },
-    /// One of some words.
+    /// One word of a list.
     Choice {
         /// Its value if not given.
         default: &'static str,
@@ -69,7 +69,7 @@ pub enum KnobValue {
 }
 
 impl KnobKind {
-    /// Returns the word as this knob's value. `None` if it is not one of its words; `-` and `_` are alike.
+    /// Returns the value for `word`, in which `-` counts as `_`. `None` if the knob does not accept this word.
     pub fn choice(&self, word: &str) -> Option<KnobValue> {
         let KnobKind::Choice { choices, .. } = self else { return None };
         choices.iter().find(|choice| **choice == word.replace('-', "_")).map(|choice| KnobValue::Choice(choice))
@@ -77,12 +77,12 @@ impl KnobKind {
 }
 
 impl Knob {
-    /// A number with a default.
+    /// Makes a knob for a number with a default.
     pub const fn number(key: &'static str, flag: &'static str, help: &'static str, default: f64, range: Range) -> Knob {
         Knob::new(key, flag, help, KnobKind::Number { default: Some(default), range })
     }
 
-    /// A switch. Its flag inverts the default.
+    /// Makes a knob for a switch. Its flag inverts the default.
     pub const fn switch(key: &'static str, flag: &'static str, help: &'static str, default: bool) -> Knob {
         Knob::new(key, flag, help, KnobKind::Switch { default })
     }
@@ -91,7 +91,7 @@ impl Knob {
         Knob { key, flag, flag_aliases: &[], help, kind, replaces: None, needs: None }
     }
 
-    /// A number that is off unless given, and then replaces the knob `replaced`.
+    /// Makes a knob for a number that is off unless given. If it is given, it replaces the knob `replaced`.
     pub const fn instead_of(
         replaced: &'static str,
         key: &'static str,
@@ -103,7 +103,7 @@ impl Knob {
         Knob { replaces, ..Knob::new(key, flag, help, KnobKind::Number { default: None, range }) }
     }
 
-    /// One of some words.
+    /// Makes a knob for one word of a list.
     pub const fn choice(
         key: &'static str,
         flag: &'static str,
@@ -166,7 +166,7 @@ impl Range {
         Self { low: Bound::Excluded(low), high: Bound::Excluded(high) }
     }
 
-    /// Whether `x` is finite and inside.
+    /// Whether `x` is finite and in the interval.
     pub fn contains(&self, x: f64) -> bool {
         x.is_finite() && (self.low, self.high).contains(&x)
     }
@@ -209,7 +209,7 @@ impl Knobs {
     /// Returns the values of several numbers with defaults, in the order of `keys`.
     ///
     /// # Panics
-    /// As [`Knobs::number`].
+    /// If [`Knobs::number`] panics for one of the keys.
     pub(crate) fn numbers<const N: usize>(&self, keys: [&str; N]) -> [f64; N] {
         keys.map(|key| self.number(key))
     }

@@ -1,4 +1,4 @@
-//! KTO's early variant for pairs: the rejected answers give the reference point of the chosen ones, and the other way round.
+//! KTO's early variant for pairs: the reference point of the chosen answers comes from the rejected ones, and vice versa.
 
 use super::history::History;
 use super::knobs::{self, Knob};
@@ -40,9 +40,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIR_BATCHES
 };
 
-/// Each pair has two items, first all chosen, then all rejected:
+/// Each pair has two items. The items of all chosen answers come first, then those of all rejected answers. They are:
 /// `desirable_weight * sigmoid(beta * (z_chosen - chosen log-ratio))`, `z_chosen = max(0, mean of the rejected log-ratios)`;
-/// `undesirable_weight * sigmoid(beta * (rejected log-ratio - z_rejected))`, `z_rejected = max(0, mean of the chosen ones)`.
+/// `undesirable_weight * sigmoid(beta * (rejected log-ratio - z_rejected))`, `z_rejected = max(0, mean of the chosen log-ratios)`.
 ///
 /// Source: `kto_pair` in TRL 0.8 and 0.9 and in the SPPO authors' code. There the gradient flows through the means. In the KTO
 /// paper and in HALOs it does not, and neither does it here by default. One published variant puts the weights inside the

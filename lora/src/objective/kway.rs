@@ -116,7 +116,7 @@ impl KWayLoss for DpoRw {
 
 /// `loss = Σ softplus(s) / K + Σ t softplus(-s)` over `K` answers, `s = beta * log_ratio`, `t = softmax(reward / beta_r)`.
 ///
-/// Source: arXiv 2402.05369; at its `beta_r` of 1e-4 the target is one-hot for any real difference of rewards.
+/// Source: arXiv 2402.05369. With its `beta_r` of 1e-4, the target is nearly one-hot once the rewards differ by 0.001.
 struct Nca(Scales);
 
 impl KWayLoss for Nca {

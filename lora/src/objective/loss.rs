@@ -38,7 +38,7 @@ impl<'t> Answer<'t> {
 pub(crate) struct Pair<'t> {
     /// The preferred answer.
     pub chosen: Answer<'t>,
-    /// The other one.
+    /// The answer that is not preferred.
     pub rejected: Answer<'t>,
     /// The row's `margin`, which the reward margin must exceed. 0 if the row has none.
     pub margin: f64,
@@ -46,7 +46,7 @@ pub(crate) struct Pair<'t> {
     pub prob_win: [f64; 2],
     /// The row's `prob_chosen_beats_rejected`. NaN if the row has none.
     pub prob_beats: f64,
-    /// How log-ratios are scored.
+    /// The f-divergence whose scores replace the log-ratios in [`Pair::log_ratio_margin`].
     pub divergence: Divergence,
 }
 
@@ -110,7 +110,7 @@ impl Statistics {
         Self { values: values.into_iter().collect(), history: History::default() }
     }
 
-    /// Adds what the run remembers once the step is made.
+    /// Sets the history that the run keeps once the step is made.
     pub fn remembering(self, history: History) -> Self {
         Self { history, ..self }
     }
@@ -172,7 +172,7 @@ impl Reduction {
     }
 }
 
-/// `weight * -ln policy(chosen)`, reduced over the batch: supervised fine-tuning on the chosen answers beside a loss.
+/// `weight * -ln policy(chosen)`, reduced over the batch: a term for supervised fine-tuning on the chosen answers, added to a loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct SftTerm {
     /// Its factor.
@@ -191,13 +191,13 @@ pub(crate) trait PairLoss: Send + Sync {
         None
     }
 
-    /// Returns the likelihood term that the method adds to the mean.
+    /// Returns the likelihood term that the formula adds to the mean. `None` for most losses.
     fn sft_term(&self) -> Option<SftTerm> {
         None
     }
 
-    /// Returns, for a loss without a reference, the number that it wants larger for chosen answers than for rejected ones. The
-    /// log shows it as the reward.
+    /// Returns the reward of `answer` that the log shows for a loss without a reference: the number that the loss wants larger
+    /// for chosen answers than for rejected ones.
     fn reward(&self, _answer: &Answer<'_>) -> Option<f64> {
         None
     }
@@ -232,9 +232,9 @@ pub(crate) trait PairBatchLoss: Send + Sync {
 
 /// Log-ratios of the answers of a batch, nats.
 pub(crate) struct BatchLogRatios<'a> {
-    /// Of each row's own answer. Empty unless the loss has [`Coupling::WholeBatch`].
+    /// Log-ratio of each row's own answer. Empty unless the loss has [`Coupling::WholeBatch`].
     pub own: &'a [f64],
-    /// Of each row's mismatched answer. Empty unless the loss has [`Coupling::MismatchedRows`].
+    /// Log-ratio of each row's mismatched answer. Empty unless the loss has [`Coupling::MismatchedRows`].
     pub mismatched: &'a [f64],
 }
 
@@ -256,7 +256,7 @@ pub(crate) trait KWayLoss: Send + Sync {
     /// prompts.
     fn loss<'t>(&self, answers: &[Answer<'t>], rewards: &[f64]) -> Scalar<'t>;
 
-    /// Whether these rewards give no loss, whatever the answers. Such rows are counted and reported.
+    /// Whether a loss of pairs makes no pair of answers with these rewards, so that it is 0. Such rows are counted and reported.
     fn is_undecided(&self, _rewards: &[f64]) -> bool {
         false
     }
@@ -272,7 +272,7 @@ pub(crate) enum Loss {
     Unpaired(Box<dyn UnpairedLoss>),
     /// Scored answers to one prompt.
     KWay(Box<dyn KWayLoss>),
-    /// Texts to be made likely: alone on rows of texts, in a mix on the chosen answers.
+    /// Likelihood: alone, that of the texts of the rows; in a mix, that of the chosen answers.
     Sft(Reduction),
 }
 

@@ -19,8 +19,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// `loss = -ln sigmoid(beta * (a - max(0, b)))`, `a` and `b` the log-ratios of chosen and rejected.
 ///
-/// Source: arXiv 2408.09834. The form is that of other implementations; it was not checked against the paper's equation. At the
-/// first step `b` is 0, where the derivative of `max` is 0, so rejected answers are not pushed until the policy moves.
+/// Source: arXiv 2408.09834. The formula comes from other implementations; it was not checked against the paper's equation. At
+/// the first step `b` is 0, where the derivative of `max` is 0, so rejected answers are not pushed until the policy moves.
 fn minor_dpo(knobs: &Knobs) -> Loss {
     let beta = knobs.number("beta");
     Loss::of_pair(move |pair| (-(beta * (pair.chosen.log_ratio() - pair.rejected.log_ratio().relu()))).softplus())

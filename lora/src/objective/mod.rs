@@ -1,4 +1,4 @@
-//! Preference objectives: one file per loss or family of losses, and the one list of them.
+//! Preference objectives: one file per loss or family of losses, and the list of all losses.
 //!
 //! Every loss is a function of a few numbers per data row: the summed log-probabilities of its answers under the policy and the
 //! reference, or for a reward model the score of each answer. So a loss file is the formula of its paper on f64
@@ -13,14 +13,14 @@
 //! | `loss.rs` | the vocabulary of a loss file: answers and pairs on the tape, the traits |
 //! | `spec.rs` | an entry of the registry: a loss's names, what it needs, how it is made |
 //! | `knobs.rs` | the numbers and switches of a loss: defaults, ranges, flags |
-//! | `modifiers.rs` | what changes any loss of a kind: a likelihood term, weights, other counts and divergences |
+//! | `modifiers.rs` | changes to every loss of some kind: a likelihood term, weights, other counts and divergences |
 //! | `choice.rs` | from `--loss` and the knobs to an [`Objective`]; refuses what does not fit |
 //! | `divergence.rs` | f-divergences, which replace the log-ratios in a loss of their margin |
 //! | `history.rs` | what a run remembers for losses with running statistics |
 //! | `weighting.rs` | WPO's weight of a pair |
 //! | `head.rs` | from the numbers of a batch to the loss, its derivatives and the rewards |
 //! | `unlearned.rs` | rows that teach a loss nothing |
-//! | `error.rs` | faults of a choice of objective, and of its numbers |
+//! | `error.rs` | errors in the choice of an objective and in its numbers |
 
 mod choice;
 mod divergence;

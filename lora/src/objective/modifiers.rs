@@ -1,4 +1,4 @@
-//! Changes that apply to many losses: terms beside them, weights of pairs, other ways of counting tokens and log-ratios.
+//! Changes that apply to many losses: added terms, weights of pairs, other ways of counting tokens and log-ratios.
 
 use super::knobs::{Knob, KnobValue, Needs, Range, SFT_REDUCTION};
 
@@ -14,7 +14,7 @@ pub struct Modifier {
     pub knobs: &'static [Knob],
 }
 
-/// The likelihood of the chosen answers beside the loss.
+/// Adds the negative log-likelihood of the chosen answers to the loss.
 pub(super) const LIKELIHOOD: Modifier = Modifier {
     title: "Likelihood term",
     formula: "loss + sft_weight * R, R of -ln policy(chosen): token_mean by the tokens of the batch, seq_mean the mean of each answer's \
@@ -40,7 +40,7 @@ pub(super) const LENGTH_DESENSITISATION: Modifier = Modifier {
     knobs: &[LD_ALPHA, LD_REF],
 };
 
-/// Another divergence from the reference.
+/// Measures the divergence from the reference by another f-divergence than the reverse KL.
 pub(super) const DIVERGENCE: Modifier = Modifier {
     title: "Other divergences",
     formula: "log_ratio_margin = s(a) - s(b), a and b the log-ratios: s(r) = r (reverse_kl), -e^-r (forward_kl), ln sigmoid(r) \

@@ -27,14 +27,15 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// `loss = -lambda ln sigmoid(log_odds(chosen) - log_odds(rejected))`, `log_odds = m - ln(1 - e^m)`, `m` the log-prob per token,
 /// at most -1e-7. The objective adds the negative log-likelihood of the chosen answers.
 ///
-/// Source: arXiv 2403.07691, eq. 4 and 7. TRL takes the likelihood over prompt and answer. LLaMA-Factory takes it over the
-/// answer, and so does this program.
+/// Source: arXiv 2403.07691, eq. 4 and 7. TRL computes the likelihood over prompt and answer. LLaMA-Factory computes it over
+/// the answer alone, and so does this program.
 struct Orpo {
     lambda: f64,
     reduction: Reduction,
 }
 
-/// Returns the log-odds of a token's geometric mean probability, bounded because those of a certain answer are infinite.
+/// Returns the log-odds of the geometric mean of the token probabilities. They are bounded, because an answer of probability 1 has
+/// infinite log-odds.
 fn log_odds<'t>(answer: &Answer<'t>) -> Scalar<'t> {
     let m = answer.mean_logp().clamp_max(-1e-7);
     m - m.log1m_exp()

@@ -33,7 +33,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// `loss = -ln sigmoid(r_chosen - r_rejected - margin) + center_coef (r_chosen + r_rejected)²`. The logged loss of a pair leaves
 /// out the second term.
 ///
-/// Source: arXiv 2203.02155, eq. 1 for two answers; margin: arXiv 2307.09288, eq. 2; centring: arXiv 2312.09244, as TRL has it.
+/// Source: arXiv 2203.02155, eq. 1 for two answers; margin: arXiv 2307.09288, eq. 2; centring: arXiv 2312.09244, as in TRL.
 struct RmBt {
     center_coef: f64,
 }

@@ -29,8 +29,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// `loss = (-(1 - e) ln sigmoid(m) + e ln sigmoid(-m)) / (1 - 2 e)`, `m = beta * log_ratio_margin - margin`,
 /// `e = label_smoothing`.
 ///
-/// Source: arXiv 2403.00409. It falls without bound as the log-ratio margin grows. Its derivative with respect to that margin
-/// does not vanish but approaches `-beta e / (1 - 2 e)`.
+/// Source: arXiv 2403.00409. The loss falls without bound as the log-ratio margin grows. Its derivative with respect to that
+/// margin does not vanish but approaches `-beta e / (1 - 2 e)`.
 fn robust(knobs: &Knobs) -> Loss {
     let [beta, flipped] = knobs.numbers(["beta", "label_smoothing"]);
     Loss::of_pair(move |pair| {

@@ -19,7 +19,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// `loss = -ln sigmoid(beta * h - margin)`, `h` the margin of the log-ratios per token.
 ///
-/// Source: arXiv 2411.15124, sec. 4.3, and SimPO's ablation. The margin is DPO's divided by the length, so `beta` is 1 to 10.
+/// Source: arXiv 2411.15124, sec. 4.3, and SimPO's ablation. Log-ratios per token are small, so `beta` is 1 to 10.
 fn sigmoid_norm(knobs: &Knobs) -> Loss {
     let beta = knobs.number("beta");
     Loss::of_pair(move |pair| (-pair.beyond_margin(beta * pair.mean_log_ratio_margin())).softplus())

@@ -36,7 +36,7 @@ impl Column {
         }
     }
 
-    /// Whether a row has it.
+    /// Whether a row has a number in this column.
     pub fn is_in(self, numbers: &RowNumbers) -> bool {
         match self {
             Column::ProbWinChosen | Column::ProbWinRejected => numbers.win_probability.is_some(),
@@ -103,7 +103,7 @@ impl LossSpec {
     };
     /// Defaults for losses that read only the log-ratio margin of a pair.
     pub(super) const MARGINS: LossSpec = LossSpec { modifiers: modifiers::OF_MARGINS, ..LossSpec::PAIRS };
-    /// Defaults for losses of all pairs of a batch together.
+    /// Defaults for losses that need all pairs of a batch together.
     pub(super) const PAIR_BATCHES: LossSpec = LossSpec { modifiers: modifiers::OF_PAIR_BATCHES, ..LossSpec::PAIRS };
     /// Defaults for losses of single pairs without a reference.
     pub(super) const PAIRS_ALONE: LossSpec =
@@ -144,7 +144,7 @@ impl fmt::Debug for LossSpec {
     }
 }
 
-/// A second name of a loss that also says something about its knobs.
+/// Another name of a loss, which also sets some of the loss's knobs, changes their defaults, or requires them.
 pub struct Preset {
     /// As typed after `--loss`.
     pub name: &'static str,
@@ -154,7 +154,7 @@ pub struct Preset {
     pub sets: &'static [(&'static str, KnobValue)],
     /// Knobs that have another default under this name.
     pub defaults: &'static [(&'static str, KnobValue)],
-    /// Knobs that must be given with another value than their default, since the name would be wrong without them.
+    /// Knobs that must be given, with a value other than their default. Without them the name would be wrong.
     pub requires: &'static [&'static str],
     /// Where it comes from, if not from the loss's source.
     pub source: Option<&'static str>,
@@ -172,7 +172,7 @@ pub struct MixPreset {
     pub name: &'static str,
     /// Other names of it.
     pub aliases: &'static [&'static str],
-    /// The mix.
+    /// The losses and their weights, as typed after `--loss`.
     pub mix: &'static str,
     /// Where it comes from.
     pub source: &'static str,

@@ -47,8 +47,8 @@ pub(super) const SINGLE: LossSpec = LossSpec {
 };
 
 /// `loss = (log-ratio of chosen - its target)^2 + (log-ratio of rejected - its target)^2`, with targets
-/// `(probability of winning - 1/2) / beta`. It is halved except with hard targets, as in the sources. So the hard loss is twice
-/// the soft one at probabilities of 1 and 0.
+/// `(probability of winning - 1/2) / beta`. The loss is halved except with hard targets, as in the sources. So the hard loss is
+/// twice the soft one at probabilities of 1 and 0.
 ///
 /// Source: arXiv 2405.00675, eq. 4.7, with `log Z` set to 1/2. With the paper's `beta` of 0.001, targets are about 500 nats.
 fn sppo(knobs: &Knobs, targets: Targets) -> Loss {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A larger share of pairs without gradient is reported.
+/// Pairs without a gradient are reported if they are more than this share of the rows.
 const MANY: f64 = 0.03;
 
 /// How many of the rows that a run has seen taught it nothing.

@@ -15,7 +15,7 @@ pub struct AdamW {
     moments: Vec<Moments>,
 }
 
-/// The numbers of Adam. The defaults are torch's.
+/// Adam's hyper-parameters. The defaults are torch's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamNumbers {
     /// Decay of the mean of the gradient.

@@ -43,7 +43,7 @@ pub(super) struct Budget {
 pub struct Plan {
     /// Bytes that the run may hold.
     pub limit: u64,
-    /// The most bytes that the run will hold: the sum of `parts`.
+    /// Largest number of bytes that the run will hold at any time: the sum of `parts`.
     pub peak: u64,
     /// Whether `limit` allows that peak. If not, the plan recomputes all layers.
     pub fits: bool,
@@ -138,7 +138,7 @@ impl Budget {
             let packing = self.counted.packing(cost.packed.and(self.packed));
             Ok((cost.peak + packing <= room).then_some((kept, cost)))
         };
-        // most passes can keep all layers; otherwise a binary search finds the most that fit
+        // most passes can keep all layers; otherwise a binary search finds the largest number of layers that fits
         let all = self.counted.layers();
         if let Some(kept) = fits(all)? {
             return Ok(Some(kept));
@@ -224,8 +224,9 @@ impl Budget {
 /// The largest forward passes of some steps.
 #[derive(Debug, Default)]
 pub(super) struct Largest {
-    /// The largest passes with a backward pass, one of each kind. 0 and 2: the first such pass of a step. 1 and 3: a later pass
-    /// of a step. 2 and 3: passes of later epochs without rows of the reference. All other passes are 0 or 1.
+    /// The largest passes with a backward pass, one of each kind. 0 and 2: the pass makes the gradients. 1 and 3: it adds to
+    /// gradients that an earlier pass of its step made. 2 and 3: passes of later epochs without rows of the reference. All other
+    /// passes are 0 or 1.
     with_gradient: [Option<LargestWithGradient>; 4],
     without_gradient: Option<Forest>,
     /// Buffers for packing that the threads keep once all these passes have run.

@@ -1,4 +1,4 @@
-//! Chooses some of a row's scored answers, anew in each epoch.
+//! Chooses some of a row's scored answers, with a new choice in each epoch.
 
 use align_data::{EncodedRow, Target};
 use align_kernels::rng::Key;

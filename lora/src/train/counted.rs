@@ -43,7 +43,7 @@ pub enum Gradients {
 /// What a pass needs in addition to what a run holds all the time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PassCost {
-    /// The most bytes that the pass holds at any time, the adapters' gradients included.
+    /// Largest number of bytes that the pass holds at any time, the adapters' gradients included.
     pub peak: u64,
     /// Bytes that the layers keep between the forward and the backward pass. A recomputed layer keeps only its inputs.
     pub kept: u64,
@@ -68,7 +68,7 @@ impl Counted {
     /// Makes a model of `config` that counts what passes would cost on `device`.
     ///
     /// # Errors
-    /// None: a device that only counts refuses no memory.
+    /// None in practice: a device that only counts refuses no memory.
     pub(super) fn new(
         device: &Device,
         config: ModelConfig,
@@ -118,7 +118,7 @@ impl Counted {
         self.params.iter().map(|param| (param.len() * size_of::<f32>()) as u64).sum()
     }
 
-    /// Returns the bytes of all threads' packing.
+    /// Returns the bytes that the packing buffers of all threads take.
     pub(super) fn packing(&self, packed: Packed) -> u64 {
         packed.bytes(self.model.device().threads()) as u64
     }

@@ -1,9 +1,9 @@
 //! Loss and rewards over a data set.
 //!
-//! Some losses have numbers that all rows share (KTO's reference point, BCO's shift if training has not left one). They are
-//! computed over the whole set, so they do not depend on the batch size. An evaluation works batch by batch instead if the rows
-//! of the loss share no number, if the loss compares the rows of a batch with each other, or if the data are in TRL's order, as
-//! TRL does.
+//! Some losses have numbers that all rows share (KTO's reference point, BCO's shift if training has left none). They are
+//! computed over the whole set, so they do not depend on the batch size. In three cases an evaluation works batch by batch
+//! instead: the rows share no number; the loss compares the rows of a batch with each other; the data are in TRL's order, and
+//! TRL evaluates batch by batch.
 
 use super::columns;
 use super::error::TrainError;
@@ -22,9 +22,9 @@ const HEAD_ROWS: usize = 1024;
 pub struct EvalBatches {
     /// How many rows are read at once. If the evaluation works batch by batch, these rows are a batch.
     pub batch_size: usize,
-    /// Limit on prompt + one answer, in tokens.
+    /// Maximum number of tokens of a prompt with one answer.
     pub max_length: usize,
-    /// Limit on the tokens of the trees of one forward pass.
+    /// Maximum number of tokens in the trees of one forward pass.
     pub micro_batch_tokens: usize,
     /// Running statistics of the training steps so far. Empty if there is no run.
     pub history: History,

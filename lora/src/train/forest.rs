@@ -129,7 +129,8 @@ impl Forest {
         Forest::with_references(trees, scorers, |_| scorers == Scorers::PolicyAndReference, same_rope)
     }
 
-    /// As [`Forest::new`]; `referenced(i)` says whether the reference scores answer `i`, counted over all trees.
+    /// Lays out `trees` as [`Forest::new`] does. `referenced(i)` says whether the reference scores answer `i`, counted over all
+    /// trees.
     pub fn with_references(
         trees: &[Tree<'_>],
         scorers: Scorers,
@@ -210,8 +211,8 @@ struct Layout {
 }
 
 impl Layout {
-    /// Lays out an answer of `part` in `tree`, the first answer of a tree after its prompt. Returns the places of the answer's
-    /// scored rows.
+    /// Lays out an answer of `part` in `tree`, and before the first answer of a tree its prompt. Returns the places of the
+    /// answer's scored rows.
     fn add(
         &mut self,
         scorers: Scorers,

@@ -132,7 +132,7 @@ impl PreferenceSums {
         }
     }
 
-    /// Adds two answers of a row as a pair. `reward` and `logp` give the numbers of an answer by its place in the row.
+    /// Adds two answers of a row as a pair. `reward` and `logp` return the numbers of the answer at a place in the row.
     fn add_pair(
         &mut self,
         row: &RowLogps,

@@ -10,10 +10,10 @@ use align_data::Shuffle;
 use align_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
-/// The options of a run. Those of the objective are its own knobs.
+/// The options of a run. The options of the objective are its knobs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainOptions {
-    /// The largest rate of the schedule.
+    /// The largest learning rate of the schedule.
     pub learning_rate: f64,
     /// How the rate changes after the warm-up.
     pub schedule: ScheduleKind,
@@ -27,15 +27,15 @@ pub struct TrainOptions {
     pub max_grad_norm: f64,
     /// How many times each row is trained on.
     pub epochs: u64,
-    /// The most updates that the run makes, even if its epochs have more.
+    /// Maximum number of updates of the run, even if its epochs have more. `None` for no limit.
     pub max_steps: Option<u64>,
     /// How many of a row's scored answers a step uses, chosen anew in each epoch. `None` for all. Evaluations use all.
     pub max_completions: Option<usize>,
     /// Data rows of an optimiser step.
     pub batch_size: usize,
-    /// Limit on the tokens of the trees of one forward pass.
+    /// Maximum number of tokens in the trees of one forward pass.
     pub micro_batch_tokens: usize,
-    /// Limit on prompt + one answer, in tokens.
+    /// Maximum number of tokens of a prompt with one answer.
     pub max_length: usize,
     /// Probability with which an element of an adapter's input is dropped in training.
     pub lora_dropout: f32,
@@ -77,12 +77,12 @@ pub struct TrainState {
     pub counts_of_first_epoch: Option<CacheCounts>,
 }
 
-/// Receives what a run tells while it runs. The crate prints nothing itself.
+/// Receives what a run reports while it runs. The crate prints nothing itself.
 pub trait Observer {
     /// Called after each step.
     ///
     /// # Errors
-    /// Any error stops the run, such as one of writing the metrics.
+    /// Any error, for example from writing the metrics. It stops the run.
     fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrainError>;
     /// Called during an evaluation, when `rows` of its `all` rows are done.
     fn evaluating(&mut self, _rows: usize, _all: usize) {}

@@ -6,7 +6,7 @@ use super::counted::{LayerCost, PassCost};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Work {
     pub forward: f64,
-    /// Without what is recomputed.
+    /// Operations of the backward passes, without the forward passes that layers run a second time.
     pub backward: f64,
     /// Operations of the forward passes that layers run a second time, only on the rows with a gradient.
     pub recomputed: f64,
@@ -57,8 +57,8 @@ impl Rates {
     /// its second forward pass.
     pub(super) fn new(layer: LayerCost, recomputed: f64, probe: Probe) -> Rates {
         let forward = layer.forward / probe.forward;
-        // the second forward pass counts as fast as the first; if `probe.backward` is hardly longer than it (the clock may be too
-        // coarse), the whole backward pass gets one rate
+        // the second forward pass is assumed to be as fast as the first; if `probe.backward` is hardly longer than that (the clock
+        // may be too coarse), one rate covers the whole backward pass
         let again = recomputed / forward;
         let backward = match probe.backward > 1.5 * again {
             true => (layer.backward - recomputed) / (probe.backward - again),

@@ -14,7 +14,7 @@ pub struct RowTokens {
     pub prompt: usize,
     /// Of the kept part of each answer.
     pub answers: Vec<usize>,
-    /// Of the mismatched answer behind its prompt; 0 if there is none.
+    /// Of the mismatched answer that follows the prompt; 0 if there is none.
     pub mismatched: usize,
     /// Whether its answers may be split over several passes. Scored answers may; those of a pair stay together.
     pub separable: bool,
@@ -29,12 +29,12 @@ pub struct Piece {
     pub answers: Range<usize>,
 }
 
-/// The answers behind the prompts of a pass.
+/// Which answers follow the prompts in a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answers {
     /// Those of the pieces.
     Own,
-    /// Those of the pieces, and behind them the mismatched answer of the row.
+    /// Those of the pieces, and after them the mismatched answer of the row.
     OwnAndMismatched,
     /// The mismatched answers alone.
     Mismatched,

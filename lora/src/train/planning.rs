@@ -19,7 +19,7 @@ use align_data::{Answer, Dataset, EncodedRow, RowKind, RowNumbers, Shuffle, Targ
 use align_engine::autograd::{Mode, ParamGrads, Tape};
 use std::time::Instant;
 
-/// A probe of one layer that takes fewer seconds is repeated.
+/// If the first probe of a layer takes fewer seconds than this, the layer is timed once more.
 const PROBE_SECONDS: f64 = 20.0;
 
 impl Trainer<'_> {
@@ -73,7 +73,7 @@ impl Trainer<'_> {
         })
     }
 
-    /// As [`Trainer::plan`], but the plan need not fit.
+    /// Plans the run as [`Trainer::plan`] does, but the plan need not fit into the memory limit.
     ///
     /// # Errors
     /// As [`Trainer::plan`], except [`TrainError::Memory`].
@@ -100,9 +100,9 @@ impl Trainer<'_> {
         Ok(Plan { steps, first_epoch, mean_tokens, scored_first, ..plan })
     }
 
-    /// As [`Trainer::estimate`], for a run without data: every step has a full batch of the longest possible rows. A row has a
-    /// prompt of one token. A row of a pair has two answers; a labelled row or a sequence has one; a row of scored answers has
-    /// `max_completions`, or two if that is not given. A cache of the reference takes no memory in this plan.
+    /// Plans a run without data, as [`Trainer::estimate`] does for a run with data. Every step has a full batch of the longest
+    /// possible rows. A row has a prompt of one token. A row of a pair has two answers; a labelled row or a sequence has one; a row
+    /// of scored answers has `max_completions`, or two if that is not given. A cache of the reference takes no memory in this plan.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
@@ -177,7 +177,7 @@ impl Trainer<'_> {
             scoring.cache = None;
         }
         let texts = match (&self.reference_texts, role) {
-            // any text may meet any row, so the longest are taken
+            // any text may share a pass with any row, so the plan assumes the longest texts
             (Some(texts), Role::Gradient) => texts.longest(self.options.batch_size)?,
             _ => Vec::new(),
         };
@@ -261,8 +261,8 @@ impl Trainer<'_> {
         Ok(found)
     }
 
-    /// Limits the memory of the cache to its share. Returns the bytes to reserve for it: what all answers of the run take, at
-    /// most the share. 0 if the cache is not in memory.
+    /// Limits the memory of the cache to its share. Returns the bytes to reserve for the cache: what all answers of the run need,
+    /// but at most that share. 0 if the cache is not in memory.
     fn cache_in_memory(&self, train: &Dataset, eval: Option<&Dataset>) -> u64 {
         let most = self.budget.cache_limit();
         if let Some(cache) = &self.cache {
@@ -313,8 +313,9 @@ impl Trainer<'_> {
         let forest = &plan.with_reference;
         let share = plan.mean_tokens / (forest.plan.policy + forest.plan.detached) as f64;
         let known = forest.without_reference();
-        // cost of the passes before those with gradients: mismatched answers are taken to be as long as the rows' own; with other
-        // losses, these passes score the rows a second time, and the reference scores them only once
+        // cost of the passes before those with gradients: either they score mismatched answers, assumed to be as long as the rows'
+        // own answers, or they score the rows themselves; then the policy scores each row twice, but the reference only once, so
+        // the reference is left out here
         let scored = match self.objective.coupling() {
             Coupling::MismatchedRows => forest,
             Coupling::None | Coupling::WholeBatch => &known,

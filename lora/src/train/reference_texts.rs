@@ -2,8 +2,8 @@
 
 use align_data::{DataError, Dataset, EncodedRow, Shuffle};
 
-/// A corpus that a run reads beside its rows. The run reads the texts in rounds. Each round has every text once, whatever the
-/// number of rows.
+/// A corpus that a run reads in addition to its rows. The run reads the texts in rounds. Each round has every text once, whatever
+/// the number of rows.
 pub(super) struct ReferenceTexts {
     data: Dataset,
     shuffle: Shuffle,

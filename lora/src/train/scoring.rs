@@ -53,8 +53,8 @@ pub struct TreeOfStep {
 }
 
 impl StepDropout {
-    /// Returns the number of a token in the step: of token `token` of tree `tree`, whose prompt has `prompt` tokens. No two
-    /// tokens of a step have the same number.
+    /// Returns the number that token `token` of tree `tree` has in the step. The tree's prompt has `prompt` tokens. No two tokens
+    /// of a step have the same number.
     fn number(&self, tree: usize, token: usize, prompt: usize) -> u64 {
         let TreeOfStep { row, left_out } = self.trees[tree];
         let token = if token < prompt { token } else { token + left_out };
@@ -106,8 +106,8 @@ impl<'m> Scoring<'m> {
         }
     }
 
-    /// As [`Scoring::forest`], but the reference has rows for the answers that `referenced` accepts. It gets the number of an
-    /// answer, counted over all trees.
+    /// Lays out the rows as [`Scoring::forest`] does, but the reference has rows for the answers that `referenced` accepts.
+    /// `referenced` gets the number of an answer, counted over all trees.
     pub(super) fn forest_of(&self, trees: &[Tree<'_>], referenced: impl Fn(usize) -> bool) -> Forest {
         Forest::with_references(trees, self.scorers, referenced, |one, other| self.model.same_rope(one, other))
     }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
-/// Units that parsing accepts, in any case, and their bytes.
+/// Units that parsing accepts, in upper or lower case, and their bytes.
 const UNITS: [(&str, u64); 10] = [
     ("", 1),
     ("B", 1),

@@ -25,13 +25,13 @@ pub struct Batch<'a> {
     pub objective: &'a Objective,
     /// All rows of the step, texts of the reference data included.
     pub rows: &'a [EncodedRow],
-    /// Limit on prompt + one answer, in tokens. Mismatched answers are cut to it.
+    /// Maximum number of tokens of a prompt with one answer. Mismatched answers are cut to fit.
     pub max_length: usize,
-    /// Limit on the tokens of the trees of one forward pass.
+    /// Maximum number of tokens in the trees of one forward pass.
     pub micro_batch_tokens: usize,
     /// Number of the step, from 1, for messages.
     pub step: u64,
-    /// Running statistics of the steps before.
+    /// Running statistics of the earlier steps.
     pub history: History,
     /// Where mismatched answers come from, for a loss that reads them.
     pub donors: Donors<'a>,
@@ -340,8 +340,8 @@ impl Batch<'_> {
         }
     }
 
-    /// Runs the backward pass of `forward` with the head's derivatives. Only the rows' own answers have some, not mismatched
-    /// ones. A row has the same place in `members` as in `head`.
+    /// Runs the backward pass of `forward` with the head's derivatives. Mismatched answers have no derivatives. A row has the
+    /// same place in `members` as in `head`.
     fn backward(
         &self,
         forward: Forward,

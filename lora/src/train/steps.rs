@@ -13,10 +13,10 @@ const ROWS_LOOKED_AT: usize = 4 << 20;
 /// How many batches of each kind are laid out. One is not enough, since what a pass holds depends on more than its tokens. There
 /// are four kinds: batches that fit into one pass and batches that do not, in the first epoch and in later ones.
 const MEASURED: usize = 8;
-/// The most steps, besides the candidates, whose answers are looked up before the plan says that all are cached.
+/// Maximum number of steps, besides the candidates, whose answers are looked up before the plan says that all are cached.
 const LOOKED_UP: u64 = 16;
 
-/// What is known of some steps from the lengths of their rows.
+/// What the lengths of the rows tell about some steps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct StepsKnown {
     /// Steps that may contain the forward pass with the most tokens.
@@ -46,19 +46,19 @@ pub(super) struct Cutting {
     /// Whether rows of scored answers that do not fit into a pass are cut into pieces.
     pub cuts_rows: bool,
     pub micro_batch_tokens: usize,
-    /// The most scored answers of a row that a step uses, and the seed that chooses them. `None` if all are used.
+    /// Maximum number of scored answers of a row that a step uses, and the seed that chooses them. `None` if all are used.
     pub chosen: Option<(usize, u64)>,
     /// With [`Role::Detached`] the passes are those of an evaluation.
     pub role: Role,
 }
 
-/// What is known of a step from the lengths of its rows.
+/// What the lengths of the rows tell about one step.
 struct StepTokens {
     /// Tokens of the trees of its rows.
     all: usize,
     /// Tokens of its largest pass. In a training step, only passes with a gradient count.
     largest_pass: usize,
-    /// Tokens of the answers in that pass. They count because scored tokens hold more memory than others.
+    /// Tokens of the answers in that pass. They count because scored tokens need more memory than other tokens.
     scored: usize,
     /// Whether the step is one pass.
     alone: bool,
@@ -105,7 +105,7 @@ impl Cutting {
     }
 }
 
-/// Returns what is known of the first `steps` steps in the order of the run. Stops after [`ROWS_LOOKED_AT`] rows.
+/// Measures the first `steps` steps in the order of the run by the lengths of their rows. Stops after [`ROWS_LOOKED_AT`] rows.
 pub(super) fn steps_known(
     data: &Dataset,
     shuffle: Shuffle,
@@ -155,8 +155,8 @@ pub(super) fn steps_known(
     }
 }
 
-/// The [`MEASURED`] batches with the largest passes, the largest first. Each comes with the tokens of that pass and the tokens of
-/// the answers in it.
+/// The [`MEASURED`] batches with the largest passes, the largest first. Each comes with the number of tokens in its largest pass
+/// and the number of answer tokens among them.
 #[derive(Default)]
 struct Top(Vec<((usize, usize), Candidate)>);
 
@@ -254,7 +254,7 @@ mod tests {
         let all: usize = (0..4).map(tree).sum();
         assert_eq!(known.mean_tokens, all as f64 / 4.0);
         assert_eq!(known.scored_first, longest as f64 / all as f64);
-        // first the batches that fit into one pass, the largest of them at the start
+        // batches that fit into one pass come before the others; of each kind, the largest comes first
         let candidate = |row: u32| Candidate { epoch: 0, rows: vec![row], donors: None };
         assert_eq!(known.candidates, [0, 3, 1, 2].map(candidate));
         let uncut = Cutting { cuts_rows: false, ..cutting };
@@ -262,7 +262,7 @@ mod tests {
     }
 
     /// If a step does not fit into one pass, its gradient passes have no mismatched answers. The passes of an evaluation have
-    /// them. An answer that was cut behind its own prompt may be longer behind another prompt.
+    /// them. An answer that was cut after its own prompt may keep more tokens after another prompt.
     #[test]
     fn mismatched_answers_count_where_they_are_in_the_pass() {
         let row = |prompt: usize, n: usize| json!({"prompt": "so ".repeat(prompt), "completion": "on ".repeat(n), "label": true});
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(of(both - 1, Role::Gradient, &[0, 1]), (tree(0).max(tree(1)), false));
         let (first, second) = (tree(0) + answer(1), tree(1) + answer(0).min(64 - data.lengths(1).prompt));
         assert_eq!(of(both - 1, Role::Detached, &[0, 1]), (first.max(second), false));
-        // the answer of row 2 was cut; behind the shorter prompt of row 3 it fills all that is left of 64 tokens
+        // the answer of row 2 was cut; after the shorter prompt of row 3 it fills the rest of the 64 tokens
         assert_eq!(tree(2), 64);
         assert_eq!(
             of(4096, Role::Gradient, &[2, 3]).0,

@@ -41,7 +41,8 @@ pub struct Trainer<'m> {
     /// Where the run keeps log-probs of the reference, if anywhere.
     pub(super) cache_place: Option<CachePlace>,
     pub(super) reference_texts: Option<ReferenceTexts>,
-    /// Which row's answer follows a row's prompt. Set from the training data when the run is planned or starts.
+    /// Which row's answer follows a row's prompt as its mismatched answer. Set from the training data when the run is planned or
+    /// starts.
     pub(super) mismatch: Mismatch,
 }
 
@@ -64,7 +65,7 @@ impl Course<'_> {
 
 /// The rows of a step.
 struct StepRows {
-    /// Rows of the data. If the objective has a term for reference data, the same number of its texts follows.
+    /// Rows of the training data. If the objective has a term for reference data, the same number of reference texts follows.
     rows: Vec<EncodedRow>,
     /// How many of `rows` come from the training data.
     of_data: usize,

@@ -63,7 +63,8 @@ fn unsound_indices_are_refused_with_every_fault() {
     }
 }
 
-/// If it is clear which tensors are meant, the shards say where they are, and a fault of the index only becomes a note.
+/// If it is clear which tensors are meant, the headers of the shards say where the tensors are, and a fault of the index is only
+/// noted.
 #[test]
 fn faults_of_an_index_that_leave_no_doubt_are_tolerated() {
     let map = |shard: &str| weight_map(&[("a", ONE), ("b", ONE), ("c", TWO), ("d", shard)]);
@@ -132,7 +133,7 @@ fn directories_without_weights_say_what_is_there_instead() {
     assert!(message().contains("model.safetensors"), "{}", message());
 }
 
-/// A model gives the same numbers as one file and as three shards.
+/// A model has the same weights in one file as in three shards.
 #[test]
 fn three_shards_are_the_single_file() {
     let device = Device::cpu(Some(2)).unwrap();

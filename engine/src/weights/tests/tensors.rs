@@ -3,7 +3,7 @@
 use super::*;
 
 impl WeightFiles {
-    /// Bytes of tensors that are misaligned in their file, so that a device must copy them.
+    /// Returns the total bytes of the tensors that are misaligned in their file. A device must copy these tensors.
     fn misaligned_bytes(&self) -> u64 {
         // The mapping begins at a page, so the offset in the file decides the alignment.
         self.tensors()

@@ -1,4 +1,5 @@
-//! Bits: logic, shifts, fields, permutations, moves. Shift counts beyond the width are defined in PTX and give 0 or the sign.
+//! Bits: logic, shifts, fields, permutations, moves. PTX defines shifts by more than the width: the result is 0, or copies of the
+//! sign bit.
 
 use super::{Cell, Core, Form, LANES, Map1, Map2, Map3, Op, Steps, Table, compiled, map, steps1, steps2, steps3};
 use crate::parse::Class;
@@ -13,7 +14,7 @@ pub(super) fn add_to(table: &mut Table) {
 
 fn moves(table: &mut Table) {
     map!(table, ["mov.u16", "mov.b16", "mov.u32", "mov.s32", "mov.b32", "mov.f32"], |a: u32| -> u32 { a });
-    // each kind of memory has its own addresses, and no access uses generic ones, so these conversions only move
+    // each kind of memory has its own addresses, and no access uses generic ones, so these conversions only copy
     map!(
         table,
         [

@@ -20,7 +20,7 @@ fn run<T: Test>(core: &mut Core<'_>, op: &Op, lanes: u32) {
         holds[i] = u32::from(T::holds(a[i], b[i]));
     }
     let bits = holds.iter().enumerate().fold(0, |bits, (i, holds)| bits | holds << i);
-    // if the text names no `c`, it is a predicate that holds, joined by "and"
+    // if the text names no `c`, `c` is a predicate that always holds, joined by "and"
     let other = core.predicate(op, 4);
     let (p, q) = match op.data {
         OR => (bits | other, !bits | other),

@@ -76,8 +76,7 @@ fn flushed(x: f32) -> f32 {
 }
 
 /// Returns `2^x`, to a relative error of 2e-7. There is no branch, so that the compiler can use SIMD over 32 lanes. A polynomial
-/// gives the power of the part in [-1/2, 1/2]. Two factors give the power of the whole part, which lets the result be smaller
-/// than a normal number.
+/// gives the power of the part in [-1/2, 1/2]. Two factors give the power of the whole part, so that the result can be subnormal.
 #[inline(always)]
 fn power_of_two(x: f32) -> f32 {
     // ln(2)^n / n! for n from 7 down to 0

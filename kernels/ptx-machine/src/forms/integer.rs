@@ -55,7 +55,7 @@ fn products(table: &mut Table) {
     });
 }
 
-/// Adds quotients and remainders. PTX does not say what a division by zero gives. Here it gives all ones, which stand out.
+/// Adds quotients and remainders. PTX does not define division by zero. Here the result is all ones, which stands out.
 fn quotients(table: &mut Table) {
     map!(table, ["div.u32"], |a: u32, b: u32| -> u32 { a.checked_div(b).unwrap_or(u32::MAX) });
     map!(table, ["div.s32"], |a: u32, b: u32| -> u32 {

@@ -44,7 +44,7 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// Returns the faster one that this processor can run.
+    /// Returns the faster of the two versions that this processor can run.
     pub(crate) fn chosen(self) -> Step {
         #[cfg(test)]
         if tests::PLAIN.get() {

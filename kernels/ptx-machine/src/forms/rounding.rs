@@ -16,7 +16,7 @@ pub(super) fn add_to(table: &mut Table) {
     map!(table, ["fma.rp.f32"], |a: u32, b: u32, c: u32| -> u32 { up(fused(f(a), f(b), f(c))).to_bits() });
 }
 
-/// A number as the sum of two. The second is at most half a unit in the last place of the first.
+/// A number as the sum of two floats. The second is at most half a unit in the last place of the first.
 type Exact = (f64, f64);
 
 /// Returns `a + b` without rounding, by Knuth's two-sum.

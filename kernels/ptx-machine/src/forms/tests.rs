@@ -404,7 +404,7 @@ fn definitions() -> Vec<(&'static str, Definition)> {
 }
 
 /// Whether `got` is the sum or product, rounded in the direction that the opcode says: the exact result must be `got`, or be
-/// between `got` and its neighbour on the right side.
+/// between `got` and the next float, above `got` if the opcode rounds down and below `got` if it rounds up.
 fn is_rounded(opcode: &str, got: f32, [a, b, c]: [Bits; 3]) -> bool {
     let exact = |x: f32| -> Ordering {
         let sum: Vec<f64> = match opcode.split('.').next() {

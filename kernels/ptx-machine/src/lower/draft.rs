@@ -159,7 +159,7 @@ impl<'a> Drafts<'a> {
             Operand::Register(register) if self.class(*register) == class => Ok(Ref::Register(*register)),
             Operand::Register(_) => Err("an operand of another width".to_owned()),
             Operand::Not(register) if class == Class::Predicate && self.class(*register) == class => {
-                // the guard may apply to this instruction too: only lanes that are on read the result
+                // the guard may apply to the negation too: only lanes in which the guard holds read its result
                 Ok(self.prepare("not.pred", class, vec![Ref::Register(*register)]))
             }
             Operand::Bits(bits) => {

@@ -7,7 +7,7 @@ use crate::parse::{Class, Register};
 /// For each instruction, the registers that are live before it.
 pub(super) struct Liveness {
     before: Vec<Bits>,
-    /// The most registers of 32 bits that are live at once. A register of 64 bits counts as two.
+    /// Largest number of 32-bit registers that are live at once. A register of 64 bits counts as two.
     pub most_words: u32,
 }
 
@@ -56,8 +56,7 @@ fn read(draft: &Draft) -> impl Iterator<Item = Register> {
 }
 
 /// Returns the registers that an instruction writes in every lane that reads them later. A guarded instruction does not write
-/// every lane. A guarded helper counts even so: what it prepares is read only by the instruction that it helps, in the same
-/// lanes.
+/// every lane. A guarded helper still counts: only the instruction that it helps reads its result, in the same lanes.
 fn written(draft: &Draft) -> impl Iterator<Item = Register> {
     let is_whole = draft.guard.is_none() || draft.is_helper;
     draft.results.iter().filter_map(move |of| match of {

@@ -87,8 +87,8 @@ fn widen(drafts: &mut Drafts<'_>, operand: &Operand, narrow: Ref, elements: Elem
     }
 }
 
-/// Returns the register that a load writes. If the text names a register of 64 bits for a smaller number, this is a new one of 32
-/// bits, which `widen` converts.
+/// Returns the register that a load writes. If the text names a register of 64 bits for a smaller number, this is a new register
+/// of 32 bits, whose value `widen` converts.
 fn narrow_result(drafts: &mut Drafts<'_>, operand: &Operand, class: Class) -> Result<Ref, Reason> {
     match operand {
         Operand::Register(register) if class == Class::Word && drafts.class(*register) == Class::Wide => {

@@ -20,7 +20,7 @@ use std::fmt;
 pub struct Kernel {
     pub(crate) name: String,
     pub(crate) code: Vec<Op>,
-    /// The opcode of each instruction, as the text has it.
+    /// The opcode of each instruction, as the PTX text writes it.
     pub(crate) opcodes: Vec<String>,
     pub(crate) constants: Constants,
     /// How many places the registers of each class need, without the constants.
@@ -29,9 +29,9 @@ pub struct Kernel {
     pub(crate) max_threads: Option<u32>,
     pub(crate) shared_bytes: u32,
     pub(crate) local_bytes: u32,
-    /// The most registers of 32 bits that hold something at once.
+    /// Largest number of 32-bit registers that hold a value at once.
     registers: u32,
-    /// The offset and the bytes of each parameter.
+    /// The offset and the size of each parameter, in bytes.
     parameters: Vec<(u32, u32)>,
     /// Lines that read a register, although some path to them does not write it.
     unset: Vec<u32>,
@@ -67,7 +67,7 @@ impl Kernel {
         &self.name
     }
 
-    /// Returns the offset and the bytes of each parameter.
+    /// Returns the offset and the size of each parameter, in bytes.
     pub fn parameters(&self) -> &[(u32, u32)] {
         &self.parameters
     }
@@ -77,7 +77,7 @@ impl Kernel {
         self.parameter_bytes
     }
 
-    /// The most threads that a block may have, if the kernel sets a bound.
+    /// Maximum number of threads of a block, if the kernel sets one.
     pub fn max_threads(&self) -> Option<u32> {
         self.max_threads
     }
@@ -92,7 +92,7 @@ impl Kernel {
         self.local_bytes
     }
 
-    /// The most registers of 32 bits that hold something at once: an estimate of what an assembler would use.
+    /// Largest number of 32-bit registers that hold a value at once: an estimate of what an assembler would use.
     pub fn registers(&self) -> u32 {
         self.registers
     }

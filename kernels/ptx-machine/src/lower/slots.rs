@@ -11,7 +11,7 @@ use crate::warp::{Flow, MOST_OPERANDS, Op, Slot};
 /// Gives every register a place, and every instruction the places of its operands. Constants come after the registers. After the
 /// constants, each class has one place for results that nobody reads.
 ///
-/// This is also right if lanes take different ways, because each lane has its own copy of every place.
+/// This is also right if lanes take different branches, because each lane has its own copy of every place.
 pub(super) fn assign(drafts: &[Draft], classes: &[Class], constants: &Constants, live: &Liveness) -> (Vec<Op>, Places) {
     let ranges = live.ranges(drafts, classes);
     let mut order: Vec<usize> = (0..classes.len()).filter(|register| ranges[*register].is_some()).collect();

@@ -152,8 +152,8 @@ fn from_bytes(bytes: &[u8]) -> u64 {
 /// `bytes` (1, 2, 4 or 8) at `at` are in live memory and aligned, and the launch holds [`super::Memory::busy`].
 #[inline(always)]
 pub(super) unsafe fn read(at: *mut u8, bytes: u32) -> u64 {
-    // SAFETY: the caller promises that the bytes are in live memory and aligned; while it holds `busy`, nobody else accesses
-    // them.
+    // SAFETY: the caller promises that the bytes are in live memory and aligned; while the launch holds `busy`, nobody else
+    // accesses them.
     unsafe {
         match bytes {
             1 => at.read().into(),
@@ -167,11 +167,11 @@ pub(super) unsafe fn read(at: *mut u8, bytes: u32) -> u64 {
 /// Writes device memory.
 ///
 /// # Safety
-/// As [`read`].
+/// `bytes` (1, 2, 4 or 8) at `at` are in live memory and aligned, and the launch holds [`super::Memory::busy`].
 #[inline(always)]
 pub(super) unsafe fn write(at: *mut u8, bytes: u32, value: u64) {
-    // SAFETY: the caller promises that the bytes are in live memory and aligned; while it holds `busy`, nobody else accesses
-    // them.
+    // SAFETY: the caller promises that the bytes are in live memory and aligned; while the launch holds `busy`, nobody else
+    // accesses them.
     unsafe {
         match bytes {
             1 => at.write(value as u8),

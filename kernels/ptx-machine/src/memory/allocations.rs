@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Device `n`, counted from 1, has addresses from `n` times this on. No address of the host is so large, and no two devices share
-/// an address. So memcheck finds a pointer of the host or of another device that a kernel gets.
+/// an address. So memcheck finds the error if a kernel uses a pointer of the host or of another device.
 const OF_A_DEVICE: u64 = 1 << 48;
 
 /// The least number of unused bytes between two allocations.
@@ -169,7 +169,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Returns the bytes that are free, and the bytes in all.
+    /// Returns the number of free bytes and the number of all bytes.
     pub fn room(&self) -> (u64, u64) {
         let table = self.table.read().expect("no thread panics while it holds the table");
         (table.limit - table.used, table.limit)

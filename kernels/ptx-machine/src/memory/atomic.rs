@@ -20,8 +20,8 @@ pub(crate) enum Atomic {
     CompareAndSwap,
 }
 
-/// Returns the change and the bytes of the number that the end of an `atom` or `red` means, e.g. `add.f32`. `None` if it is not
-/// known.
+/// Returns the change, and the size of the number in bytes, that the end of an `atom` or `red` opcode means, e.g. `add.f32`.
+/// `None` if the machine does not know it.
 pub(crate) fn atomic_form(operation: &str, kind: &str) -> Option<(Atomic, u32)> {
     let bytes = crate::parse::bytes_of(kind).filter(|bytes| *bytes >= 4)?;
     let is_signed = kind.starts_with('s');
@@ -100,13 +100,13 @@ pub(crate) fn change_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
         let [a, b] = [2, 3].map(|i| core.number(op, i, bytes, lane));
         // SAFETY: `global_at` checked that the bytes are in one allocation and aligned; the launch holds the memory.
         let old = unsafe { read(data, bytes) };
-        // SAFETY: these are the bytes that were just read.
+        // SAFETY: these are the bytes that `global_at` checked; the launch holds the memory.
         unsafe { write(data, bytes, change.changed(old, a, b, bytes)) };
         core.result(op, bytes, lane, old);
     }
 }
 
-/// As [`change_global`], for shared memory.
+/// Changes shared memory. The operands are those of [`change_global`].
 pub(crate) fn change_shared(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let (change, bytes) = (CHANGES[(op.data & 0xff) as usize], op.data >> 8);
     let addresses = core.addresses(op, 1);

@@ -1,8 +1,8 @@
 //! `cp.async`: copies from device memory to shared memory that arrive later.
 //!
-//! Each lane has groups of copies. When a lane waits, its older groups arrive. Their bytes are then there for the lane, and for
-//! others after a barrier. [`Arrival`] decides whether the bytes are written to shared memory as early or as late as PTX allows.
-//! They are always read when the copy begins.
+//! Each lane has groups of copies. When a lane waits, its older groups arrive. The lane can then read their bytes, and other
+//! lanes can read them after a barrier. [`Arrival`] decides whether the bytes are written to shared memory as early or as late as
+//! PTX allows. The source is always read when the copy begins.
 
 use super::order::{Thread, Use};
 use crate::launch::Arrival;
@@ -104,8 +104,8 @@ fn arrive(core: &mut Core<'_>, arrives: impl Fn(&Pending) -> bool) {
 }
 
 impl Core<'_> {
-    /// Checks the source of a copy. It must be aligned to `width`, and the copy reads its first `length` bytes. Returns where
-    /// they are on the host. `None` if there is a fault, which is reported.
+    /// Checks the source of a copy: it must be aligned to `width`, and its first `length` bytes, which the copy reads, must be
+    /// accessible. Returns their address on the host. Reports a fault and returns `None` if the check fails.
     fn copied_from(&mut self, op: &Op, address: u64, length: u32, width: u32, lane: usize) -> Option<*mut u8> {
         if length == width {
             return self.global_at(op, address, width, Use::Read, lane);

@@ -6,7 +6,7 @@ use super::shared::Wrong;
 use crate::launch::Checks;
 use std::collections::HashMap;
 
-/// Bytes of device memory whose histories are made at once.
+/// Bytes of device memory whose histories are created together.
 const PAGE: u64 = 4096;
 
 /// Device memory as a launch sees it: the allocations that were live when it began.
@@ -15,7 +15,7 @@ pub(crate) struct Global {
     /// The allocation of the last access: the next one is most likely in it.
     last: usize,
     checks: Checks,
-    /// The accesses of this launch. A page, named by its number, has one history for every two bytes.
+    /// The accesses of this launch, by the number of the page. A page has one history for every two bytes.
     histories: HashMap<u64, Vec<History>>,
 }
 
@@ -46,7 +46,7 @@ impl Global {
         Ok((of, at))
     }
 
-    /// Says where bytes are that are not inside one allocation.
+    /// Describes the position of bytes that are not inside one allocation.
     #[cold]
     fn stray(&self, address: u64, width: u32) -> String {
         let after = self.live.partition_point(|of| of.start <= address);

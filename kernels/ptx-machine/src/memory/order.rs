@@ -10,7 +10,7 @@
 use crate::warp::LANES;
 use smallvec::SmallVec;
 
-/// The most warps that a block can have.
+/// Maximum number of warps of a block.
 pub(crate) const WARPS: usize = 32;
 
 /// What the warps of a block know of each other's clocks.
@@ -103,9 +103,9 @@ pub(crate) enum Use {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     written: Option<(Access, Use)>,
-    /// Reads since then.
+    /// Reads since the last write.
     read: Users,
-    /// Atomic changes since then. All of them are kept, since none is ordered behind another.
+    /// Atomic changes since the last write. All of them are kept, since none is ordered behind another.
     changed: Users,
 }
 

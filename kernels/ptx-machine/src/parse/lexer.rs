@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token<'a> {
     pub text: &'a str,
-    /// From 1.
+    /// Line of the text, from 1.
     pub line: u32,
 }
 

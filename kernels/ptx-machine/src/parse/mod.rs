@@ -25,7 +25,7 @@ pub(crate) struct ModuleText {
 pub(crate) struct KernelText {
     pub name: String,
     pub parameters: Vec<Parameter>,
-    /// Most threads of a block, if the kernel sets a bound (`.maxntid`).
+    /// Maximum number of threads of a block, if the kernel sets a bound (`.maxntid`).
     pub max_threads: Option<u32>,
     /// Bytes of shared memory that the kernel declares.
     pub shared_bytes: u32,
@@ -113,7 +113,7 @@ pub(crate) fn parse(text: &str) -> Result<ModuleText, PtxError> {
     Ok(module)
 }
 
-/// Returns the bytes of a type, which is named without its dot. `None` if the type is not known.
+/// Returns the size in bytes of a type, which is named without its dot. `None` if the type is not known.
 pub(crate) fn bytes_of(kind: &str) -> Option<u32> {
     Some(match kind {
         "b8" | "u8" | "s8" => 1,
@@ -145,7 +145,7 @@ impl<'a> Parser<'a> {
         Ok(token.text)
     }
 
-    /// Passes the next token if it is `text`. Returns whether it was.
+    /// Skips the next token if it is `text`. Returns whether it was.
     fn take(&mut self, text: &str) -> bool {
         let is_there = self.peek().is_some_and(|token| token.text == text);
         self.at += usize::from(is_there);
@@ -161,7 +161,7 @@ impl<'a> Parser<'a> {
         if self.take(text) { Ok(()) } else { Err(self.error(&format!("`{text}` was expected"))) }
     }
 
-    /// Passes the next token and all others on its line.
+    /// Skips the next token and all other tokens on its line.
     fn skip_line(&mut self) {
         let line = self.peek().map(|token| token.line);
         while self.peek().map(|token| token.line) == line && line.is_some() {
@@ -363,9 +363,9 @@ impl<'a> Parser<'a> {
         Ok(parameters)
     }
 
-    /// Returns the bytes of the shared variables in the body that starts here, and stays at the body's start. The body's
-    /// statements need the number first: dynamic shared memory begins behind these variables, and may be used before they are
-    /// declared.
+    /// Returns the bytes of the shared variables in the body that starts here. Leaves the parser at the body's start. The
+    /// statements of the body need this number: dynamic shared memory begins behind these variables, and a statement may use it
+    /// before they are declared.
     fn static_shared(&mut self) -> Result<u32, PtxError> {
         let (start, mut depth, mut end) = (self.at, 1, 0u32);
         while depth > 0 {

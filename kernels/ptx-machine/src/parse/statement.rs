@@ -61,7 +61,7 @@ impl Parser<'_> {
             }
         }
         let mut opcode = self.next()?.to_owned();
-        // the text after `::`, as in `.L1::no_allocate`, is a word of its own
+        // the text after `::`, as in `.L1::no_allocate`, is a separate word
         while self.take(":") {
             self.expect(":")?;
             opcode = format!("{opcode}::{}", self.next()?);

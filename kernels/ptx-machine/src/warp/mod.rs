@@ -1,4 +1,4 @@
-//! A warp: its registers, the groups of lanes that take different ways, and the loop that runs its instructions.
+//! A warp: its registers, the groups of lanes that take different branches, and the loop that runs its instructions.
 
 mod collective;
 mod core;

@@ -3,7 +3,7 @@
 use super::registers::Slot;
 use crate::forms::Step;
 
-/// Operands of the instruction with the most: a matrix product has four results, and four, two and four sources.
+/// Largest number of operands of an instruction: a matrix product has four results, and sources of four, two and four registers.
 pub(crate) const MOST_OPERANDS: usize = 14;
 
 /// A lowered instruction: what runs it, and where its operands are.
@@ -11,7 +11,7 @@ pub(crate) const MOST_OPERANDS: usize = 14;
 pub(crate) struct Op {
     pub step: Step,
     pub flow: Flow,
-    /// Results first.
+    /// The places of the operands, results first.
     pub slots: [Slot; MOST_OPERANDS],
     /// What the instruction's step needs to know beside its operands.
     pub data: u32,
@@ -31,7 +31,7 @@ pub(crate) struct Op {
 pub(crate) enum Flow {
     /// Runs the step, goes to the next instruction.
     Step,
-    /// As `Step`, but only once all the lanes in the mask in `members` have come.
+    /// Like `Step`, but waits until all lanes of the mask in the register `members` have come.
     Together {
         members: Slot,
     },

@@ -63,7 +63,7 @@ impl Cell for u64 {
 }
 
 impl Registers {
-    /// An empty set: the place holder while the registers are moved elsewhere.
+    /// Returns an empty set: a placeholder while the registers are moved elsewhere.
     pub(crate) fn none() -> Registers {
         Registers { predicates: Vec::new(), words: Vec::new(), wides: Vec::new() }
     }

@@ -1,4 +1,4 @@
-//! How a warp goes through its instructions when its lanes take different ways.
+//! How a warp goes through its instructions when its lanes take different branches.
 //!
 //! The lanes are in groups, each at one instruction. The group that is furthest behind runs until it reaches the next one and
 //! joins it. At a barrier, and at an instruction that lanes run together, a group waits for the lanes that are missing. If every
@@ -101,7 +101,7 @@ impl Warp {
         Went::On
     }
 
-    /// Returns the group that runs next: the one furthest behind of those that do not wait.
+    /// Returns the group that runs next: the furthest behind of the groups that do not wait.
     fn next(&self) -> Option<usize> {
         if let [only] = self.groups.as_slice() {
             return (!only.waits).then_some(0);
@@ -140,7 +140,7 @@ impl Warp {
         }
         let named = core.registers.members(members, lanes);
         let missing = named & core.live & !lanes;
-        // missing lanes of this very group never come: the guard keeps them away
+        // missing lanes of the current group never come, because the guard excludes them
         if missing != 0 && missing & self.groups[current].lanes == 0 {
             return self.wait(core, op, current, missing);
         }

@@ -17,11 +17,11 @@ use std::ops::Range;
 /// cache while the query rows pass.
 pub(super) const BLOCK: usize = 64;
 
-/// Columns are padded to a multiple of this many floats: the most lanes of any instruction set.
+/// Columns are padded to a multiple of this many floats: the largest number of lanes of any instruction set.
 pub(super) const PAD: usize = 16;
 
-/// Query rows that meet a block at once: their scores, queries and outputs fit in cache beside a block. A multiple of the
-/// product's 6 rows.
+/// Query rows that are multiplied by a block at once: their scores, queries and outputs fit in cache beside a block. A multiple
+/// of the product's 6 rows.
 pub(super) const ROWS: usize = 24;
 
 /// The columns of a block that one query sees. It sees none if `lo >= hi`.
@@ -51,7 +51,8 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// `None` if no query at `positions` (not empty) sees anything of the block that begins at `begin`.
+    /// Returns the columns that queries at `positions` (not empty) see of the block that begins at `begin`. `None` if they see
+    /// none.
     pub(super) fn new(geometry: &Geometry, positions: Range<usize>, begin: usize) -> Option<Reach> {
         let first = Span::new(geometry, positions.start, begin);
         let last = Span::new(geometry, positions.end - 1, begin);
@@ -239,7 +240,7 @@ pub(super) fn pack<const PARTS: usize>(
     Ok(KvParts { data, blocks: blocks.len(), parts: ranges })
 }
 
-/// Writes `keys` rows of `d` floats as `[d, BLOCK]`. Takes as many keys at a time as fill a cache line, so that each line of the
+/// Writes `keys` rows of `d` floats as `[d, BLOCK]`. Copies as many keys at a time as fill a cache line, so that each line of the
 /// target is written once.
 fn transpose(target: &mut [f32], source: &[f32], keys: usize, row_at: impl Fn(usize) -> usize, d: usize) {
     const LINE: usize = 16;

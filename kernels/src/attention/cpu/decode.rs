@@ -1,6 +1,6 @@
 //! Decode: one task per sequence and chunk of its cache, for all heads at once, so that up to [`HEADS`] heads share one read of
-//! each number of the cache. Keys are transposed, and a vector of keys meets one number of each head's query; the sums over the
-//! values stay in registers. The softmaxes of the chunks are then merged in order.
+//! each number of the cache. Keys are transposed, and a vector of keys is multiplied by one number of each head's query at a
+//! time. The sums over the values stay in registers. The softmaxes of the chunks are then merged in order.
 
 use crate::attention::{Decode, Geometry};
 use crate::cpu::Cpu;
@@ -14,7 +14,7 @@ const CHUNK: usize = 128;
 
 /// Query heads whose sums are in registers at once. Of 32 registers, the sums of 4 heads take 16, the values 4, and a weight one.
 const HEADS: usize = 4;
-/// How many keys ahead of the scoring keys are prefetched: they arrive while the keys before them are scored.
+/// The prefetch is this many keys ahead of the scoring, so that keys arrive while the keys before them are scored.
 const AHEAD: usize = 2 * MOST_LANES;
 
 /// Some visible rows of one sequence's cache.
@@ -217,7 +217,7 @@ fn groups(kv_head: usize, heads: usize) -> impl Iterator<Item = (usize, usize)> 
 /// Prefetches all of `values` into the second-level cache.
 ///
 /// # Safety
-/// As [`Simd`].
+/// The contract of [`Simd`] applies: the processor has the instruction set of `S`.
 #[inline(always)]
 unsafe fn prefetch<S: Simd, T>(values: &[T]) {
     for at in (0..values.len()).step_by(64 / size_of::<T>()) {
@@ -229,7 +229,8 @@ unsafe fn prefetch<S: Simd, T>(values: &[T]) {
 /// Transposes `[rows, d]`, with rows `stride` apart, to `[d, LANES]` in f32; the lanes beyond the rows repeat the last row.
 ///
 /// # Safety
-/// As [`Simd`]; `from` holds the rows, at least one, and `to` the lanes.
+/// The contract of [`Simd`] applies: the processor has the instruction set of `S`. `from` holds the rows, at least one, and `to`
+/// holds `d` times LANES floats.
 #[inline(always)]
 unsafe fn transpose<S: Simd, T: Loaded>(from: &[T], [rows, d]: [usize; 2], stride: usize, to: &mut [f32]) {
     let step = T::TRANSPOSED * S::LANES;
@@ -251,7 +252,8 @@ unsafe fn transpose<S: Simd, T: Loaded>(from: &[T], [rows, d]: [usize; 2], strid
 /// Scores the keys in the lanes for `H` heads. The scores of each head begin CHUNK floats after those of the head before in `z`.
 ///
 /// # Safety
-/// As [`Simd`]; `q` is `[H, d]`, `columns` `[d, LANES]`, and `z` holds LANES floats for each head.
+/// The contract of [`Simd`] applies: the processor has the instruction set of `S`. `q` is `[H, d]`, `columns` `[d, LANES]`, and
+/// `z` holds LANES floats for each head.
 #[inline(always)]
 unsafe fn score<S: Simd, const H: usize>(q: &[f32], columns: &[f32], scale: f32, z: &mut [f32]) {
     let d = q.len() / H;
@@ -273,7 +275,8 @@ unsafe fn score<S: Simd, const H: usize>(q: &[f32], columns: &[f32], scale: f32,
 /// `o[H, d] = Σ_key weights[H, key] v[key, d]`
 ///
 /// # Safety
-/// As [`Simd`]; `weights` is `[H, CHUNK]`, `keys` at most CHUNK, and `v` holds `d` numbers in each of `keys` rows, `row` apart.
+/// The contract of [`Simd`] applies: the processor has the instruction set of `S`. `weights` is `[H, CHUNK]`, `keys` at most
+/// CHUNK, and `v` holds `d` numbers in each of `keys` rows, `row` apart.
 #[inline(always)]
 unsafe fn add_values<S: Simd, T: Loaded, const H: usize>(
     weights: &[f32],
@@ -284,7 +287,7 @@ unsafe fn add_values<S: Simd, T: Loaded, const H: usize>(
 ) {
     let d = o.len() / H;
     let mut at = 0;
-    // SAFETY: every piece ends inside `d`; the caller promises the rest.
+    // SAFETY: every piece ends inside `d`; the caller promises the instruction set and the sizes of the slices.
     unsafe {
         while S::REGISTERS > 16 && at + 4 * S::LANES <= d {
             add_piece::<S, T, H, 4>(weights, keys, v, row, o, at, S::LANES);
@@ -304,7 +307,7 @@ unsafe fn add_values<S: Simd, T: Loaded, const H: usize>(
 /// Sums `W` vectors of each head from column `at` on, each of `lanes` lanes: fewer than LANES only if `W` is 1.
 ///
 /// # Safety
-/// As [`add_values`]; the piece ends inside `d`.
+/// The contract of [`add_values`] applies, and the piece ends inside `d`.
 #[inline(always)]
 unsafe fn add_piece<S: Simd, T: Loaded, const H: usize, const W: usize>(
     weights: &[f32],
@@ -343,7 +346,7 @@ unsafe fn add_piece<S: Simd, T: Loaded, const H: usize, const W: usize>(
 /// Sets `z = exp(z - max)` and returns the sum of the new `z`.
 ///
 /// # Safety
-/// As [`Simd`].
+/// The contract of [`Simd`] applies: the processor has the instruction set of `S`.
 #[inline(always)]
 unsafe fn exp_in_place<S: Simd>(z: &mut [f32], max: f32) -> f32 {
     // SAFETY: loads and stores end inside `z`; the processor has S's instruction set.

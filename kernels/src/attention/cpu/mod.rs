@@ -52,7 +52,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     }
 }
 
-/// Bytes that [`forward`] takes while it runs on operands of format `dtype`.
+/// Bytes that [`forward`] needs while it runs on operands of format `dtype`.
 pub(super) fn forward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry, layout: &Layout) -> usize {
     match (cpu.isa().unit(), dtype) {
         (Some(unit), FloatDtype::Bf16) => unit::forward_scratch(cpu, unit, geometry, layout),
@@ -63,7 +63,7 @@ pub(super) fn forward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry,
     }
 }
 
-/// Bytes that [`backward`] takes while it runs on operands of format `dtype`.
+/// Bytes that [`backward`] needs while it runs on operands of format `dtype`.
 pub(super) fn backward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry, layout: &Layout) -> usize {
     match (cpu.isa().unit(), dtype) {
         (Some(unit), FloatDtype::Bf16) => unit::backward_scratch(cpu, unit, geometry, layout),

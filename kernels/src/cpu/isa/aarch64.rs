@@ -4,10 +4,10 @@ use crate::cpu::unit::Unit;
 use crate::cpu::vectors::{VectorTask, neon, portable};
 
 /// An instruction set that the kernels have code for. Outside this crate, the values come only from [`Isa::available`] and
-/// [`Isa::chosen`] (the variants are `non_exhaustive`), so the machine has the set of any value.
+/// [`Isa::chosen`] (the variants are `non_exhaustive`), so this machine has every set that a value names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
-    /// What every target has.
+    /// The instructions that every target has.
     Portable,
     /// NEON: 4 lanes.
     #[non_exhaustive]

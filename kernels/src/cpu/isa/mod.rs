@@ -50,7 +50,7 @@ impl Isa {
     }
 
     /// Runs products of bf16 on the unit for about a millisecond, and returns how many floating-point operations they were.
-    /// `None` without such a unit.
+    /// Returns `None` if there is no such unit.
     pub fn bf16_burst(self) -> Option<f64> {
         self.unit().map(|unit| unit.burst())
     }

@@ -6,7 +6,7 @@ use crate::cpu::vectors::{VectorTask, portable};
 /// An instruction set that the kernels have code for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
-    /// What every target has.
+    /// The instructions that every target has.
     Portable,
 }
 

@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 /// An instruction set that the kernels have code for. Outside this crate, the values come only from [`Isa::available`] and
-/// [`Isa::chosen`] (the variants are `non_exhaustive`), so the machine has the set of any value.
+/// [`Isa::chosen`] (the variants are `non_exhaustive`), so this machine has every set that a value names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
-    /// What every target has.
+    /// The instructions that every target has.
     Portable,
     /// AVX2, FMA and F16C: 8 lanes.
     #[non_exhaustive]
@@ -18,10 +18,10 @@ pub enum Isa {
     /// AVX-512 F, BW, DQ and VL: 16 lanes.
     #[non_exhaustive]
     Avx512,
-    /// The sets of `Avx512`, and dot products of bf16: vectors of 16 lanes; vectors also multiply matrices of bf16.
+    /// The sets of `Avx512` and AVX-512 BF16: 16 lanes. Dot products in vectors multiply matrices of bf16.
     #[non_exhaustive]
     Avx512Bf16,
-    /// The sets of `Avx512`, conversions to bf16, and AMX: vectors of 16 lanes; tiles multiply matrices of bf16.
+    /// The sets of `Avx512`, AVX-512 BF16 and AMX: 16 lanes. Tiles multiply matrices of bf16.
     #[non_exhaustive]
     Amx,
 }
@@ -47,7 +47,8 @@ impl Isa {
         if !is_x86_feature_detected!("avx512bf16") {
             return found;
         }
-        // some processors run dot products of bf16 at half the speed of f32: there they rank below it and serve tests
+        // some processors run dot products of bf16 at half the speed of multiply-adds in f32: there `Avx512Bf16` ranks below
+        // `Avx512`
         // SAFETY: `avx512bf16` and the AVX-512 sets were found above.
         let faster = unsafe { dot_products_are_faster() };
         found.insert(found.len() - usize::from(!faster), Isa::Avx512Bf16);
@@ -101,7 +102,8 @@ impl Isa {
 unsafe fn dot_products_are_faster() -> bool {
     static FASTER: OnceLock<bool> = OnceLock::new();
     const ROUNDS: usize = 10_000;
-    // halfway between the two kinds of processor, so that a busy moment cannot make one look like the other
+    // about halfway between the speed ratios of the two kinds of processor, 2 and 0.5, so that a busy moment cannot make one look
+    // like the other
     const MARGIN: f64 = 1.2;
     *FASTER.get_or_init(|| {
         let mut best = [0.0f64; 2];

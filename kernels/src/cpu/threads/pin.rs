@@ -10,7 +10,7 @@ static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
 /// A thread that is woken by another is often put on the waker's processor. There the two take turns while another processor
 /// idles: products on two threads were seen to take as long as on one. A pool of another size is left to the system.
 pub(in crate::cpu) fn pin(index: usize, threads: usize) {
-    // SAFETY: each call gets a set of its own and the size of that set; a set is plain bits, and zeros are valid.
+    // SAFETY: each call gets a valid set and the size of that set; a set is plain bits, so zeros are valid.
     unsafe {
         let size = size_of::<libc::cpu_set_t>();
         let mut allowed: libc::cpu_set_t = std::mem::zeroed();
@@ -28,8 +28,8 @@ pub(in crate::cpu) fn pin(index: usize, threads: usize) {
     }
 }
 
-/// Lets this thread run on every processor that the process may use. For threads that work beside a device's: a thread that a
-/// thread of the pool started is tied to the same processor as that one.
+/// Lets this thread run on every processor that the process may use. For threads that do not belong to a device's pool: a thread
+/// that is started by a thread of the pool would stay on the same processor as that thread.
 pub fn unpin_this_thread() {
     if let Some(allowed) = ALLOWED.get() {
         // SAFETY: the call gets a set and the size of that set. If the system refuses, the thread runs as before.

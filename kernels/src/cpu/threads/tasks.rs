@@ -28,13 +28,13 @@ impl Cpu {
         let scratch = Disjoint::new(scratch.elements(per_thread * threads));
         self.parallel(count, |thread, task| {
             let begin = thread * per_thread;
-            // SAFETY: each thread of a call has a number of its own, and the borrow ends before its next task.
+            // SAFETY: each thread of a call has a different number, and the borrow ends before its next task.
             work(task, unsafe { scratch.slice(begin..begin + scratch_len) });
         });
         Ok(())
     }
 
-    /// Bytes of scratch that [`Cpu::for_each_task`] takes.
+    /// Returns the bytes of scratch that [`Cpu::for_each_task`] allocates.
     pub(crate) fn bytes_of_tasks(&self, count: usize, scratch_len: usize) -> usize {
         taken(size_of::<f32>() * whole_lines(scratch_len) * self.threads().min(count))
     }
@@ -63,7 +63,7 @@ pub(crate) struct Disjoint<'a, T> {
 
 // SAFETY: it is a `&mut [T]` whose users promise, when they call `slice`, to touch different parts; T itself may be sent.
 unsafe impl<T: Send> Send for Disjoint<'_, T> {}
-// SAFETY: shared access gives elements only through `slice`, whose callers promise different parts.
+// SAFETY: elements can be reached only through `slice`, whose callers promise to borrow different parts.
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {

@@ -1,8 +1,8 @@
 //! Handing tasks to the threads of a device, many times a millisecond.
 //!
-//! A training step is some thousand kernel calls. A thread that sleeps between them takes 5 to 50 µs to wake, on virtual machines
-//! more. So threads of the pool that have finished a call stay awake for a while and wait for the next one. If none comes, they
-//! go back to the pool.
+//! A training step is some thousand kernel calls. A thread that sleeps between them takes 5 to 50 µs to wake, and more on virtual
+//! machines. So threads of the pool that have finished a call stay awake for a while and wait for the next one. If none comes,
+//! they go back to the pool.
 
 use crate::cpu::Cpu;
 use std::any::Any;
@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 /// How long a thread waits for the next call: longer than the gap between the calls of a step, shorter than the gap between steps.
 const PATIENCE: Duration = Duration::from_micros(500);
-/// Polls between two looks at the clock. After each look the thread lets another one have the processor.
+/// Polls between two looks at the clock. After each look the thread yields its processor to others.
 const LOOKS: u32 = 64;
 
-/// `task(thread, number)`
+/// A task, which is called as `task(thread, number)`.
 type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// What the threads of a device share.
@@ -26,7 +26,7 @@ pub(crate) struct Team {
     /// The number of the call in the upper 32 bits, whether it may be joined in bit 31, and below that how many threads have
     /// joined and not left.
     state: AtomicU64,
-    /// The call, written while it cannot be joined.
+    /// The current call. It is written only while no thread can join it.
     call: UnsafeCell<Option<Call>>,
     /// The number of the next task.
     next: AtomicUsize,
@@ -50,7 +50,7 @@ struct Call {
     threads: usize,
 }
 
-// SAFETY: the thread that holds `busy` writes `call` while nobody is inside; the threads inside only read it.
+// SAFETY: only the thread that holds `busy` writes `call`, while no thread has joined; threads that have joined only read it.
 unsafe impl Sync for Team {}
 // SAFETY: the pointer in `call` is used only until `run` returns, so its task is alive.
 unsafe impl Send for Team {}
@@ -74,7 +74,7 @@ impl Team {
         }
     }
 
-    /// Joins calls until none has come for a while.
+    /// Joins calls until none has come for the time of `PATIENCE`.
     fn wait_for_calls(&self) {
         let mut seen = u64::MAX;
         loop {
@@ -118,7 +118,7 @@ impl Team {
 
     /// Runs tasks until none is left. A panic ends the call for all threads, and is kept in `panic`.
     fn work(&self, call: Call, thread: usize) {
-        // SAFETY: the caller of `run` waits until every thread that joined has left, so the task is alive.
+        // SAFETY: `run` returns only after every thread that joined has left, so the task is alive.
         let task = unsafe { &*call.task };
         let tasks = || loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -139,7 +139,7 @@ impl Team {
         // SAFETY: only the lifetime changes. No thread uses the reference after this function, which waits for all that joined.
         let task: *const Task<'static> = unsafe { std::mem::transmute(std::ptr::from_ref(task)) };
         let call = Call { task, tasks, threads };
-        // SAFETY: this thread holds `busy`, and the call before this one has ended: nobody is inside, and nobody can join.
+        // SAFETY: this thread holds `busy`, and the call before this one has ended: no thread is in it, and none can join it.
         unsafe { *self.call.get() = Some(call) };
         self.next.store(0, Ordering::Relaxed);
         self.joined.store(0, Ordering::Relaxed);

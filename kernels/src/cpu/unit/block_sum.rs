@@ -64,7 +64,7 @@ pub(crate) struct BlockSum {
 /// A finished block of sums that is rounded to bf16 while another block is computed, and where the result goes.
 #[derive(Clone, Copy)]
 pub(crate) struct Finished {
-    /// 32 rows of 32 floats, one after the other, at a multiple of [`SUMS_BYTES`]
+    /// 32 rows of 32 floats, one after the other, at an address that is a multiple of [`SUMS_BYTES`].
     pub(crate) sums: *const f32,
     pub(crate) to: *mut bf16,
     /// Bytes from row to row of `to`.
@@ -78,8 +78,8 @@ pub(crate) const SUMS_BYTES: usize = 4 * BLOCK * BLOCK;
 pub(crate) type Lines = (*const u8, usize);
 
 /// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed: each pair of the depth has a vector
-/// with a lane for each row. The columns' pairs are read in place. In vectors, a pair is repeated in all lanes as it is read. On
-/// AMX, a tile of columns is loaded in place as the left operand, and the rows are the right one.
+/// with a lane for each row. The columns' pairs are read in place. The vector code repeats a pair in all lanes as it reads it.
+/// AMX loads a tile of columns in place as the left operand; its right operand is the rows.
 pub(crate) trait ColumnSums {
     /// Bytes of a vector of rows.
     const VECTOR_BYTES: usize;

@@ -6,7 +6,7 @@ use super::block_sum::{BLOCK, BlockSum, ColumnSums, LINES, Lines, STEP_PAIRS};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// Steps of a block: a right panel of 12 steps is 24 KiB, and fits in a first-level cache of 32 KiB.
+/// Largest number of steps of a block: a right panel of 12 steps is 24 KiB, and fits in a first-level cache of 32 KiB.
 pub(super) const STEPS_PER_BLOCK: usize = 12;
 /// Rows whose sums are in registers at once: 8 or 16 vectors of sums, beside one or two of the right operand. That is enough to
 /// hide the latency of an instruction that can begin once a cycle, and each vector of the right operand is used in 8 products.
@@ -18,7 +18,7 @@ const ROWS: usize = 8;
 /// As [`super::Unit::run`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn run(block: BlockSum) {
-    // SAFETY: `run_vectors` needs only what the caller promises.
+    // SAFETY: `run_vectors` requires only what the caller promises.
     unsafe {
         match block.cols {
             ..=16 => run_vectors::<1>(block),
@@ -110,9 +110,9 @@ macro_rules! sums_in_vectors {
                     let (right, stride) = (right.0.wrapping_add(step * 64), right.1);
                     let left = left.wrapping_add(step * STEP_PAIRS * Self::VECTOR_BYTES);
                     let pairs = if step + 1 < steps { STEP_PAIRS } else { pairs };
-                    // one register addresses four lines: its own, and those one, two and three strides behind
+                    // each of `l0` to `l3` addresses four lines: its own, and the next three, which are `stride` bytes apart
                     let [s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15] = self;
-                    // SAFETY: the contract of `ColumnSums::add`: the lines and vectors of these steps can be read.
+                    // SAFETY: the lines and vectors of these steps can be read, by the contract of `ColumnSums::add`.
                     unsafe {
                         asm!(
                             "2:",

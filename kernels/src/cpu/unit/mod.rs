@@ -3,7 +3,7 @@
 //! | word | means |
 //! |---|---|
 //! | term | a bf16 number; an f32 is a sum of up to three of them |
-//! | step | 32 of the depth of a product |
+//! | step | a stretch of the depth of a product, 32 long |
 //! | pair | two numbers that follow each other in the depth, multiplied by one instruction |
 //! | line | 64 bytes: 32 terms, or 16 pairs |
 //! | tile | 16 lines; a step of a panel is two of them for each term |
@@ -22,8 +22,8 @@ pub(crate) mod vector;
 use amx::block_sum as tiles;
 use block_sum::{BLOCK, BlockSum, Finished, Step, Sums};
 
-/// A unit that multiplies bf16 and sums in f32. Both units read the same panels, and add to a sum one step of 32 of the depth
-/// after the other. Each unit adds the products within a step in an order of its choice.
+/// A unit that multiplies bf16 and sums in f32. Both units read the same panels, and add the steps of the depth to a sum one
+/// after the other. Within a step, each unit adds the products in its own order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// The tiles of AMX.
@@ -82,13 +82,14 @@ impl Unit {
     /// Computes a block.
     ///
     /// # Safety
-    /// The processor has the unit, configured on this thread; `steps` holds one more than `count`; every step's 2048 bytes lie
-    /// inside the panels, at multiples of 64; `from` (unless null) and `to` point at 32 rows of 32 floats; `pairs` is null or
-    /// points at a number up to 16 for each step. If the block has at most 16 columns, the others of `to` may stay as they were.
+    /// The processor has the unit, configured on this thread; `steps` holds one more than `count`; the 2048 bytes of every step
+    /// are inside the panels, at multiples of 64; `from` (unless null) and `to` point at 32 rows of 32 floats; `pairs` is null or
+    /// points at a number up to 16 for each step. If the block has at most 16 columns, the other columns of `to` may stay as they
+    /// were.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run(self, block: BlockSum) {
-        // SAFETY: each unit's `run` needs what this one does, and at most 16 columns are used if the narrow one is chosen.
+        // SAFETY: each unit's `run` requires what this function requires, and `run_narrow` gets a block of at most 16 columns.
         unsafe {
             match self {
                 Unit::Amx if block.cols <= 16 => tiles::run_narrow(block),
@@ -98,7 +99,7 @@ impl Unit {
         }
     }
 
-    /// Computes a block of 32 rows and columns in place. `steps` ends with the one that follows the last, see [`BlockSum`].
+    /// Computes a block of 32 rows and columns in place. The last of `steps` is loaded but not multiplied; see [`BlockSum`].
     ///
     /// # Safety
     /// As [`Unit::run`].
@@ -132,15 +133,16 @@ impl Unit {
         }
     }
 
-    /// As [`Unit::run`]. Also rounds a block that was finished before, if the products are enough to hide that. Returns whether
-    /// it rounded the block.
+    /// As [`Unit::run`]. Also rounds a block that was finished before, if there are enough products to hide the rounding. Returns
+    /// whether it rounded the block.
     ///
     /// # Safety
     /// As [`Unit::run`]; `finished.sums` is another block than `to`, and `finished.to` has room for 32 rows of 32.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run_and_round(self, block: BlockSum, finished: Finished) -> bool {
-        // SAFETY: the caller promises what both functions need, and `run_and_round` gets at least `ROUNDING_STEPS` steps.
+        // SAFETY: the caller promises what `run` and `run_and_round` require, and `run_and_round` gets at least `ROUNDING_STEPS`
+        // steps.
         unsafe {
             match self {
                 Unit::Amx if block.count >= tiles::ROUNDING_STEPS => {

@@ -1,5 +1,5 @@
 //! Packs operands as a unit that multiplies bf16 reads them: in panels of 32 rows (left) or 32 columns (right). A panel holds
-//! step after step of 32 of the depth. Each term of a step is two tiles of 16 lines of 64 bytes.
+//! steps of 32 of the depth, one after the other. Each term of a step is two tiles of 16 lines of 64 bytes.
 //!
 //! A line of a left tile is a row, 32 deep. A line of a right tile is a pair of the depth, 16 columns wide. A number is one bf16
 //! term or the sum of up to three, each of which rounds what the terms before it left.
@@ -144,11 +144,12 @@ pub(crate) fn panel_bytes(depth: usize, terms: usize) -> usize {
     depth.div_ceil(STEP_DEPTH) * terms * STEP_BYTES
 }
 
-/// Packs panels `panels` of a matrix whose lines are along the depth: `x` of a layer, or `w` in its forward direction. Each panel
+/// Packs panels `panels` of a matrix whose lines are along the depth: `x` of a layer, or `w` in the forward product. Each panel
 /// begins `bytes` bytes after the one before.
 ///
 /// # Safety
-/// As [`Element::terms`]; the matrix holds its sizes, and `to` all panels, at multiples of 64 bytes.
+/// The processor has AVX-512 with bf16; `matrix.at` points at a matrix of these sizes; `to` has room for all panels, and each
+/// panel begins at a multiple of 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
     matrix: Matrix<E>,
@@ -179,7 +180,7 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
                 for i in 0..LINES {
                     let len = if start + i < matrix.side { len } else { 0 };
                     let from = matrix.at.wrapping_add((start + i) * matrix.stride + depth);
-                    // SAFETY: reads `len` numbers of line `start + i`, and none if `start + i >= matrix.side`.
+                    // SAFETY: this reads `len` numbers of line `start + i`, and none if `start + i >= matrix.side`.
                     let terms: [_; T] = unsafe { E::terms(from, len) };
                     for t in 0..T {
                         lines[t][i] = terms[t];
@@ -187,7 +188,7 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
                 }
                 for t in 0..T {
                     let lines = if role == Role::Right { transposed(lines[t]) } else { lines[t] };
-                    // SAFETY: `at` is a tile of the panel, and so is each term's, `STEP_BYTES` apart.
+                    // SAFETY: `at` is a tile of the panel, and the tiles of the other terms follow it, `STEP_BYTES` apart.
                     unsafe { store(lines, to.add(at + t * STEP_BYTES)) };
                 }
             }
@@ -223,7 +224,7 @@ unsafe fn whole_tile<E: Element, const T: usize>(from: *const E, stride: usize, 
     }
 }
 
-/// Packs panels `panels` of a matrix whose lines are across the depth: `w` in its backward direction, or either side of an
+/// Packs panels `panels` of a matrix whose lines are across the depth: `w` in the backward product, or either side of an
 /// adapter's gradient. Each panel begins `bytes` bytes after the one before.
 ///
 /// # Safety
@@ -249,7 +250,8 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
                     let at = matrix.at.wrapping_add(depth * matrix.stride + start);
                     prefetch(at.wrapping_add(AHEAD * BLOCK), BLOCK);
                     prefetch(at.wrapping_add(matrix.stride + AHEAD * BLOCK), BLOCK);
-                    // SAFETY: `len == BLOCK` and `depth + 2 <= matrix.depth`: reads 32 numbers of two lines of the matrix.
+                    // SAFETY: `len == BLOCK` and `depth + 2 <= matrix.depth`, so this reads 32 numbers of two lines of the
+                    // matrix.
                     unsafe { [E::all_terms(at), E::all_terms(at.add(matrix.stride))] }
                 } else {
                     let mut both = [[_mm512_setzero_si512(); T]; 2];
@@ -315,7 +317,7 @@ pub(crate) fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
     }
     const ORDERS: [[u16; 32]; 2] = [order(0), order(16)];
     ORDERS.map(|order| {
-        // SAFETY: reads 64 bytes, the whole array.
+        // SAFETY: this reads 64 bytes, the whole array.
         let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
         _mm512_permutex2var_epi16(a, order, b)
     })
@@ -329,7 +331,7 @@ pub(crate) fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn store(lines: [__m512i; LINES], to: *mut u8) {
     for (i, line) in lines.into_iter().enumerate() {
-        // SAFETY: `i < LINES`: line `i` of the tile.
+        // SAFETY: `i < LINES`, so this is line `i` of the tile at `to`, which the caller guarantees.
         unsafe { _mm512_store_si512(to.add(64 * i).cast(), line) };
     }
 }

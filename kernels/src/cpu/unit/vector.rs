@@ -4,7 +4,7 @@ use crate::cpu::vectors::math::EXP;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Returns `e^x` of 16 values up to 0. It saves the clamp of [`crate::cpu::vectors::Simd::exp_nonpositive`], so below -87 the
+/// Returns `e^x` of 16 values up to 0. It omits the clamp of [`crate::cpu::vectors::Simd::exp_nonpositive`], so below -87 the
 /// result goes to 0.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]

@@ -30,7 +30,7 @@ unsafe fn mask(n: usize) -> __m256i {
     unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
 }
 
-/// The low 16 bits of each lane.
+/// Returns the low 16 bits of each lane.
 #[inline(always)]
 unsafe fn low_halves(words: __m256i) -> __m128i {
     // SAFETY: the processor has AVX2, by the contract of `Simd`.

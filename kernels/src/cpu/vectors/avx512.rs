@@ -29,7 +29,7 @@ fn mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as u16
 }
 
-/// The low 16 bits of each lane.
+/// Returns the low 16 bits of each lane.
 #[inline(always)]
 unsafe fn low_halves(words: __m512i) -> __m256i {
     // SAFETY: the processor has AVX-512, by the contract of `Simd`.

@@ -1,5 +1,5 @@
-//! Multiply-adds at the peak rate of the vectors: on one thread, from registers alone. Benches take that rate as their ceiling. It
-//! also decides whether dot products of bf16 are worth using on a processor that has them.
+//! Multiply-adds at the peak rate of the vectors: on one thread, from registers alone. Benches compare with that rate. It also
+//! decides whether dot products of bf16 are worth using on a processor that has them.
 
 use super::{Simd, VectorTask};
 use std::hint::black_box;
@@ -15,14 +15,14 @@ impl VectorTask for MultiplyAdd {
     unsafe fn run<S: Simd>(self) -> f64 {
         // A multiply-add takes four cycles and two start in each, so eight chains or more keep the units busy. If there are too
         // few registers for ten, five chains have to do.
-        // SAFETY: `dispatch` checked that the processor has the instruction set.
+        // SAFETY: `dispatch` runs this only on a processor with the instruction set.
         unsafe { if S::REGISTERS > 10 { chains::<S, 10>(self.rounds) } else { chains::<S, 5>(self.rounds) } }
     }
 }
 
 #[inline(always)]
 unsafe fn chains<S: Simd, const N: usize>(rounds: usize) -> f64 {
-    // SAFETY: the contract of `VectorTask::run`: the processor has the instruction set of S.
+    // SAFETY: the processor has the instruction set of S, by the contract of `VectorTask::run`, which calls this.
     unsafe {
         let (factor, term) = (S::splat(black_box(0.999)), S::splat(black_box(0.37)));
         let mut sums = [S::splat(black_box(1.3)); N];

@@ -5,7 +5,7 @@ use crate::cpu::Cpu;
 use crate::cpu::threads::blocks::BLOCK;
 
 impl Cpu {
-    /// Copies `from` to `to`, which is as long. Rounds to nearest even if `to` has fewer bits.
+    /// Copies `from` to `to`, which must have the same length. Rounds to nearest even if `to` has fewer bits.
     pub(crate) fn convert<A: Loaded, B: Stored>(&self, from: &[A], to: &mut [B]) {
         let blocks = from.chunks(BLOCK).zip(to.chunks_mut(BLOCK));
         self.for_each_block(blocks, |(from, to)| self.isa().dispatch(Convert { from, to }));

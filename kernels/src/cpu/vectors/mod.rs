@@ -109,8 +109,9 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn halves_of_f16(words: Self::V) -> [Self::V; 2];
 
     inlined! {
-        /// Transposes LANES values of each of LANES rows: value `j` of row `i` goes to `to[j * to_stride + i]`. Row `i` starts
-        /// at `from + min(i, last_row) * stride`, in elements. So there may be fewer rows: the lanes beyond repeat the last one.
+        /// Transposes LANES values of each of LANES rows: value `j` of row `i` goes to `to[j * to_stride + i]`. Row `i` starts at
+        /// `from + min(i, last_row) * stride`, in elements. So there may be fewer than LANES rows: the lanes after the last row
+        /// repeat it.
         fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
             for (j, column) in Self::columns(from, stride, last_row).into_iter().enumerate() {
                 Self::store(to.add(j * to_stride), column);
@@ -148,7 +149,7 @@ pub(crate) trait Simd: Copy + 'static {
     }
 }
 
-/// The most lanes of any instruction set.
+/// Largest number of lanes of any instruction set.
 pub(crate) const MOST_LANES: usize = 16;
 
 /// A number format that vectors are loaded from.
@@ -156,7 +157,7 @@ pub(crate) const MOST_LANES: usize = 16;
 /// # Safety
 /// For every unsafe function: as [`Simd`].
 pub(crate) trait Loaded: Element {
-    /// Vectors of values that [`Loaded::transpose`] reads from each row.
+    /// How many times LANES values [`Loaded::transpose`] reads from each row.
     const TRANSPOSED: usize;
 
     /// Widens to f32, exactly.

@@ -162,7 +162,7 @@ impl VectorTask for Extremes {
     type Output = [f32; 3];
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> [f32; 3] {
-        // SAFETY: `dispatch` gives the instruction set; each partial store writes one f32.
+        // SAFETY: `dispatch` runs this only on a processor with the instruction set; each partial store writes one f32.
         unsafe {
             let (a, b) = (S::splat(self.0), S::splat(self.1));
             let (mut max, mut min) = (0.0, 0.0);
@@ -211,7 +211,7 @@ fn every_f16_is_widened_exactly() {
     }
 }
 
-/// Returns the number of lanes, and the sum of a vector of the first values.
+/// Returns the number of lanes, and the sum of the first values, as many as there are lanes.
 struct SumLanes<'a>(&'a [f32]);
 
 impl VectorTask for SumLanes<'_> {

@@ -1,6 +1,6 @@
-//! What the products take from the device while they run, and what the threads keep for packing. On vectors, activations that are
-//! not f32 are copied to f32 ([`Cpu::widened`], [`Cpu::in_f32`]), and some columns of a matrix are copied to a matrix of their own.
-//! The unit reads its operands as they are.
+//! The memory that the products take from the device while they run, and the memory that the threads keep for packing. On
+//! vectors, activations that are not f32 are copied to f32 ([`Cpu::widened`], [`Cpu::in_f32`]), and some columns of a matrix are
+//! copied to a matrix of their own. The unit reads its operands in place.
 
 use super::stack::columns;
 use super::{unit, vectors};
@@ -106,7 +106,7 @@ fn wide(dtype: FloatDtype, len: usize) -> usize {
     if dtype == FloatDtype::F32 { 0 } else { taken(len * F32) }
 }
 
-/// Bytes that it takes to copy some columns of a matrix to an f32 matrix of their own: while the copy is made, and afterwards.
+/// Bytes for a copy of some columns of a matrix to a separate f32 matrix: while the copy is made, and afterwards.
 struct Dense {
     while_made: usize,
     held: usize,
@@ -123,7 +123,7 @@ impl Dense {
         Dense { while_made: wide + held, held }
     }
 
-    /// Returns the most bytes held at once if `bytes` more are taken after the copy is made.
+    /// Returns the largest number of bytes held at once if `bytes` more are taken after the copy is made.
     fn then(self, bytes: usize) -> usize {
         self.while_made.max(self.held + bytes)
     }

@@ -1,5 +1,5 @@
-//! Log-probs of targets on the processor, on vectors or on the unit that multiplies bf16: blocks of the vocabulary by the matrix
-//! product, then one pass of the online softmax.
+//! Log-probs of targets on the processor, on vectors or on the unit that multiplies bf16. The matrix product computes the logits
+//! of a block of the vocabulary, and one pass of the online softmax then adds the block to the results.
 //!
 //! A row goes through the columns of a block in the same order, whatever other rows there are. So the bits of a row do not depend
 //! on the other rows or on the number of threads.
@@ -35,7 +35,7 @@ fn unit(cpu: &Cpu, precision: Precision) -> Option<Unit> {
     cpu.isa().unit().filter(|_| precision == Precision::Bf16)
 }
 
-/// Returns what [`forward`] takes beside its arguments, with or without extras.
+/// Returns the cost of [`forward`], with or without extras.
 pub(super) fn forward_cost(cpu: &Cpu, head: &Head<'_>, with_extras: bool) -> Cost {
     match unit(cpu, head.precision) {
         Some(unit) => Cost { scratch: unit::forward_scratch(cpu, unit, head, with_extras), ..Cost::default() },
@@ -43,7 +43,7 @@ pub(super) fn forward_cost(cpu: &Cpu, head: &Head<'_>, with_extras: bool) -> Cos
     }
 }
 
-/// Returns what [`backward`] takes beside its arguments.
+/// Returns the cost of [`backward`].
 pub(super) fn backward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
     match unit(cpu, head.precision) {
         Some(unit) => Cost { scratch: unit::backward_scratch(cpu, unit, head), ..Cost::default() },

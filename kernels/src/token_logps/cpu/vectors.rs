@@ -10,13 +10,13 @@ use crate::token_logps::{Backward, Forward, Head};
 use crate::{Buffer, Columns, Device, FloatDtype, IGNORE, Result, Slice, SliceMut};
 use std::ops::Range;
 
-/// Most tokens of a block. With 1024 rows, a block has 2 MiB, which the second-level caches of two cores hold until the softmax
-/// reads it. Twice as many tokens were 5 % slower.
+/// Maximum number of tokens in a block. With 1024 rows, such a block has 2 MiB, which the second-level caches of two cores hold
+/// until the softmax reads it. Twice as many tokens were 5 % slower.
 const VOCAB_BLOCK: usize = 512;
-/// Most rows of a block. This bounds a block to 4 MiB; with 2048 rows, packing the weights takes a twentieth of the product's
-/// time.
+/// Maximum number of rows in a block. This bounds a block to 4 MiB. With 2048 rows, packing the weights takes a twentieth of the
+/// product's time.
 const ROW_BLOCK: usize = 2048;
-/// Rows that one thread takes at a time.
+/// Number of rows that a thread processes at a time.
 const ROWS_PER_TASK: usize = 16;
 
 pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
@@ -172,8 +172,8 @@ pub(super) fn backward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
     cost
 }
 
-/// Returns one block of each kind. Two blocks are of one kind if they have as many rows and as many tokens, and if both or
-/// neither begin with the first token.
+/// Returns one block of each kind. Two blocks are of one kind if they have equal numbers of rows, equal numbers of tokens, and
+/// both or neither begin with the first token of the vocabulary.
 fn different_blocks(head: &Head<'_>) -> Vec<[Range<usize>; 2]> {
     let kind = |[rows, tokens]: &[Range<usize>; 2]| (rows.len(), tokens.len(), tokens.start == 0);
     let mut different: Vec<[Range<usize>; 2]> = Vec::new();
@@ -198,7 +198,7 @@ fn block_bytes(head: &Head<'_>) -> usize {
     taken(block_len(head) * size_of::<f32>())
 }
 
-/// Adds a block of products of some rows to their running sums. The products become logits in place.
+/// Turns a block of products into logits, in place, and adds the logits to the running sums of their rows.
 struct AddBlock<'a> {
     logits: &'a mut [f32],
     running: &'a mut [Running],
@@ -235,7 +235,7 @@ impl VectorTask for AddBlock<'_> {
     }
 }
 
-/// Turns a block of products, in `logits`, into their gradients: `d_logp ([v = target] - exp(z - lse)) dz/du`.
+/// Replaces a block of products, in `logits`, by their gradients: `d_logp ([v = target] - exp(z - lse)) dz/du`.
 struct LogitGradients<'a> {
     logits: &'a mut [f32],
     targets: &'a [u32],
@@ -263,7 +263,7 @@ impl VectorTask for LogitGradients<'_> {
             unsafe {
                 logit_gradients::<S>(u, self.lse[r], self.d_logps[r], logit);
                 if let (Some(at), Some(product)) = (at, of_target) {
-                    // 1 - p by expm1, because a confident row's p is 1 to the last bit; z as the forward pass computed it
+                    // `exp_m1` computes 1 - p, since a confident row's p rounds to 1; z is computed as in the forward pass
                     let z = S::reduce_max(logit.of::<S>(S::splat(product)));
                     u[at] = -self.d_logps[r] * (z - self.lse[r]).exp_m1() * logit.slope(z);
                 }
@@ -273,7 +273,7 @@ impl VectorTask for LogitGradients<'_> {
 }
 
 /// # Safety
-/// As [`Simd`].
+/// The processor has the instruction set of `S`.
 #[inline(always)]
 unsafe fn to_logits<S: Simd>(z: &mut [f32], logit: Logit) {
     // SAFETY: the processor has the instruction set of S; `lanes <= z.len() - at`, so loads and stores end inside `z`.
@@ -290,7 +290,7 @@ unsafe fn to_logits<S: Simd>(z: &mut [f32], logit: Logit) {
 /// token `l` on. Then the lanes are added, and last the tokens that do not fill a vector.
 ///
 /// # Safety
-/// As [`Simd`].
+/// The processor has the instruction set of `S`.
 #[inline(always)]
 unsafe fn sums<S: Simd, const EXTRAS: bool>(z: &[f32], max: f32) -> Running {
     // SAFETY: the processor has the instruction set of S; loads end at `whole`, inside `z`.
@@ -328,7 +328,7 @@ unsafe fn sums<S: Simd, const EXTRAS: bool>(z: &[f32], max: f32) -> Running {
 /// Replaces the products of one row by their gradients, as if none were the target's.
 ///
 /// # Safety
-/// As [`Simd`].
+/// The processor has the instruction set of `S`.
 #[inline(always)]
 unsafe fn logit_gradients<S: Simd>(u: &mut [f32], lse: f32, d_logp: f32, logit: Logit) {
     // SAFETY: the processor has the instruction set of S; `lanes <= u.len() - at`, so loads and stores end inside `u`.

@@ -25,7 +25,7 @@ pub fn for_each_ahead<T: Send, E: Send>(
             unpin_this_thread();
             while let Some(rows) = next() {
                 let failed = rows.is_err();
-                // nobody takes batches any more once `each` has broken or failed
+                // the receiver is dropped once `each` has broken or failed
                 if give.send(rows).is_err() || failed {
                     return;
                 }

@@ -7,8 +7,8 @@ use crate::row::EncodedRow;
 pub enum Mismatch {
     /// The answer of the row before, as in TRL.
     Previous,
-    /// The answer of the nearest earlier row with another prompt, if there is one. For rows made from pairs: both rows of a pair
-    /// have the same prompt.
+    /// The answer of the nearest earlier row with another prompt, if there is one. Meant for rows made from pairs, since both rows
+    /// of a pair have the same prompt.
     OtherPrompt,
 }
 

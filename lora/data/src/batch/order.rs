@@ -1,4 +1,4 @@
-//! The order of rows in an epoch: a pure function of (seed, epoch), so that a resumed run needs nothing but those two.
+//! The order of rows in an epoch: a pure function of (seed, epoch), so that a resumed run needs only these two numbers.
 //!
 //! The generator is SplitMix64 used as a hash of a counter (Steele, Lea, Flood: "Fast splittable pseudorandom number
 //! generators", OOPSLA 2014): draw `k` of a key is `mix(key + (k + 1) * GOLDEN)`. No state, no dependence on call order, and
@@ -47,8 +47,8 @@ pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
     order
 }
 
-/// Rearranges `order` so that no row follows one of the same group. Returns how many still do (0 unless one group has more than
-/// half of the rows).
+/// Rearranges `order` so that no row follows one of the same group. Returns the number of rows that still do: 0 unless one group
+/// has more than half of the rows.
 ///
 /// For unpaired data made from pairs: KTO's mismatched answer is that of the previous row, and must not answer the same prompt.
 /// Most rows stay where they are. A row that follows one of its group is exchanged with the next row of another group. If there
@@ -99,9 +99,10 @@ pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
 /// Alternates the rows of `chosen` and `rejected` so that neighbours are of different groups. This is the unshuffled order of
 /// rows that were made from pairs. `chosen` and `rejected` are in the order of the pairs.
 ///
-/// Rejected answers come two pairs late, so those of the first two pairs stand at the end. If one list is longer, the shorter one
-/// is spread over it. A row that would follow one of its group waits for the next place of its class. If all that are left would,
-/// the first of them takes the place, and is later exchanged with an earlier row of its class, if each fits in the other's place.
+/// Rejected answers come two pairs late, so those of the first two pairs are at the end. If one list is longer, the shorter one is
+/// spread over it. The rows of each list are a class. A row that would follow one of its group waits for the next place of its
+/// class. If all rows left in the class would follow one of their group, the first of them takes the place. It is later exchanged
+/// with an earlier row of its class if each of the two fits in the other's place.
 pub fn interleave(chosen: &[u32], rejected: &[u32], group: impl Fn(u32) -> u32) -> Vec<u32> {
     let behind = rejected.len().min(2);
     let mut classes = [Queue::new(chosen.to_vec()), Queue::new([&rejected[behind..], &rejected[..behind]].concat())];
@@ -224,7 +225,7 @@ mod tests {
         assert!(counts.values().all(|&c| (c - 1000).abs() < 155), "{counts:?}");
     }
 
-    /// Orders for which it would take hours to begin the search anew for each row, or to move rows back one at a time.
+    /// Separates orders that would take hours if the search began anew for each row, or if rows moved back one at a time.
     #[test]
     fn large_orders_are_separated() {
         const N: u32 = 1 << 20;
@@ -310,7 +311,7 @@ mod tests {
             prop_assert!(order.iter().enumerate().all(|(place, row)| place % 2 == *row as usize % 2));
             let follows = follows(&order, |row| prompts[row as usize / 2]);
             let largest = (0..9).map(|p| prompts.iter().filter(|&&x| x == p).count()).max().unwrap_or(0);
-            // with four pairs or more, and no prompt in more than a quarter of them, there is room for exchanges
+            // with four pairs or more, and no prompt in more than a quarter of them, no neighbours have one prompt
             if largest * 4 <= prompts.len() && prompts.len() >= 4 {
                 prop_assert_eq!(follows, 0);
             }

@@ -3,14 +3,15 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Packs the trees of one optimiser batch into micro-batches. Returns them as indices into `tokens`. First fit, longest tree
-/// first, decides how many there are. Then each tree, longest first, goes into the emptiest micro-batch, which makes them even.
-/// This second packing is used unless a micro-batch of it exceeds the budget or the fullest of first fit.
+/// Packs the trees of one optimiser batch into micro-batches. Returns the indices into `tokens` of each micro-batch. First fit,
+/// longest tree first, decides how many micro-batches there are. Then each tree, longest first, goes into the emptiest
+/// micro-batch, which makes their sizes even. This second packing is used unless one of its micro-batches exceeds the budget or
+/// the fullest micro-batch of first fit.
 ///
 /// `tokens` holds the length of each tree: prompt + every branch (for KTO the mismatched branch too). No micro-batch has more
-/// than `budget` tokens, except that a tree larger than the budget is a micro-batch of its own. The result depends on the lengths
-/// alone (ties go by index). The micro-batch with the longest tree comes first, and so on; the indices inside a micro-batch
-/// ascend.
+/// than `budget` tokens, except that a tree larger than the budget gets its own micro-batch. The result depends only on the
+/// lengths; ties go by index. The micro-batches are ordered by their longest tree, longest first. The indices inside a
+/// micro-batch ascend.
 ///
 /// Even micro-batches need the least memory, since the largest one decides how much is needed. And none of them is so small that
 /// all weights are read for a few rows.
@@ -27,9 +28,9 @@ pub fn pack(tokens: &[usize], budget: usize) -> Vec<Vec<usize>> {
     bins
 }
 
-/// Puts each tree into the emptiest of `count` bins. `None` if one becomes fuller than `most`. Source: Graham, "Bounds on
-/// multiprocessing timing anomalies", SIAM J. Appl. Math. 17 (1969): the fullest bin has at most 4/3 of the tokens of the fullest
-/// bin in the best packing.
+/// Puts each tree into the emptiest of `count` bins. `None` if a bin would have more than `most` tokens. Source: Graham, "Bounds
+/// on multiprocessing timing anomalies", SIAM J. Appl. Math. 17 (1969): the fullest bin has at most 4/3 of the tokens of the
+/// fullest bin in the best packing.
 fn evenly(tokens: &[usize], by_length: &[usize], count: usize, most: usize) -> Option<Vec<Vec<usize>>> {
     let mut bins: Vec<Vec<usize>> = vec![Vec::new(); count];
     let mut emptiest: BinaryHeap<Reverse<(usize, usize)>> = (0..count).map(|bin| Reverse((0, bin))).collect();
@@ -60,10 +61,10 @@ fn first_fit(tokens: &[usize], by_length: &[usize], budget: usize) -> Vec<Vec<us
     bins
 }
 
-/// How many tokens fit into each bin, opened or not, under a tree of maxima. The tree finds the first bin with enough room in
-/// log(n) steps. A search bin by bin would be quadratic in a batch of many bins.
+/// The number of tokens that still fit into each bin, opened or not, in a tree of maxima. The tree finds the first bin with enough
+/// room in log(n) steps. A search bin by bin would take quadratic time if a batch has many bins.
 struct Room {
-    /// The most room below each node. Node i has the children 2 i and 2 i + 1; the last `leaves` nodes are the bins.
+    /// The largest room below each node. Node i has the children 2 i and 2 i + 1; the last `leaves` nodes are the bins.
     most: Vec<usize>,
     leaves: usize,
 }

@@ -138,7 +138,7 @@ pub enum BadRow {
         /// The column.
         field: String,
     },
-    /// A conversation beside two answers that ends with a third answer.
+    /// A row with two answers and a conversation, which ends with a third answer.
     #[error(
         "`{field}` ends with a turn of the assistant that is not `{chosen}`, so it is not clear where the prompt ends; with \
          --columns prompt={field}, all of it is the prompt"
@@ -157,7 +157,7 @@ pub enum BadRow {
         /// The value.
         found: String,
     },
-    /// A null, but a text is needed.
+    /// A null, but a value is needed.
     #[error("`{field}` is null")]
     Null {
         /// The place of the null.
@@ -179,7 +179,7 @@ pub enum BadRow {
         /// What is accepted at that place.
         expected: &'static str,
     },
-    /// A number outside what its column may hold.
+    /// A number outside the range that its column allows.
     #[error("`{field}` is {found}, expected {expected}")]
     OutOfRange {
         /// The column.
@@ -277,7 +277,7 @@ pub enum BadRow {
         /// The column of the rejected answer.
         rejected: String,
     },
-    /// Two texts that do not share the mark that ends the prompts of the other rows.
+    /// Two texts that do not share the turn marker that ends the prompts of the other rows.
     #[error(
         "{} (--implicit-prompt takes the longest common prefix for the prompt)",
         no_turn_marker(chosen, rejected, marker.as_deref())
@@ -287,7 +287,7 @@ pub enum BadRow {
         chosen: String,
         /// The column of the rejected answer.
         rejected: String,
-        /// The mark of the other rows, if nearly all rows have one.
+        /// The turn marker of the other rows, if nearly all rows have one.
         marker: Option<String>,
     },
     /// A conversation that is the beginning of the other one.

@@ -16,7 +16,7 @@ use crate::source::strict_json::{Strict, words_of};
 const ANSWERS: [&[&str]; 5] =
     [&["chosen", "rejected"], &["completions", "rewards"], &["completion"], &["messages"], &["text"]];
 
-/// The columns of one row: by our names, the values of those that we read; and the names of the others.
+/// The columns of one row: the values of those that we read, by our names, and the file's names of the others.
 pub(crate) struct Columns<'m> {
     map: &'m ColumnMap,
     known: Map<String, Value>,
@@ -40,7 +40,7 @@ impl<'m> Columns<'m> {
                 None => not_a_number(text, column).unwrap_or(BadRow::Json { message, column }),
             }
         })?;
-        // the parser turns such an id into a float, so outputs would echo an id that is not the file's
+        // the parser turns an id beyond 64 bits into a float, so outputs would echo another id than the file's
         match columns.known.get("id").and_then(Value::as_number) {
             Some(id) if id.is_f64() && id.as_f64().is_some_and(|id| id.abs() >= 2f64.powi(63)) => Err(BadRow::Type {
                 field: columns.column("id"),
@@ -56,7 +56,8 @@ impl<'m> Columns<'m> {
         self.known.get_mut(name).map(Value::take)
     }
 
-    /// As [`Columns::take`], but also returns the file's name of the column. The value is null if the row lacks the column.
+    /// Takes the value as [`Columns::take`] does. Returns the file's name of the column and the value, which is null if the row
+    /// lacks the column.
     pub(crate) fn take_named(&mut self, name: &str) -> (String, Value) {
         (self.column(name), self.take(name).unwrap_or_default())
     }
@@ -122,13 +123,13 @@ impl<'m> Columns<'m> {
         }
     }
 
-    /// Whether the map names a column of the file for ours.
+    /// Whether the map names a column of the file for our column `name`.
     pub(crate) fn is_mapped(&self, name: &str) -> bool {
         self.map.is_mapped(name)
     }
 
-    /// Returns our columns that have other names in the file and are read without a map, and those that were noted. Each comes
-    /// with the file's name.
+    /// Returns our columns that have other names in the file and are read without a map, and those that [`Columns::note`] noted.
+    /// Each comes with the file's name.
     pub(crate) fn by_name(self) -> Vec<(&'static str, String)> {
         self.by_name
     }
@@ -225,7 +226,7 @@ pub(crate) fn wrong_type(field: String, found: &Value, expected: &'static str) -
     }
 }
 
-/// Reads the top level of a row. A key may occur once. Values of unknown columns are checked as JSON and not kept.
+/// Reads the top level of a row. Each key may occur only once. Values of unknown columns are checked as JSON and not kept.
 struct ColumnsVisitor<'m> {
     map: &'m ColumnMap,
 }

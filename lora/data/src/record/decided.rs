@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::turn_marker::TurnMarker;
 
-/// What was decided. A field is `None` if no row was seen to which it applies.
+/// What was decided. A field is `None` if it applies to no row of the sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decided {
     /// The end of the prompts of pairs of texts that have no prompt column.

@@ -6,8 +6,8 @@ use serde_json::{Map, Number, Value};
 const DEPTH: usize = 64;
 
 /// Reads a value that Python printed: lists, tuples, dictionaries with strings for keys, strings, numbers, `True`, `False`,
-/// `None`, and NumPy's `array([...], dtype=object)`, whose elements may stand on lines of their own without a comma. `None` if
-/// the text is anything else, or if a key occurs twice.
+/// `None`, and NumPy's `array([...], dtype=object)`, whose elements may be on separate lines without commas. `None` if the
+/// text is anything else, or if a key occurs twice.
 pub(crate) fn parse(text: &str) -> Option<Value> {
     let mut parser = Parser { rest: text };
     let value = parser.value(DEPTH)?;

@@ -5,7 +5,7 @@ use std::fmt;
 use super::decided::Decided;
 use crate::source::column_map::ColumnMap;
 
-/// Most pairs that one row may make.
+/// Maximum number of pairs that one row may make.
 pub(crate) const MAX_PAIRS: u64 = 10_000;
 
 /// How rows are read. By default, columns have our names and texts stay texts.
@@ -21,7 +21,7 @@ pub struct Reading {
     pub texts: Texts,
     /// The system text for rows that have neither a system turn nor a column `system`.
     pub system: Option<String>,
-    /// Which pairs to make of scored answers, for a loss of pairs.
+    /// Which pairs to make of scored answers, for a loss that reads pairs.
     pub pairs: Option<Pairs>,
 }
 

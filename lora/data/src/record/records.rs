@@ -20,7 +20,7 @@ use crate::source::limits::MAX_ROW_BYTES;
 pub struct Record {
     /// 0-based number of the record over all files in their order; blank lines are not records.
     pub row: usize,
-    /// The row's `id`, echoed in outputs. `None` if it has none or null.
+    /// The row's `id`, echoed in outputs. `None` if the `id` is missing or null.
     pub id: Option<Value>,
     /// The columns that the row had.
     pub shape: Shape,
@@ -69,8 +69,8 @@ impl Record {
         Record::parse_seen(row, line, reading, &mut None)
     }
 
-    /// As [`Record::parse_with`]. Also sets `seen` to the entries of the column map for which the row has a column. It is set for
-    /// every row that is an object, even if the row is bad.
+    /// Parses a line as [`Record::parse_with`] does. Also sets `seen` to the entries of the column map for which the row has a
+    /// column. `seen` is set as soon as the columns are parsed, even if the row turns out to be bad.
     pub(crate) fn parse_seen(
         row: usize,
         line: &[u8],

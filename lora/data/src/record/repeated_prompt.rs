@@ -7,9 +7,9 @@ use super::text::{FEW, Text};
 use super::turn::{content_of, is_assistant, is_system, role_of};
 use super::turn_marker::ends_with_mark;
 
-/// Most bytes that may stand before the prompt in an answer. They must end with a turn marker.
+/// Maximum number of bytes before the prompt in an answer. These bytes must end with a turn marker.
 const OF_A_MARK: usize = 200;
-/// Most turns at the end of a prompt to look for in an answer that does not repeat the whole prompt.
+/// Maximum number of turns at the end of a prompt to look for in an answer that does not repeat the whole prompt.
 const LAST_TURNS: usize = 16;
 
 /// Answers that repeat the prompt.
@@ -17,7 +17,7 @@ const LAST_TURNS: usize = 16;
 pub struct Repetition {
     /// How the first such answer repeats the prompt.
     pub how: RepeatedAs,
-    /// The number of that answer.
+    /// The 0-based number of that answer.
     pub answer: usize,
     /// Whether all answers of the row repeat the prompt in this way.
     pub is_in_all: bool,
@@ -36,8 +36,8 @@ pub enum RepeatedAs {
     Content,
 }
 
-/// Cuts turns of the prompt from the start of the answers if all answers begin with the same turns of the prompt and go on. A
-/// system turn that only the answers have moves to the prompt. Returns whether anything was cut.
+/// Cuts turns of the prompt from the start of the answers if all answers begin with the same turns of the prompt and go on after
+/// them. A system turn that only the answers have moves to the prompt. Returns whether anything was cut.
 pub(crate) fn cut_repeated_turns(prompt: &mut Text, answers: &mut [Text]) -> bool {
     let Text::Turns(prompt) = prompt else { return false };
     let repeated = |answer: &Text| repeated_turns(prompt, answer.turns());

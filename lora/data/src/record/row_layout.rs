@@ -21,9 +21,9 @@ use super::turns::{joined, list, text, turns, turns_in_text, value_in_text};
 use crate::row::{RowNumbers, Target};
 use crate::source::column_map::{INSTRUCTION, NUMBER_COLUMNS, PREFERRED, PROMPT_NAMES, REJECTED_RESPONSE};
 
-/// Most keys of an object that an error message names.
+/// Maximum number of keys of an object that an error message names.
 const KEYS: usize = 12;
-/// Most characters of each of these keys.
+/// Maximum number of characters of each of these keys.
 const KEY_CHARACTERS: usize = 40;
 
 /// What the columns of a row hold.
@@ -181,7 +181,7 @@ fn conversation_before(columns: &mut Columns<'_>, answers: &mut [Text]) -> Resul
     }
 }
 
-/// Reads `messages` whose last turn is the chosen answer. The rejected answer is in a column of its own.
+/// Reads `messages` whose last turn is the chosen answer. The rejected answer has its own column.
 fn last_turn_chosen(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let (field, mut conversation) = conversation(columns)?;
     let chosen = conversation.pop().filter(is_assistant).filter(|_| !conversation.is_empty());
@@ -372,7 +372,8 @@ fn label(columns: &mut Columns<'_>) -> Result<bool, BadRow> {
 /// needed.
 ///
 /// # Errors
-/// [`BadRow::MixedForms`] if the answers differ in form, or are whole conversations whose common turns do not say the prompt.
+/// [`BadRow::MixedForms`] if the answers differ in form, or are whole conversations whose common turns do not contain the
+/// prompt.
 pub(crate) fn one_form(
     prompt: Text,
     answers: &mut [Text],
@@ -437,7 +438,7 @@ pub(crate) fn split_common_turns(answers: &mut [Text], answer_columns: &[String]
     Ok(Text::Turns(common))
 }
 
-/// Checks that the assistant says something in each answer of turns.
+/// Checks that each answer that is a list of turns has a turn of the assistant.
 ///
 /// # Errors
 /// [`BadRow::NotTheAssistant`] with the first roles of the answer.

@@ -41,7 +41,7 @@ impl Shape {
         Shape::Prompt,
     ];
 
-    /// The columns as a user writes them.
+    /// Returns the columns as a user writes them.
     pub fn columns(self) -> &'static str {
         match self {
             Shape::Pair => "{prompt, chosen, rejected}",

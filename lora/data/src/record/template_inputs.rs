@@ -35,7 +35,7 @@ const NO_KWARGS: [&str; 13] = [
 ];
 
 /// Reads `tools` (a list) and `chat_template_kwargs` (an object) for the chat template, as TRL 1.16 does. Each may also be a
-/// string that holds the value as JSON or as Python prints it. A null counts as no column.
+/// string that holds the value as JSON or as Python prints it. A null counts as a missing column.
 pub(crate) fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
     let (field, mut value) = columns.take_named("tools");
     if let Value::String(text) = value {

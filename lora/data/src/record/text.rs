@@ -38,7 +38,7 @@ impl Text {
         }
     }
 
-    /// Returns whether it is a string or turns.
+    /// Returns the form: a string or turns.
     pub fn form(&self) -> Form {
         match self {
             Text::Plain(_) => Form::Plain,
@@ -46,7 +46,7 @@ impl Text {
         }
     }
 
-    /// Returns its approximate size in bytes.
+    /// Returns the approximate size in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         match self {
             Text::Plain(text) => text.len() as u64,
@@ -54,7 +54,8 @@ impl Text {
         }
     }
 
-    /// Returns the bytes of a text, or the number of turns. It grows if a system text is put before the text or the turns.
+    /// Returns the number of bytes of a text, or the number of turns. The number grows if a system text is put before the text or
+    /// the turns.
     pub(crate) fn extent(&self) -> usize {
         match self {
             Text::Plain(text) => text.len(),

@@ -2,8 +2,8 @@
 //! gets the parameters of all other tools, as nulls. The reader of Parquet leaves such nulls out. If a library made JSONL from
 //! a table, the nulls are still there, among nulls that are intended.
 //!
-//! A null under `properties` or another key of named schemas is not a schema and is removed. All others stay: `"default": null`
-//! is a value.
+//! A null under `properties` or another key of named schemas is not a schema and is removed. All other nulls stay:
+//! `"default": null` is a value.
 
 use serde_json::Value;
 

@@ -42,7 +42,7 @@ pub(crate) fn function(call: &Value) -> &Value {
     call.get("function").unwrap_or(call)
 }
 
-/// As [`function`], but mutable. Returns the value itself also if its field `function` is not an object.
+/// Returns what [`function`] returns, but mutable. Also returns the value itself if its field `function` is not an object.
 pub(crate) fn function_mut(call: &mut Value) -> &mut Value {
     if call.get("function").is_some_and(Value::is_object) { &mut call["function"] } else { call }
 }

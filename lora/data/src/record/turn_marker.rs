@@ -21,18 +21,18 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-/// Least share of the rows that must have the mark, in percent.
+/// Smallest share of the rows that must have the mark, in percent.
 pub(crate) const SHARE: usize = 95;
-/// Most bytes of a mark: `<|eot_id|><|start_header_id|>assistant<|end_header_id|>` has 57.
+/// Maximum number of bytes of a mark: `<|eot_id|><|start_header_id|>assistant<|end_header_id|>` has 57.
 const LONGEST: usize = 80;
-/// How many bytes at the end of a common prefix are searched.
+/// Number of bytes at the end of a text, such as a common prefix, that are searched for marks.
 const SEARCHED: usize = 4096;
-/// Most characters after a mark with an unknown name, in the median row: letters that the answers happen to share.
+/// Maximum number of characters after a mark with an unknown name, in the median row: letters that the answers happen to share.
 const BY_CHANCE: usize = 16;
-/// Most characters after a mark with a known name, in the median row. The limit is larger because answers of one model may begin
-/// alike.
+/// Maximum number of characters after a mark with a known name, in the median row. The limit is larger because answers of one
+/// model may begin alike.
 const ALIKE: usize = 64;
-/// Fewest rows for which an unknown word within a line may be a mark.
+/// Minimum number of rows for which an unknown word within a line may be a mark.
 const MANY: usize = 20;
 
 /// Roles that give answers.
@@ -63,7 +63,7 @@ pub struct TurnMarker {
     newlines: String,
 }
 
-/// Writes the marker as it stands in the rows.
+/// Writes the marker as it occurs in the rows.
 impl std::fmt::Display for TurnMarker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}{}", self.mark, self.newlines)
@@ -71,8 +71,8 @@ impl std::fmt::Display for TurnMarker {
 }
 
 impl TurnMarker {
-    /// Returns the place after the last occurrence of the mark and, if they follow, of its newlines. `None` if the mark does not
-    /// occur.
+    /// Returns the byte offset after the last occurrence of the mark, and after the marker's newlines if they follow. `None` if the
+    /// mark does not occur.
     pub(crate) fn end_in(&self, shared: &str) -> Option<usize> {
         let (_, after) = around_last(shared, &self.mark)?;
         Some(shared.len() - after.strip_prefix(self.newlines.as_str()).unwrap_or(after).len())
@@ -122,9 +122,9 @@ fn middle_rest(prefixes: &[&str], mark: &str) -> usize {
     rests.get(rests.len() / 2).copied().unwrap_or(0)
 }
 
-/// Chooses the mark that opens the answers. `marks` are those after the last mark of others, the latest first. Answers may
-/// contain labels too, such as `Step 1:` and `Answer:`, so known names are preferred to unknown ones, and roles to other known
-/// names.
+/// Chooses the mark that opens the answers. `marks` are those after the last mark that opens a turn of others, the latest first.
+/// Answers may contain labels too, such as `Step 1:` and `Answer:`, so known names are preferred to unknown ones, and roles to
+/// other known names.
 fn open_mark<'a>(marks: &[Shared<'a>], prefixes: &[&str]) -> Option<&'a str> {
     let known = marks.iter().filter(|shared| shared.side == Side::Answer && shared.rest <= ALIKE);
     let is_open = |shared: &&Shared| {

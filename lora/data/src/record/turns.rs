@@ -130,7 +130,7 @@ fn from_sharegpt(field: &str, fields: Map<String, Value>) -> Result<Map<String, 
                 renamed.insert("role".to_owned(), role.into());
             }
             "value" => drop(renamed.insert("content".to_owned(), value)),
-            // a null: otherwise `from` would not be read
+            // the role is null: otherwise `from` would not be read
             "role" => {}
             _ => drop(renamed.insert(name, value)),
         }

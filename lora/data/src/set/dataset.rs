@@ -28,11 +28,11 @@ use crate::source::reader::Rows;
 use crate::store::stamp::Stamp;
 use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 
-/// Most records to encode together if each makes all pairs of its answers.
+/// Maximum number of records to encode at once with [`Pairs::All`], where one record may make thousands of pairs.
 const RECORDS_OF_ALL_PAIRS: usize = 16;
 
-/// The usable rows of some files. A row takes 32 bytes here and 4 for each answer. A record takes 8 bytes for its place in the
-/// files; if the tokens are cached, a row takes 8 bytes instead.
+/// The usable rows of some files. A row needs 32 bytes of memory, and 4 for each answer. A record needs 8 bytes for its place in
+/// the files. If the tokens are cached, a row needs 8 bytes instead.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     pub(crate) sources: Arc<Sources>,
@@ -113,7 +113,7 @@ pub struct RowLengths<'a> {
     pub prompt: usize,
     /// Tokens of each answer, before `max_length` cuts it.
     pub answers: &'a [u32],
-    /// Most tokens of an answer that fit behind the prompt.
+    /// Maximum number of tokens of an answer that fit behind the prompt.
     room: usize,
 }
 
@@ -128,7 +128,7 @@ impl RowLengths<'_> {
         self.answers.iter().map(|&tokens| self.kept_of(tokens)).sum()
     }
 
-    /// Returns the tokens of the row's tree: the prompt once, and the kept tokens of every answer.
+    /// Returns the number of tokens in the row's tree: the prompt once, and the kept tokens of every answer.
     pub fn tree(&self) -> usize {
         self.prompt + self.answer_tokens()
     }
@@ -161,29 +161,29 @@ impl Dataset {
         self.unpaired_order
     }
 
-    /// Number of usable rows; at least one.
+    /// Returns the number of usable rows: at least one.
     #[expect(clippy::len_without_is_empty, reason = "there is always a row")]
     pub fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// Number of records in the files, usable or not.
+    /// Returns the number of records in the files, usable or not.
     pub fn records(&self) -> usize {
         self.survey.records
     }
 
-    /// What the survey found.
+    /// Returns what the survey found.
     pub fn survey(&self) -> &Survey {
         &self.survey
     }
 
-    /// The encoder of the rows.
+    /// Returns the encoder of the rows.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
     }
 
-    /// Returns the file and the 1-based line of a record, [`EncodedRow::row`]; in Parquet, the 1-based row. This counts the
-    /// lines before it, so use it for messages only.
+    /// Returns the file and the 1-based line of the record with this number ([`EncodedRow::row`]); in Parquet, the 1-based row.
+    /// This call counts the lines before the record, so use it for messages only.
     ///
     /// # Errors
     /// [`SourceError::Io`] if the files cannot be read any more.
@@ -286,7 +286,8 @@ impl Dataset {
     /// order of the files. For commands that report every record.
     ///
     /// # Errors
-    /// As [`Dataset::rows`]. Bad rows are returned as dropped rows. (If bad rows end a run, [`Dataset::open`] has failed.)
+    /// The errors of [`Dataset::rows`]. Bad rows are returned as dropped rows. (If bad rows end a run, [`Dataset::open`] has
+    /// failed.)
     pub fn outcomes(&self, records: Range<usize>) -> Result<Vec<Encoded>, DataError> {
         let cached = self.cached.as_deref();
         if let Some(cached) = cached {

@@ -1,7 +1,7 @@
 //! Decides from a sample of a data set how all its rows are read, before any row is encoded.
 //!
 //! A run keeps the decisions: its held-out rows, its evaluations and its scores are read in the same way. Only the turn marker is
-//! decided again, and only for rows none of which has it.
+//! decided again, and only for files whose sampled rows do not have it.
 
 use rayon::prelude::*;
 
@@ -22,9 +22,9 @@ use crate::source::column_names::candidate;
 use crate::source::reader::Rows;
 use crate::tokens::encode::Encoder;
 
-/// Records to draw from the whole data set.
+/// Number of records to draw from the whole data set.
 const DRAWN: usize = 1024;
-/// Most bytes of the sample, unless it is a single record.
+/// Maximum size of the sample in bytes, unless it is a single record.
 const SAMPLE_BYTES: u64 = 32 << 20;
 
 /// What one record shows about how to read the data.

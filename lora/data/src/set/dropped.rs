@@ -14,7 +14,7 @@ pub struct Dropped {
     pub label: String,
     /// The kind of the reason.
     pub kind: DropKind,
-    /// How many rows.
+    /// Number of rows left out for this kind of reason.
     pub rows: usize,
     /// The reason of the first of these rows, in full.
     pub first: String,
@@ -27,15 +27,15 @@ pub struct Dropped {
 /// Kinds of reasons to leave rows out. Each kind needs a different remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DropKind {
-    /// They are too long.
+    /// The rows are too long.
     Length,
-    /// No token stands before the first one that would be scored.
+    /// The rows have no token before the first one that would be scored.
     Prompt,
-    /// They have no prompt column, and no turn marker such as nearly all other rows have.
+    /// The rows have no prompt column, and lack the turn marker that nearly all other rows have.
     Marker,
-    /// Their answers all have the same score, so no pair can be made of them.
+    /// All answers of a row have the same score, so no pair can be made of them.
     NoPair,
-    /// They are bad, and the user asked to skip bad rows.
+    /// The rows are bad, and the user asked to skip bad rows.
     Bad,
 }
 

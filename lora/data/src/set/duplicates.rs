@@ -1,6 +1,6 @@
 //! Finds rows that occur in the data more than once: unchanged, or with other ids, spaces and columns around the same tokens.
 //!
-//! Rows are compared by 64 bits of their BLAKE3 hash. This takes 16 bytes for each record while the data is surveyed. In a data
+//! Rows are compared by 64 bits of their BLAKE3 hash. This needs 16 bytes for each record while the data is surveyed. In a data
 //! set of a hundred million rows, the probability that any two different rows share a hash is 1 in 4000. Then only the report is
 //! wrong.
 
@@ -28,12 +28,12 @@ pub struct Repeat {
     pub copy: (PathBuf, u64),
 }
 
-/// Returns a hash of 64 bits of the bytes of a record.
+/// Returns a 64-bit hash of the bytes of a record.
 pub(crate) fn hash_of_bytes(row: &[u8]) -> u64 {
     first_64(&blake3::hash(row))
 }
 
-/// Returns a hash of 64 bits of the tokens of all usable rows made from a record. Ids do not count. `None` if no row is usable.
+/// Returns a 64-bit hash of the tokens of all usable rows made from a record. Ids do not count. `None` if no row is usable.
 pub(crate) fn hash_of_tokens<'r>(rows: impl Iterator<Item = &'r EncodedRow>) -> Option<u64> {
     let mut rows = rows.peekable();
     rows.peek()?;
@@ -71,8 +71,8 @@ impl Hashes {
         self.tokens.push(tokens.unwrap_or(NO_TOKENS));
     }
 
-    /// Returns the records with the bytes of an earlier record, and, apart from those, the records with the tokens of an earlier
-    /// record.
+    /// Counts the records that have the bytes of an earlier record, and the other records that have the tokens of an earlier one.
+    /// Returns both counts, each with its first record.
     pub(crate) fn repeats(self, place: impl Fn(usize) -> (PathBuf, u64)) -> (Repeats, Repeats) {
         let mut is_copy = vec![false; self.bytes.len()];
         let mut copies = Found::default();

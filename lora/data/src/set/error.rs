@@ -100,7 +100,7 @@ pub enum DataError {
     NoTurnMarker {
         /// The file.
         path: PathBuf,
-        /// 1-based line of the first.
+        /// 1-based line of the first such row.
         line: u64,
         /// Rows that were looked at.
         rows: usize,
@@ -119,7 +119,7 @@ pub enum DataError {
     EmptyPrompts {
         /// The file.
         path: PathBuf,
-        /// 1-based line of the first.
+        /// 1-based line of the first such row.
         line: u64,
         /// Rows with an empty prompt.
         rows: usize,
@@ -136,7 +136,7 @@ pub enum DataError {
     NothingRendered {
         /// The file.
         path: PathBuf,
-        /// 1-based line of the first.
+        /// 1-based line of the first such row.
         line: u64,
         /// Rows with such an answer.
         rows: usize,
@@ -153,7 +153,7 @@ pub enum DataError {
     TurnsInText {
         /// The file.
         path: PathBuf,
-        /// 1-based line of the first.
+        /// 1-based line of the first such row.
         line: u64,
         /// Rows with such a text.
         rows: usize,
@@ -206,7 +206,7 @@ pub enum DataError {
     /// Cached tokens that were sound when the run began are now damaged.
     #[error("{path}: the token cache was damaged while it was in use: {why}; start again")]
     Cache {
-        /// The entry.
+        /// The cache entry.
         path: PathBuf,
         /// What is wrong with it.
         why: String,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
     entries: Vec<Entry>,
-    /// Tokens of every answer before it is cut. The answers of a row are adjacent.
+    /// Number of tokens of every answer before it is cut. The answers of a row are adjacent.
     answers: Arc<Vec<u32>>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct Entry {
     pub cached: u32,
     /// Number of answers of the row.
     pub n_answers: u32,
-    /// Place of its first answer among the lengths of all answers.
+    /// Index of the row's first answer in the lengths of all answers.
     pub first_answer: u64,
 }
 
@@ -39,7 +39,7 @@ impl Index {
         self.entries.push(Entry { n_answers, first_answer: first as u64, ..entry });
     }
 
-    /// Returns the tokens of each answer of row `i`, before it is cut.
+    /// Returns the number of tokens of each answer of row `i`, before it is cut.
     pub(crate) fn answer_tokens(&self, i: usize) -> &[u32] {
         let Entry { first_answer, n_answers, .. } = self.entries[i];
         &self.answers[first_answer as usize..][..n_answers as usize]
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!((read.len(), read[1].group, read.to_bytes()), (2, 8, bytes.clone()));
         assert_eq!((read.answer_tokens(0), read.answer_tokens(1)), (&[4, 5][..], &[6][..]));
         assert_eq!(read.filtered(|i| i == 1).answer_tokens(0), [6]);
-        // without a length; with half a word; with a cut number of rows; with one of two entries
+        // cut before the last length, within it, within the number of rows, and after the first of two entries
         let cut = |n: usize| Index::from_bytes(&bytes[..n]).is_none();
         assert!(cut(bytes.len() - 4) && cut(bytes.len() - 2) && cut(7) && cut(8 + 32));
         assert!(Index::from_bytes(&0u64.to_le_bytes()).is_none());

@@ -113,7 +113,8 @@ impl Ingredients {
         Ok((Ingredients(all), stamps))
     }
 
-    /// Returns the name of an entry. It depends on paths and options and not on contents, so a new entry replaces an older one.
+    /// Returns the name of the cache entry. It depends on paths and options and not on contents, so a new entry replaces an older
+    /// one.
     pub(crate) fn entry_name(asked: Asked<'_>) -> String {
         let Asked { paths, encoder, .. } = asked;
         let mut hasher = blake3::Hasher::new();
@@ -228,7 +229,7 @@ mod tests {
         write("one");
         let stamps = [stamp()];
         check_stamps(&stamps, &paths).unwrap();
-        // a file of the same length and time takes the name
+        // another file of the same length and time gets the name
         let time = paths[0].metadata().unwrap().modified().unwrap();
         let beside = folder.path().join("b");
         std::fs::write(&beside, "two").unwrap();

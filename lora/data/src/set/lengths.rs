@@ -62,7 +62,7 @@ pub struct Lengths {
     pub answer: Histogram,
     /// Lengths of each prompt together with one of its answers.
     pub total: Histogram,
-    /// How many of `total` are beyond `max_length`.
+    /// How many lengths of `total` are beyond `max_length`.
     pub beyond: u64,
 }
 

@@ -39,15 +39,15 @@ use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 use crate::tokens::sft_part::SftPart;
 use crate::tokens::spans::SpanSource;
 
-/// Records that the survey holds at a time.
+/// Maximum number of records that the survey holds at a time.
 const WINDOW: usize = 1024;
-/// Most bytes of records that the survey holds at a time, unless it is a single record.
+/// Maximum size in bytes of the records that the survey holds at a time, unless it is a single record.
 const WINDOW_BYTES: u64 = 32 << 20;
-/// Most rows that the records may make, since row numbers have 32 bits.
+/// Maximum number of rows that the records may make, since row numbers have 32 bits.
 const MAX_ROWS: usize = 2 * MAX_RECORDS;
 /// Names that data sets give to the column of an answer.
 const LIKE_AN_ANSWER: [&str; 5] = ["output", "response", "answer", "completion", "target"];
-/// Pairs that TRL unpairs at a time: `datasets.map(batched=True)` passes this many rows.
+/// Number of pairs that TRL unpairs at a time: `datasets.map(batched=True)` passes this many rows.
 const UNPAIR_BLOCK: usize = 1000;
 
 /// Options of [`Dataset::open_with`] and [`Dataset::from_memory`].
@@ -65,7 +65,7 @@ pub struct Opening<'a> {
     pub observer: &'a mut dyn DataObserver,
 }
 
-/// Makes a data set by a walk over opened rows. Their tokens are written to `slot`.
+/// Makes a data set by a walk over opened rows. Writes the rows' tokens to `slot`.
 fn survey(
     paths: &[PathBuf],
     rows: Rows,
@@ -165,12 +165,12 @@ impl Dataset {
         Dataset::open_with(paths, encoder, opening)
     }
 
-    /// As [`Dataset::open`], but uses the tokens of an earlier run if the cache has them, reports progress, and writes the
-    /// records that are left out to [`Opening::rejects`].
+    /// Makes a data set as [`Dataset::open`] does, but uses the tokens of an earlier run if the cache has them, reports progress,
+    /// and writes the records that are left out to [`Opening::rejects`].
     ///
     /// # Errors
-    /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is not an error: a note reports it, and the run goes on
-    /// without the cache.
+    /// The errors of [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is not an error: a note reports it, and the run
+    /// goes on without the cache.
     pub fn open_with(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
         let Opening { kind, on_bad_row, cache, rejects, observer } = opening;
         let asked = Asked { paths, encoder: &encoder, kind, on_bad_row };
@@ -192,17 +192,17 @@ impl Dataset {
         }
         let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
         if let Some(slot) = &slot {
-            // the tokens are cached for the files that were stamped
+            // the cached tokens must be those of the files that were stamped
             check_stamps(slot.stamps(), paths)?;
         }
         survey(paths, rows, encoder, Opening { kind, on_bad_row, cache, rejects, observer }, slot.as_ref())
     }
 
-    /// As [`Dataset::open_with`], but with rows from memory. They are read, checked and counted like those of a file. Their
-    /// tokens are not cached: [`Opening::cache`] has no effect.
+    /// Makes a data set as [`Dataset::open_with`] does, but from rows in memory. They are read, checked and counted like those of
+    /// a file. Their tokens are not cached: [`Opening::cache`] has no effect.
     ///
     /// # Errors
-    /// As [`Dataset::open_with`].
+    /// The errors of [`Dataset::open_with`].
     pub fn from_memory(rows: MemoryRows, encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
         let paths = [rows.name().to_owned()];
         survey(&paths, Rows::in_memory(rows)?, encoder, opening, None)
@@ -355,7 +355,7 @@ struct Walk<'a> {
     hashes: Hashes,
     /// Receives the records that are left out.
     wanted: Option<&'a mut dyn Write>,
-    /// The last record of which a row was left out. If several of its rows are left out, only the first is reported.
+    /// The last record that had a row left out. If several of its rows are left out, only the first is reported.
     last_reject: Option<usize>,
     /// The place of the last reject.
     place: PlaceCursor,
@@ -418,7 +418,7 @@ impl Walk<'_> {
         }
         dataset.index.shrink_to_fit();
         let (Some(slot), Some(cache)) = (slot, cache) else { return Ok(dataset) };
-        // the tokens are cached for the files that were stamped
+        // the cached tokens must be those of the files that were stamped
         rows.check_unchanged()?;
         let finish = |mut entrance: Entrance| {
             entrance.tokens.finish(slot, &dataset.index, &dataset.survey, &mut entrance.rejects)
@@ -568,9 +568,9 @@ impl Walk<'_> {
 /// What was learned from one record.
 struct Examined {
     record: usize,
-    /// Hash of its bytes.
+    /// Hash of the record's bytes.
     bytes: u64,
-    /// The entries of the column map for which it has a column. `None` if it is not an object.
+    /// The entries of the column map for which the record has a column. `None` if its columns cannot be parsed.
     seen: Option<Seen>,
     outcome: Result<ExaminedRecord, BadRow>,
 }
@@ -584,7 +584,7 @@ struct ExaminedRecord {
     /// The finding that the prompt was cut from the answers, if it was.
     cut_prompt: Option<Sighting>,
     by_name: Vec<(&'static str, String)>,
-    /// Hash of its tokens, if it has any.
+    /// Hash of the record's tokens, if it makes a usable row.
     tokens: Option<u64>,
     parts: Vec<Result<Made, BadRow>>,
 }

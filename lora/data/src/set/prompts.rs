@@ -22,13 +22,13 @@ use crate::source::column_map::Seen;
 use crate::source::reader::Rows;
 use crate::tokens::encode::Encoder;
 
-/// Records that are encoded together.
+/// Number of records that are encoded together.
 const WINDOW: usize = 256;
 
 /// The prompt of a record for generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncodedPrompt {
-    /// 0-based record over all files.
+    /// 0-based number of the record over all files.
     pub row: usize,
     /// The row's `id`.
     pub id: Option<serde_json::Value>,
@@ -102,7 +102,7 @@ impl<'a> Prompts<'a> {
         &self.survey
     }
 
-    /// Number of prompts; at least one.
+    /// Returns the number of prompts: at least one.
     #[expect(clippy::len_without_is_empty, reason = "there is always a prompt")]
     pub fn len(&self) -> usize {
         self.records
@@ -165,7 +165,7 @@ struct ReadPrompt {
 /// Returns all prompts of the first `limit` records (of all records if there is no limit) at once.
 ///
 /// # Errors
-/// As [`Prompts::open`].
+/// The errors of [`Prompts::open`] and of [`Prompts::get`].
 pub fn prompts(paths: &[PathBuf], encoder: &Encoder, limit: Option<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
     let prompts = Prompts::open(paths, encoder, limit)?;
     prompts.get(0..prompts.len())

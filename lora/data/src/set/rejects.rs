@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use crate::source::spool::spool_folder;
 
-/// Most bytes that are kept in memory. If there are more, all go to a temporary file.
+/// Maximum number of bytes that are kept in memory. If there are more, all of them go to a temporary file.
 const IN_MEMORY: usize = 1 << 20;
 
 /// JSON lines of rejected records on their way to a file: `{"file", "line", "reason", "row"}`. Once they exceed a mebibyte, they
-/// are in a temporary file, in the folder for unpacked data.
+/// move to a temporary file in the folder for unpacked data.
 #[derive(Debug)]
 pub struct Rejects {
     lines: tempfile::SpooledTempFile,

@@ -1,12 +1,12 @@
 //! Chooses which records of a data set to look at, since looking at all of them would take too long.
 //!
 //! A fault may be in the second file, in the middle of one, or in every third row. So a sample has the first records of the data,
-//! the first ones of each file, and some from everywhere, drawn by a hash of their number. So a fault in many rows is found
-//! whatever their order, and the sample is the same in every run.
+//! the first ones of each file, and some from everywhere, drawn by a hash of their number. A fault in many rows is then
+//! found whatever their order, and the sample is the same in every run.
 
 use crate::batch::order::mix;
 
-/// Records at the start of each file that are in the sample. Fewer if there are many files.
+/// Number of records at the start of each file that are in the sample; fewer if there are many files.
 const OF_EACH_FILE: usize = 16;
 
 /// A choice of records by their numbers over all files.
@@ -14,7 +14,7 @@ const OF_EACH_FILE: usize = 16;
 pub(crate) struct Sample {
     /// Number of the first record of each file.
     starts: Vec<usize>,
-    /// Records at the start of the data that are in the sample.
+    /// Number of records at the start of the data that are in the sample.
     first: usize,
     of_each_file: usize,
     /// Of this many records, about one is drawn.

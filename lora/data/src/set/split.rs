@@ -55,8 +55,8 @@ mod tests {
         assert_eq!(held_out(&[3, 3, 4, 4, 4], 0.01, 1).unwrap(), [true, true, false, false, false]);
     }
 
-    /// A change of the hash would move rows between the sides of a resumed run. The expected places are written down, so that it
-    /// fails here.
+    /// A change of the hash would move rows between the sides of a resumed run. The expected places are written down, so that such
+    /// a change fails here.
     #[test]
     fn the_split_is_a_function_of_the_seed() {
         let groups: Vec<u32> = (0..12).collect();

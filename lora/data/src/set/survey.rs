@@ -19,9 +19,9 @@ use crate::tokens::sft_part::SftPart;
 use crate::tokens::spans::SpanSource;
 use crate::tokens::tokenizer::Tokenizer;
 
-/// Most examples of changed prompt ends to keep.
+/// Maximum number of examples of changed prompt ends to keep.
 const BOUNDARY_EXAMPLES: usize = 3;
-/// Most names of unread columns to count; a hostile file can have a million.
+/// Maximum number of names of unread columns to count; a hostile file can have a million.
 const COLUMN_NAMES: usize = 32;
 
 /// Counts over all rows of a data set. A row here is what a loss reads: a pair, a labelled row, a prompt with scored answers. A
@@ -92,7 +92,7 @@ pub struct ByName {
     pub own: String,
     /// The file's name.
     pub column: String,
-    /// Records that have it.
+    /// Number of records that have the column.
     pub records: usize,
 }
 
@@ -132,7 +132,7 @@ pub struct NumberCounts {
 /// A prompt whose last tokens change when an answer follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BoundaryExample {
-    /// 0-based record.
+    /// 0-based number of the record.
     pub row: usize,
     /// The last tokens of the prompt alone, in the vocabulary's spelling.
     pub alone: Vec<String>,
@@ -145,7 +145,7 @@ impl Survey {
         Survey { records, blank_lines, ..Survey::default() }
     }
 
-    /// Whether the rows are texts or turns. `None` if no row could be read.
+    /// Returns whether the rows are texts or turns. `None` if no row could be read.
     pub fn form(&self) -> Option<Form> {
         self.layout.map(|layout| layout.form)
     }
@@ -172,7 +172,7 @@ impl Survey {
         }
     }
 
-    /// Returns all file names in the survey, to be changed.
+    /// Returns mutable references to all file names in the survey.
     pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let repeats =
             [&mut self.copies, &mut self.same_tokens].into_iter().filter_map(|repeats| repeats.first.as_mut());

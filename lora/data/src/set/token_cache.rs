@@ -3,8 +3,8 @@
 //!
 //! An entry is one file. It is written beside its final name and renamed once it is complete. Its end names what it was made
 //! from (`ingredients`) and has a checksum of everything. Each row also has its own checksum. Entries are read with positioned
-//! reads and not mapped: if a mapped file is cut, the process ends. The system caches the pages that are read often in either
-//! case.
+//! reads and not mapped: if a mapped file is cut, the process ends. In either case, the system caches the pages that are read
+//! often.
 //!
 //! ```text
 //! MAGIC | rows | where each row starts, and where the last ends: u64 | index | ingredients | survey | rejects
@@ -40,7 +40,7 @@ const MAGIC: &[u8; 8] = b"ALIGNTOK";
 /// Parts whose lengths are stored at the end: rows, offsets, index, ingredients, survey and rejects.
 const PARTS: usize = 6;
 const TAIL_BYTES: u64 = (8 * PARTS + blake3::OUT_LEN + MAGIC.len()) as u64;
-/// Bytes of a row's hash in front of the row.
+/// Number of bytes of a row's hash that are stored in front of the row.
 const ROW_CHECK: usize = 4;
 /// Once all entries together have more bytes than this, those not used for the longest time are removed.
 pub const CACHE_BYTES: u64 = 16 << 30;
@@ -65,7 +65,7 @@ impl TokenCache {
         TokenCache { folder, limit }
     }
 
-    /// Uses `align/tokens` in `$XDG_CACHE_HOME`, or in `.cache` of the home directory. `None` if there is neither.
+    /// Makes a cache in `align/tokens` of `$XDG_CACHE_HOME`, or of `.cache` in the home directory. `None` if there is neither.
     pub fn of_user() -> Option<TokenCache> {
         user_cache::folder("tokens").map(TokenCache::new)
     }
@@ -303,8 +303,8 @@ pub(crate) fn encode(row: &EncodedRow) -> Vec<u8> {
     bytes
 }
 
-/// Reads a row that [`encode`] wrote. `None` if the hash is wrong, or if the row is not sound: it lacks a prompt or answers, or
-/// an answer's ranges are not in order and inside it.
+/// Reads a row that [`encode`] wrote. `None` if the hash is wrong, or if the row is not sound: it lacks a prompt or answers, an
+/// answer's `kept` is out of range, or its unscored ranges are not in order and inside the answer.
 fn decode(bytes: &[u8]) -> Option<EncodedRow> {
     let (check, rest) = bytes.split_at_checked(ROW_CHECK)?;
     if check != &blake3::hash(rest).as_bytes()[..ROW_CHECK] {
@@ -327,7 +327,7 @@ pub(crate) struct Writer {
     file: NewFile,
     hasher: blake3::Hasher,
     pending: Vec<u8>,
-    /// Bytes so far, including those that are pending.
+    /// Number of bytes so far, including the pending ones.
     at: u64,
     offsets: Vec<u64>,
 }

@@ -14,7 +14,7 @@ pub enum BadLine {
     TooLong {
         /// Bytes of the line.
         bytes: u64,
-        /// Most bytes that a line may have.
+        /// Maximum number of bytes that a line may have.
         limit: u64,
     },
     /// A row of CSV whose number of cells differs from the header's.

@@ -148,7 +148,7 @@ impl ColumnMap {
         self.iter().enumerate().find(|(i, _)| seen & 1 << i == 0).map(|(_, entry)| entry)
     }
 
-    /// Returns the file's name of our column.
+    /// Returns the file's name of our column `name`.
     pub fn column<'a>(&'a self, name: &'a str) -> &'a str {
         self.entries.iter().find(|(own, _)| *own == name).map_or(name, |(_, column)| column)
     }
@@ -169,12 +169,12 @@ impl ColumnMap {
             return Some(own);
         }
         let own = OWN_COLUMNS.into_iter().find(|own| *own == column)?;
-        // if the map reads ours from another column, this one has the same name but another meaning
+        // if the map reads our column from another one, this one has the same name but another meaning
         (!self.entries.iter().any(|(mapped, _)| *mapped == own)).then_some(own)
     }
 }
 
-/// The entries of a [`ColumnMap`] for which a row has a column: bit `i` stands for the `i`-th.
+/// The entries of a [`ColumnMap`] for which a row has a column: bit `i` stands for the `i`-th entry.
 pub(crate) type Seen = u32;
 
 /// The columns of numbers beside a pair, by our names.

@@ -5,7 +5,7 @@ const PROMPTS: [&str; 9] =
     ["prompt", "instruction", "question", "query", "input", "system", "conversation", "message", "dialogue"];
 /// Words in the names of columns that may hold a prompt, if the value is a list or a text of some length.
 const PERHAPS: [&str; 6] = ["context", "history", "problem", "user", "human", "post"];
-/// Fewest characters of a text in such a column.
+/// Minimum number of characters of a text in such a column.
 pub(crate) const SOME_LENGTH: usize = 20;
 /// Words in the names of columns that are about a prompt or about answers, but hold no prompt.
 const ABOUT: [&str; 54] = [

@@ -20,9 +20,9 @@ use crate::json_text::key;
 /// Bytes that the parser gets after the text, as one more row. If a quote is still open, they become part of the last cell
 /// instead. This shows the fault, which the parser does not report.
 const END: &[u8] = b"\n\0\n";
-/// Most columns of a file. A sheet in Excel or LibreOffice can have no more.
+/// Maximum number of columns of a file. A sheet in Excel or LibreOffice can have no more.
 const MAX_COLUMNS: usize = 16_384;
-/// Bytes that the parser reads at a time.
+/// Number of bytes that the parser reads at a time.
 const PIECE_BYTES: usize = 1 << 16;
 
 /// Why reading a file stopped.
@@ -159,7 +159,7 @@ impl<R: Read> Read for Bounded<R> {
 }
 
 /// Follows the quotes of a text. If text follows a closing quote, the parser silently makes it part of the cell. By then, a
-/// quote that was meant as a letter may have merged two rows into one.
+/// quote that was meant as a character of the text may have merged two rows into one.
 struct Quotes {
     delimiter: u8,
     place: InCell,
@@ -206,7 +206,7 @@ impl Quotes {
 /// How a cell is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cell {
-    /// Nothing reads it.
+    /// As null, since nothing reads the cell.
     Unread,
     Text,
     Number,

@@ -145,7 +145,7 @@ pub enum SourceError {
     Unpack {
         /// The file.
         path: PathBuf,
-        /// Its format.
+        /// The format of the compression.
         format: &'static str,
         /// What is wrong.
         message: String,
@@ -165,7 +165,7 @@ pub enum SourceError {
     Expansion {
         /// The file.
         path: PathBuf,
-        /// Most bytes allowed.
+        /// Maximum number of bytes allowed.
         limit: u64,
     },
     /// A file with more lines than a file of its size can have rows.
@@ -173,7 +173,7 @@ pub enum SourceError {
     ManyLines {
         /// The file.
         path: PathBuf,
-        /// Most lines allowed.
+        /// Maximum number of lines allowed.
         limit: u64,
     },
     /// More files than the system lets a process open.
@@ -192,7 +192,7 @@ pub enum SourceError {
         "unpacked rows are kept in a temporary file in {folder}, which fails: {source}; set TMPDIR to a folder with more room"
     )]
     Spool {
-        /// Its folder.
+        /// The folder of the temporary file.
         folder: PathBuf,
         /// The system's error.
         source: std::io::Error,
@@ -206,9 +206,9 @@ pub enum SourceError {
     /// More rows than the index can number.
     #[error("{rows} rows; at most {limit} are possible in one run, split the data")]
     TooManyRows {
-        /// Rows of the files.
+        /// Number of rows in the files.
         rows: usize,
-        /// Most rows of a run.
+        /// Maximum number of rows of a run.
         limit: usize,
     },
     /// The file changed after it was opened.

@@ -84,8 +84,8 @@ fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), SourceError> {
     Ok(())
 }
 
-/// [`is_hidden`] leaves out names with a leading dot. The library could do so too, but then it panics on names that are not
-/// UTF-8.
+/// How patterns match. Names with a leading dot match here, and [`is_hidden`] leaves them out: with
+/// `require_literal_leading_dot`, the library panics on names that are not UTF-8.
 pub(super) const OPTIONS: glob::MatchOptions =
     glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
@@ -111,7 +111,7 @@ fn passed_over(pattern: &str) -> Option<PathBuf> {
     paths.find(|path| !is_hidden(path, pattern) && path.file_name().is_some_and(is_wrong))
 }
 
-/// The folder of a file.
+/// Returns the folder of a file. `.` if the path has no folder.
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -122,7 +122,7 @@ fn names_in(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Returns the file of the same folder whose name is nearest to that of a missing file, if one is similar.
+/// Returns the file in the same folder whose name is nearest to the name of a missing file. `None` if no name is similar.
 fn similar(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let names = names_in(parent(path));
@@ -188,7 +188,7 @@ mod tests {
         let name = std::ffi::OsStr::from_bytes(b"sub/caf\xE9.jsonl");
         let path = folder.path().join(name);
         if std::fs::write(&path, "{}\n").is_err() {
-            return; // this file system has no such names
+            return; // this file system allows UTF-8 names only
         }
         for pattern in ["sub/*.jsonl", "s*/*.jsonl", "**/*.jsonl", "sub/caf?.jsonl"] {
             let error = data_files(&[folder.path().join(pattern)]).unwrap_err();

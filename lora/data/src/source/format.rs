@@ -13,7 +13,7 @@ pub(crate) enum Format {
     Parquet,
 }
 
-/// Formats that are refused: their magic bytes, the offset of these in the file, and the format's name.
+/// Formats that are refused: their magic bytes, the offset of the magic bytes in the file, and the format's name.
 const REFUSED: [(&[u8], usize, &str); 15] = [
     (b"PK\x03\x04", 0, "a zip archive (or an Excel sheet)"),
     (b"BZh", 0, "compressed by bzip2"),
@@ -36,13 +36,13 @@ impl Format {
     /// Returns the format of a file that begins with `head`.
     ///
     /// # Errors
-    /// The name of a format that is not read.
+    /// The name of the format, if the format is refused.
     pub(crate) fn of(head: &[u8]) -> Result<Format, &'static str> {
         let has = |bytes: &[u8], at: usize| head.get(at..).is_some_and(|rest| rest.starts_with(bytes));
         if let Some((_, _, name)) = REFUSED.into_iter().find(|(bytes, at, _)| has(bytes, *at)) {
             return Err(name);
         }
-        // with or without a byte-order mark: UTF-8 text has no such zeros
+        // UTF-16, with or without a byte-order mark: UTF-8 text has no zero bytes in these places
         if matches!(
             head,
             [0xFF, 0xFE, _, 0, ..] | [0xFE, 0xFF, 0, ..] | [0, 0x20..=0x7E, 0, ..] | [0x20..=0x7E, 0, _, 0, ..]

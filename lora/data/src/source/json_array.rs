@@ -17,13 +17,13 @@ pub(crate) struct ArrayFault {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum InArray {
-    /// Before the bracket that opens it.
+    /// Before the bracket that opens the array.
     Start,
-    /// Before an element. An array may end before its first one.
+    /// Before an element. An array may end before its first element.
     Before { first: bool },
     /// In an element.
     Element,
-    /// After the bracket that closes it.
+    /// After the bracket that closes the array.
     End,
 }
 
@@ -84,7 +84,7 @@ impl ArrayLines {
                 b'"' => self.in_string = false,
                 _ => {}
             }
-            // JSON allows no line end in a string; another byte that it does not allow there keeps the row on one line
+            // JSON allows no line end in a string: another byte that JSON refuses there keeps the row bad, but on one line
             out.push(if byte == b'\n' { b'\x0B' } else { byte });
             return Ok(());
         }

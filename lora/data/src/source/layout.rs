@@ -10,7 +10,7 @@ use super::error::SourceError;
 
 /// How many bytes at the start of a text are looked at.
 pub(crate) const LOOK_BYTES: usize = 64 << 10;
-/// Most bytes of a column name in a first line that may be a header.
+/// Longest column name in a first line that may be a header, in bytes.
 const LONGEST_NAME: usize = 64;
 /// Keys that hold the rows if one object encloses all of them.
 const AROUND_ROWS: [&str; 8] = ["data", "rows", "train", "test", "examples", "instances", "items", "results"];
@@ -162,7 +162,8 @@ fn first_entry(text: &[u8]) -> Option<(String, &[u8])> {
     Some((name, after.trim_ascii_start()))
 }
 
-/// Whether an object is a table by columns: all columns have the same number of cells, and the cells of `completions` are lists.
+/// Whether an object is a table stored by columns: every value is a column by [`is_column`], all columns have the same number of
+/// cells, and the cells of `completions` are lists.
 fn is_table(object: &Map<String, Value>, map: &ColumnMap) -> bool {
     let cells = |value: &Value| value.as_array().map(Vec::len).or_else(|| value.as_object().map(Map::len));
     let mut counts = object.values().map(cells);
@@ -182,7 +183,7 @@ fn is_column(value: &Value) -> bool {
     }
 }
 
-/// Whether a value whose text begins like this is a column, by the rule of [`is_column`].
+/// Whether a text begins like a value that [`is_column`] accepts.
 fn begins_column(text: &[u8]) -> bool {
     let mut rest = text.iter().filter(|byte| !byte.is_ascii_whitespace());
     let first = (rest.next(), rest.next(), rest.next());

@@ -7,7 +7,8 @@ use super::error::SourceError;
 /// Longest accepted row, in bytes.
 pub(crate) const MAX_ROW_BYTES: u64 = 64 << 20;
 
-/// Most rows of a run. Row numbers have 32 bits, and twice as many rows may be made from these.
+/// Maximum number of rows that a run reads. Row numbers have 32 bits, and up to twice as many rows may be made of the rows that
+/// are read.
 pub(crate) const MAX_RECORDS: usize = (u32::MAX / 2) as usize;
 
 /// Makes the error for a file with more than `most` lines. Its first row has the number `first_row`.

@@ -36,7 +36,7 @@ pub(crate) struct LineIndex {
     most: u64,
     /// Start of every line that is not blank, in bytes from the start of the text.
     pub starts: Vec<u64>,
-    /// Lines that are blank.
+    /// Number of blank lines.
     pub blank_lines: usize,
     /// Bytes of the text so far.
     pub bytes: u64,

@@ -108,8 +108,8 @@ impl Rows {
         Rows::open_observed(paths, columns, &mut Unobserved)
     }
 
-    /// As [`Rows::open`]. Reports its progress in [`Stage::Reading`]. If files have no row, notes the first of them and the
-    /// number of others.
+    /// Like [`Rows::open`], but reports its progress in [`Stage::Reading`]. If some files have no row, notes the first of these
+    /// files and the number of the others.
     ///
     /// # Errors
     /// As [`Rows::open`].
@@ -121,7 +121,7 @@ impl Rows {
         Rows::open_first(usize::MAX, paths, columns, observer)
     }
 
-    /// As [`Rows::open_observed`], but opens only as many files as hold the first `limit` rows.
+    /// Like [`Rows::open_observed`], but opens only as many files as hold the first `limit` rows.
     ///
     /// # Errors
     /// As [`Rows::open`].
@@ -249,7 +249,7 @@ impl Rows {
         self.place_after(&mut PlaceCursor::default(), row)
     }
 
-    /// As [`Rows::place`], for rows in ascending order: counts only the lines since the row of the last call.
+    /// Like [`Rows::place`], for rows in ascending order: counts only the lines since the row of the last call.
     pub(crate) fn place_after(&self, cursor: &mut PlaceCursor, row: usize) -> (PathBuf, u64) {
         let (file, i) = self.locate(row);
         let start = file.lines.starts[i];
@@ -313,7 +313,7 @@ impl DataFile {
         Ok(DataFile { path: path.to_owned(), text, stamp, lines, first_row })
     }
 
-    /// Returns start and length of what [`Rows::read`] reads, in bytes of the text.
+    /// Returns the start and the length of the bytes that [`Rows::read`] reads for row `i` of this file.
     fn range(&self, i: usize) -> (u64, u64) {
         let start = self.lines.starts[i];
         let end = self.lines.starts.get(i + 1).copied().unwrap_or(self.lines.bytes);
@@ -348,7 +348,7 @@ pub(crate) struct PlaceCursor {
     lines: u64,
 }
 
-/// Raises the limit on open files as far as these files need and the system allows. Every data file stays open, and the
+/// Raises the limit on open files as far as `files` data files need and the system allows. Every data file stays open, and the
 /// system's usual limit is lower than the number of shards of large data sets. Returns the limit that then applies.
 fn allow_open_files(files: usize) -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

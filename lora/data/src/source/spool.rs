@@ -1,5 +1,5 @@
-//! Writes out rows as lines if a file does not hold them in that way. Rows are read in any order, and that needs lines with
-//! known starts.
+//! Writes out rows as lines if a file holds them in another way. Rows are read in any order, and that needs lines with known
+//! starts.
 //!
 //! The spool has no name and vanishes with the process. Its size is limited by that of the data file: a file that unpacks to more
 //! than any text does is refused.
@@ -13,8 +13,8 @@ use super::lines::{LineIndex, LinesOf, ManyLines};
 
 use super::error::SourceError;
 
-/// Most bytes of lines for each byte of the data file. Gzip makes at most 1032 of one byte, and some tens for text that people
-/// write.
+/// Maximum number of bytes of lines for each byte of the data file. Gzip can make 1032 bytes of one, but makes only some tens if
+/// the text was written by people.
 const EXPANSION: u64 = 1024;
 /// Bytes of lines that are allowed whatever the size of the data file.
 const ALLOWED_BYTES: u64 = 1 << 30;

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Returns the parser's message about `text`, with the character that was not expected and without the line. The parser sees one
-/// row only, so users would take "line 1" for line 1 of the file.
+/// Returns the parser's message about `text`, with the unexpected character added and the line and column removed. The parser
+/// sees one row only, so users would take "line 1" for line 1 of the file.
 pub(crate) fn words_of(text: &str, error: &serde_json::Error) -> String {
     let words = error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "");
     let line = text.lines().nth(error.line().saturating_sub(1));

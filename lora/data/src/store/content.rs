@@ -7,13 +7,13 @@ use std::path::Path;
 use super::stamp::Stamp;
 use crate::pieces::fill;
 
-/// A file of at most this many bytes is hashed whole. It counts as the same even if it is a copy, or if its time was set. For a
-/// larger file, the hash covers samples, the length, the times and the inode: every write changes the time of the last change
-/// (ctime). So a copy of a large file counts as another file. So does a file that was linked or whose permissions were changed.
-/// Its tokens are then made once more.
+/// A file of at most this many bytes is hashed whole, and nothing else about it counts: a copy of it counts as the same file. For
+/// a larger file, the hash covers samples, the length, the times and the inode: every write changes the time of the last change
+/// (ctime). So a copy of a large file counts as another file. So does a large file that was linked or whose permissions were
+/// changed. Its tokens are then made once more.
 const HASHED_WHOLE: u64 = 256 << 20;
 
-/// Samples of a large file, spread evenly from its start. One more is at its very end.
+/// Number of samples of a large file, spread evenly from its start. One more sample is at its very end.
 const SAMPLES: u64 = 64;
 
 const SAMPLE_BYTES: u64 = 1 << 20;
@@ -23,7 +23,8 @@ pub fn hashed_bytes(bytes: u64) -> u64 {
     if bytes <= HASHED_WHOLE { bytes } else { (SAMPLES + 1) * SAMPLE_BYTES }
 }
 
-/// Returns what identifies the content of a file, and the file's stamp. `progress` receives the bytes of each step.
+/// Returns a text that identifies the content of a file, and the file's stamp. `progress` receives the number of bytes of each
+/// step.
 ///
 /// # Errors
 /// Those of the system for a file that cannot be read.

@@ -1,4 +1,4 @@
-//! Compares two lists of what something was made from, and names the differences in a user's words.
+//! Compares two lists of named values that say what something was made from.
 
 /// Returns the names of our entries that the other list does not have at the same place.
 pub fn differences<'n, N: PartialEq, V: PartialEq>(

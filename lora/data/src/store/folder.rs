@@ -43,9 +43,9 @@ pub fn mark_used(file: &File) {
     let _ = file.set_modified(SystemTime::now());
 }
 
-/// Removes from a folder the temporary files that crashes left behind. Then, until all files that end with `.ending` have at most
-/// `limit` bytes, removes those not used for the longest time. `own` stays, and so does a file that a process has locked. Best
-/// effort: a file that cannot be removed stays.
+/// Removes from a folder the temporary files that crashes left behind. Then removes files that end with `.ending`, those not used
+/// for the longest time first, until the others have at most `limit` bytes in all. `own` stays, and so does a file that a process
+/// has locked. Best effort: a file that cannot be removed stays.
 pub fn keep_within(folder: &Path, ending: &str, limit: u64, own: &Path) -> Removed {
     for left in paths(folder).into_iter().flatten().filter_map(kept_file) {
         let is_temporary = left.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-"));

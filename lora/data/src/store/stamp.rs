@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 /// of network file systems may differ a little from ours.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Numbers of the system about a file, which change if the content changes.
+/// Numbers that the system keeps about a file. At least one of them changes if the content changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
@@ -33,14 +33,14 @@ impl Stamp {
         }
     }
 
-    /// Whether it is the same file with the same length and time of writing. The time of the last change may differ: making a
-    /// hard link changes nothing in the file.
+    /// Whether both stamps are of one file with the same length and time of writing. The time of the last change may differ:
+    /// making a hard link changes nothing in the file.
     pub fn is_same_file(&self, other: &Stamp) -> bool {
         let known = |stamp: &Stamp| (stamp.device, stamp.inode, stamp.bytes, stamp.modified);
         known(self) == known(other)
     }
 
-    /// Whether the last change was so long ago that every write from now on gives another stamp.
+    /// Whether the last change was so long ago that every write from now on changes the stamp.
     pub fn is_settled(&self) -> bool {
         let newest = u64::try_from(self.changed.max(self.modified)).ok();
         let newest = newest.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(time)));

@@ -1,4 +1,4 @@
-//! The encoder's own bad rows, and what holds for every row that it keeps.
+//! Rows that only the encoder finds bad, and properties of every row that it keeps.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -77,7 +77,7 @@ fn the_encoder_refuses_what_it_cannot_score() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the texts, a kept row has a prompt, keeps a token of each answer, and is no longer than `max_length`.
+    /// Whatever the texts, a kept row has a prompt, keeps at least one token of each answer, and is no longer than `max_length`.
     #[test]
     fn kept_rows_are_well_formed(prompt: String, chosen: String, rejected: String, max_length in 1usize..40) {
         thread_local! {

@@ -345,7 +345,8 @@ const STAYS_OTHER: [&str; 12] = [
     "{% set x = 1 %}{% with x = 2, y = x %}{{ x }}{{ y }}{% endwith %}{{ x }}",
 ];
 
-/// Filters, tests, methods, whitespace and scopes give the text of Jinja2 or a refusal. Only `STAYS_OTHER` gives another text.
+/// Filters, tests, methods, whitespace and scopes render as in Jinja2 or are refused. Only the templates of `STAYS_OTHER` render
+/// differently.
 #[test]
 fn a_template_never_has_another_text_than_in_jinja2() {
     let all = json(&goldens("jinja.json"));

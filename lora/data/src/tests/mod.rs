@@ -36,12 +36,12 @@ impl Record {
     }
 }
 
-/// A file or a folder of the goldens.
+/// Returns the path of a file or a folder of the goldens.
 pub(super) fn goldens(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens").join(name)
 }
 
-/// The folder of a tiny model.
+/// Returns the folder of a tiny model.
 pub(super) fn tiny(name: &str) -> PathBuf {
     goldens(name).join("model")
 }
@@ -51,7 +51,7 @@ pub(super) const ROWS: usize = 4096;
 
 fn encoder(name: &str, max_length: usize) -> Encoder {
     let encoder = Encoder::from_model(&tiny(name), None, max_length, ROWS).unwrap();
-    // TRL's rule for the prompts of pairs of texts
+    // a pair of texts without a prompt is split by TRL's rule
     encoder.with_reading(Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() })
 }
 

@@ -92,7 +92,7 @@ fn rows_do_not_depend_on_the_window() {
     assert_eq!(at_once, in_windows);
 }
 
-/// For rows of every shape, two of each prompt, some are held out, and no prompt is on both sides.
+/// For rows of every shape, with two rows for each prompt, some are held out, and no prompt is on both sides.
 #[test]
 fn rows_of_every_shape_can_be_held_out() {
     let turn = |role: &str, text: String| json!({"role": role, "content": text});

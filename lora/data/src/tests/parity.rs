@@ -51,7 +51,8 @@ fn words(row: &EncodedRow) -> Vec<u32> {
     words
 }
 
-/// Encodes a row. Returns its tokens, or what `each` of the goldens has for a row that is dropped or that the template refuses.
+/// Encodes a row. Returns its tokens, or the four characters that `each` of the goldens has for a row that is dropped or that the
+/// template refuses.
 fn outcome(encoder: &Encoder, as_sequence: bool, row: &Value) -> Result<Vec<u32>, &'static str> {
     let record = Record::parse(0, row.to_string().as_bytes()).unwrap().record;
     let record = if as_sequence { record.as_sequence() } else { record };

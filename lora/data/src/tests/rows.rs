@@ -19,7 +19,7 @@ use crate::source::error::SourceError;
 use crate::source::limits::MAX_ROW_BYTES;
 use crate::source::reader::Rows;
 
-/// Parses a row with TRL's rule for the prompts of pairs of texts.
+/// Parses a row. Splits a pair of texts without a prompt by TRL's rule.
 fn parse(line: &str) -> Result<Record, BadRow> {
     let reading = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
     Record::parse_with(0, line.as_bytes(), &reading).map(|parsed| parsed.record)
@@ -290,7 +290,7 @@ fn rows_are_numbered_over_all_files() {
     assert_eq!(String::from_utf8(rows.read(1).unwrap().unwrap()).unwrap(), "a2");
 }
 
-/// A row longer than the chunks in which rows are looked for.
+/// A row that is longer than the pieces in which a file is read.
 #[test]
 fn a_row_of_three_megabytes_is_read_whole() {
     let long = "x".repeat(3 << 20);

@@ -46,7 +46,7 @@ fn kept(encoder: &Encoder, row: &Value) -> EncodedRow {
     }
 }
 
-/// The scored stretches of a row, as text.
+/// Returns the scored parts of a row's answer, as text.
 fn scored(encoder: &Encoder, row: &EncodedRow) -> Vec<String> {
     let answer = &row.answers[0];
     let ends = answer.unscored.iter().map(|gap| gap.start).chain([answer.kept]);
@@ -156,7 +156,7 @@ fn the_text_of_others_is_never_scored() {
     assert_eq!(scored(&encoder, &row).iter().map(|text| text.trim()).collect::<Vec<_>>(), ["two</s>"]);
 }
 
-/// The generation prompt opens a reasoning, but no turn begins with one.
+/// The generation prompt opens a block of reasoning, but no turn begins with such a block.
 #[test]
 fn a_generation_prompt_that_is_not_how_a_turn_begins_is_passed_over() {
     let thinking = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}\
@@ -299,7 +299,7 @@ fn numbers_stand_beside_a_pair_and_are_counted() {
     let second = encoded[1].numbers;
     assert_eq!((second.weight_or_one(), second.margin_or_zero()), (1.0, 0.0));
     assert_eq!(second.win_probability, Some([0.75, 1.0]));
-    // labelled rows do not read them
+    // labelled rows do not read these numbers
     let labelled = json!({"prompt": "p", "completion": " c", "label": true, "weight": "heavy"});
     let data = open(&[labelled], encoder("tiny-llama"), RowKind::Labelled).unwrap();
     assert_eq!(data.survey().ignored_columns.get("weight"), Some(&1));

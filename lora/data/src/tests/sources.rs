@@ -32,7 +32,7 @@ thread_local! {
     static MOST: Cell<isize> = const { Cell::new(0) };
 }
 
-/// Calls of [`held_by`] that have not returned.
+/// Number of calls of [`held_by`] that have not returned.
 static MEASURING: AtomicUsize = AtomicUsize::new(0);
 
 fn note(more: usize, less: usize) {
@@ -75,13 +75,13 @@ unsafe impl GlobalAlloc for Noting {
         // the old and the new block may exist together while the content is copied
         note(bytes, 0);
         note(0, layout.size());
-        // SAFETY: `System` allocated `pointer` with `layout`, as all memory of this allocator. `bytes` is above 0 and does not
+        // SAFETY: `pointer` is memory of this allocator, so `System` allocated it with `layout`. `bytes` is above 0 and does not
         // overflow when rounded up to the alignment: `GlobalAlloc::realloc` requires it of the caller.
         unsafe { System.realloc(pointer, layout, bytes) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         note(0, layout.size());
-        // SAFETY: `System` allocated `pointer` with `layout`, as all memory of this allocator.
+        // SAFETY: `pointer` is memory of this allocator, so `System` allocated it with `layout`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -89,8 +89,8 @@ unsafe impl GlobalAlloc for Noting {
 #[global_allocator]
 static ALLOCATOR: Noting = Noting;
 
-/// Most bytes that may be held while a file of some kilobytes is read or refused: buffers of megabytes, and what the data
-/// justifies.
+/// Maximum number of bytes that may be held while a file of some kilobytes is read or refused: buffers of megabytes, and what the
+/// data justifies.
 const ALLOWED: usize = 24 << 20;
 
 fn parquet(name: &str) -> PathBuf {
@@ -355,8 +355,8 @@ fn a_file_without_rows_among_others_is_said() {
     assert_eq!(found, [format!("no row in {}, and in 2 more of 4 files", paths[0].display())]);
 }
 
-/// Variable with the folder of files for the test below, which runs itself again in other processes: the limit on open files is
-/// that of a process.
+/// Environment variable with the folder of files for the test below. The test runs itself again in other processes, since each
+/// process has its own limit on open files.
 const MANY_FILES: &str = "ALIGN_TEST_MANY_FILES";
 
 #[test]
@@ -393,7 +393,7 @@ fn more_files_than_a_process_usually_opens_are_read() {
         text
     };
     assert!(with("-S -n 100").contains("all rows are there"));
-    // if the system does not let the limit be raised
+    // under this hard limit, the process cannot raise its own limit
     let text = with("-n 100");
     assert!(text.contains("300 data files, and a process may have 100 open here; allow more (ulimit -n)"), "{text}");
 }

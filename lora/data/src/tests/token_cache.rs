@@ -345,8 +345,8 @@ fn an_entry_is_as_it_was_when_the_version_was_given() {
 }
 const PINNED_ENTRY: &str = "2ce1c6a31e3759d1bb12d11d6a7086cedde6bfa1e17437c5061a3124adbe8a7c";
 
-/// If a file of the model is replaced after the tokenizer was read and before the cache is looked at, the tokens are kept as those
-/// of the tokenizer that made them.
+/// A file of the model may be replaced after the tokenizer was read and before the cache is looked at. The tokens are then kept
+/// for the tokenizer that made them.
 #[test]
 fn tokens_are_kept_for_the_tokenizer_that_made_them() {
     let bench = Bench::new();
@@ -404,7 +404,7 @@ fn data_that_shrinks_after_a_hit_is_an_error_and_no_panic() {
     assert!(matches!(hit.outcomes(0..40), Err(DataError::Source(SourceError::Changed { .. }))));
 }
 
-/// Unpacked data is on the disk only until its tokens are kept, not for the whole run. Without a kind of rows, it stays.
+/// Unpacked data is on the disk only until its tokens are kept, not for the whole run. If no kind of rows is given, it stays.
 #[test]
 fn unpacked_data_is_gone_once_its_tokens_are_kept() {
     for (kind, stays) in [(Some(RowKind::Pair), false), (None, true)] {
@@ -516,7 +516,7 @@ fn a_damaged_entry_is_made_anew() {
     }
 }
 
-/// A forged entry can have the right checksums. Reading a row that is not sound is an error then.
+/// A forged entry can have the right checksums. Then reading an unsound row is an error and does not panic.
 #[test]
 fn a_forged_row_is_an_error() {
     let bench = Bench::new();

@@ -23,7 +23,7 @@ const AS_BUILT: &str = "the tokenizer that these files make";
 pub(crate) struct Given {
     pub id: u32,
     pub token: AddedToken,
-    /// What messages call the file that gives it.
+    /// What messages call the file that gives the id.
     pub place: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! From a record to token ids: one prompt, and for each answer the tokens after it.
+//! Encodes a record as token ids: one prompt, and for each answer the tokens after the prompt.
 
 use std::path::{Path, PathBuf};
 
@@ -113,8 +113,8 @@ impl Notes {
 pub struct Boundary {
     /// Tokens of the prompt alone that are missing at the start of prompt + answer.
     pub prompt_ids: Vec<u32>,
-    /// At most the same number of tokens at that place in prompt + answer. The answer is the first of those that share the fewest
-    /// tokens with the prompt.
+    /// The tokens at that place in prompt + answer, at most as many as in `prompt_ids`. The answer is the first of those that
+    /// share the fewest tokens with the prompt.
     pub full_ids: Vec<u32>,
 }
 

@@ -61,7 +61,7 @@ pub(crate) fn environment(now: i64) -> Environment<'static> {
     };
     env.add_test("sequence", is_sequence);
     env.add_test("iterable", move |value: &Value| is_sequence(value) || value.kind() == ValueKind::Iterable);
-    env.remove_filter("pprint"); // takes time in the square of the depth
+    env.remove_filter("pprint"); // its time grows with the square of the depth
     env.add_filter("indent", indent);
     env.add_filter("format", |template: &str, args: Rest<Value>| {
         check_format(template)?;
@@ -79,7 +79,7 @@ static GENERATION_TAG: LazyLock<fancy_regex::Regex> =
     LazyLock::new(|| fancy_regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern"));
 
 /// Replaces `{% generation %}` ... `{% endgeneration %}`, which mark the assistant's text for training masks, with a block that
-/// renders its body. `with` opens a new scope, as the original does. The whitespace controls stay.
+/// renders its body. `with` opens a new scope, as `generation` does in transformers. The whitespace controls stay.
 pub(crate) fn strip_generation_tags(source: &str) -> String {
     GENERATION_TAG.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
 }
@@ -87,8 +87,8 @@ pub(crate) fn strip_generation_tags(source: &str) -> String {
 /// The name of [`generation_span`] in templates.
 const SPAN: &str = "align_generation_span";
 
-/// Replaces `{% generation %}` ... `{% endgeneration %}` with calls of [`generation_span`], since the original is a call too.
-/// `None` for a template without these tags.
+/// Replaces `{% generation %}` ... `{% endgeneration %}` with calls of [`generation_span`], since these tags make a call in
+/// transformers, too. `None` for a template without these tags.
 pub(crate) fn call_generation_spans(source: &str) -> Option<String> {
     let called = GENERATION_TAG.replace_all(source, |tag: &fancy_regex::Captures<'_>| {
         let group = |i: usize| tag.get(i).map_or("", |group| group.as_str());

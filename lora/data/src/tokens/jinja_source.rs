@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// Deepest nesting of macros to look into. The parser refuses templates with deeper nesting.
+/// Maximum nesting depth of macros to look into. The parser refuses templates with deeper nesting.
 const MAX_NESTING: usize = 100;
 
 /// A construct that cannot be read in the way Jinja2 reads it.
@@ -126,7 +126,7 @@ pub(crate) fn with_names_of_macros(source: &str) -> Result<Cow<'_, str>, SourceF
     Ok(edited.finish())
 }
 
-/// Returns the first name that occurs twice in `NAME(...)`, after the name of the macro.
+/// Returns the first name that occurs twice in the opening tag of a macro, after the macro's own name.
 fn repeated<'s>(names: &[&'s str]) -> Option<&'s str> {
     let mut seen = BTreeSet::new();
     names.iter().skip(1).copied().find(|name| !is_reserved(name) && !seen.insert(*name))

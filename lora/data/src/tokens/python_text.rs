@@ -10,7 +10,7 @@ use minijinja::formatting::FormatStyle;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 
-/// Deepest nesting that `tojson` and `repr` accept.
+/// Maximum nesting depth that `tojson` and `repr` accept.
 const MAX_DEPTH: usize = 200;
 
 /// Largest width, in characters, that a template may pad or indent to in one step. Without a limit, one instruction could write

@@ -22,7 +22,7 @@ impl Encoder {
         self.sft_on().unwrap_or(SftPart::default_of(shape))
     }
 
-    /// Encodes a record with [`Target::Sequence`]: one answer, which is learned as it is.
+    /// Encodes a record with [`Target::Sequence`]. Such a record has one answer.
     pub(crate) fn encode_sequence(&self, record: &Record) -> Result<(Encoded, Notes), BadRow> {
         let mut notes = Notes::default();
         let answer = &record.answers[0];

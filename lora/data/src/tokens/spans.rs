@@ -19,12 +19,12 @@ use crate::record::bad_row::BadRow;
 use crate::record::template_inputs::TemplateInputs;
 use crate::record::turn::is_assistant;
 
-/// Cost of rendering one turn besides its text, expressed in bytes of text that take as long.
+/// Cost of rendering a turn apart from its text: the number of bytes of text that take as long.
 const TURN_BYTES: u64 = 256;
-/// Most bytes to render for one conversation, which takes seconds. The conversation is rendered once up to each turn of the
-/// assistant, so the work grows with the square of its length.
+/// Maximum number of bytes to render for one conversation. So many bytes take seconds. The conversation is rendered once up to
+/// each turn of the assistant, so the work grows with the square of its length.
 const MOST_RENDERED: u64 = 1 << 28;
-/// Most bytes of stop tokens with which a template may end a conversation.
+/// Maximum number of bytes in the stop tokens with which a template may end a conversation.
 const CLOSING_BYTES: usize = 256;
 
 /// How the assistant's tokens are found.
@@ -180,8 +180,8 @@ impl Whole<'_> {
         if text.starts_with(&alone) {
             return Ok(SpanBorders { start, end: Border::Byte(alone.len()) });
         }
-        // some templates (Phi 3) end a conversation with EOS, and then only EOS differs; compare tokens only if so few bytes are
-        // left
+        // some templates (Phi 3) end a conversation with EOS, and then only EOS differs; tokens are compared only if at most
+        // `CLOSING_BYTES` are left
         let differs = alone.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
         if alone.len() - differs <= CLOSING_BYTES {
             let alone_ids = self.tokens(&alone)?;
@@ -195,9 +195,9 @@ impl Whole<'_> {
         Ok(SpanBorders { start, end: Border::Byte(end) })
     }
 
-    /// Finds the byte of `text` where a turn ends, by rendering the turn with other content. The whole conversation has the same
-    /// text after the content in both renderings, which shows where the content ends. The conversation up to the turn has the
-    /// same text at its end, which is what closes the turn. `None` if that closing text does not follow the content in `text`.
+    /// Finds the byte of `text` where a turn ends, by rendering the turn with other content. The common suffix of both renderings
+    /// of the whole conversation is the text after the content. The common suffix of both renderings of the conversation up to
+    /// this turn is the text that closes the turn. `None` if this closing text does not follow the content in `text`.
     fn end_by_content(&self, turn: usize, text: &str, alone: &str) -> Result<Option<usize>, BadRow> {
         let Some(fields) = self.turns[turn].as_object() else { return Ok(None) };
         let content = fields.get("content").and_then(Value::as_str).unwrap_or_default();

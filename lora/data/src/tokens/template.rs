@@ -20,12 +20,12 @@ use super::tokenizer::Tokenizer;
 use crate::deep_stack::with_deep_stack;
 use crate::record::template_inputs::TemplateInputs;
 
-/// Most instructions of a rendering: this many, and `FUEL_PER_MESSAGE` more for each message and each tool. A long template
-/// executes some hundreds of instructions for a message.
+/// Maximum number of instructions in a rendering: this many, and `FUEL_PER_MESSAGE` more for each message and each tool. A long
+/// template executes some hundreds of instructions for a message.
 const FUEL: u64 = 1_000_000;
 const FUEL_PER_MESSAGE: u64 = 20_000;
-/// Most bytes that a rendering may write: this many, and `OUTPUT_BYTES_PER_INPUT_BYTE` more for each byte of text in the
-/// messages, tools and variables. A template writes each of these bytes a few times at most.
+/// Maximum number of bytes that a rendering may write: this many, and `OUTPUT_BYTES_PER_INPUT_BYTE` more for each byte of text in
+/// the messages, tools and variables. A template writes each byte of its input a few times at most.
 const OUTPUT_BYTES: usize = 4 << 20;
 const OUTPUT_BYTES_PER_INPUT_BYTE: usize = 16;
 
@@ -48,7 +48,7 @@ pub enum RenderError {
     /// The template wrote far more than the conversation can justify.
     #[error("the template wrote more than {limit} bytes")]
     TooMuchOutput {
-        /// Most bytes allowed.
+        /// Maximum number of bytes.
         limit: usize,
     },
     /// The template failed.
@@ -439,7 +439,7 @@ mod tests {
         }
     }
 
-    /// Deeply nested values are dropped, compared and joined, and refused when printed. The stack does not overflow.
+    /// Deeply nested values can be freed, compared and joined. Printing one is refused. The stack does not overflow.
     #[test]
     fn deeply_nested_values_do_no_harm() {
         let nest = "{% set ns = namespace(x=[], y=[]) %}{% for i in range(50000) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}";
@@ -481,7 +481,8 @@ mod tests {
         assert_eq!(different.len(), all.len(), "{all:?}");
     }
 
-    /// The first that exists is used, even if it is broken: the given file, then chat_template.jinja, then tokenizer_config.json.
+    /// The first template that exists is used, even if it is broken: the given file, then chat_template.jinja, then
+    /// tokenizer_config.json.
     #[test]
     fn templates_are_found_in_the_documented_places() {
         let dir = tempfile::tempdir().unwrap();

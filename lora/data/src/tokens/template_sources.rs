@@ -96,7 +96,7 @@ impl TemplateSources {
         }
     }
 
-    /// Whether the templates of both are equal. Where they were found does not count.
+    /// Whether both have the same templates. Where they were found does not count.
     pub fn same_texts(&self, other: &TemplateSources) -> bool {
         self.default == other.default && self.tool_use == other.tool_use
     }

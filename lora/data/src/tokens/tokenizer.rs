@@ -23,7 +23,7 @@ const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
 /// Largest `tokenizer_config.json` or `special_tokens_map.json` to read, in bytes.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 64 << 20;
 
-/// Most special tokens without an id that a configuration may have. Every text is searched for each of them.
+/// Maximum number of special tokens without an id that a configuration may have. Every text is searched for each of them.
 const MAX_UNKNOWN: usize = 1024;
 
 /// What is wrong with a tokenizer. Bad input: exit code 3.

@@ -1,5 +1,5 @@
-//! Tests that adapters of PEFT 0.21 (`tests/goldens/`) are read and written again unchanged, that modules are chosen as PEFT
-//! chooses them, and of fresh adapters.
+//! Tests that adapters of PEFT 0.21 (`tests/goldens/`) are read and written again unchanged, and that modules are chosen as PEFT
+//! chooses them. Also tests fresh adapters.
 
 use super::*;
 use align_engine::model::ModelConfig;
@@ -149,7 +149,7 @@ fn all_linear_is_written_as_the_list_that_it_stands_for() {
         adapter.save(dir.path()).unwrap();
         assert_eq!(Adapter::load(&model, dir.path()).unwrap().set().iter().count(), model.linears().len());
     }
-    // a vision tower beside the decoder may have a q_proj of its own
+    // a vision tower beside the decoder may have its own q_proj
     let names = ["model.language_model.layers.0.self_attn.q_proj", "model.language_model.layers.0.mlp.up_proj"];
     let modules = Modules { linears: names.to_vec(), prefix: "model.language_model." };
     let mut expected = names.to_vec();
@@ -172,7 +172,8 @@ fn a_fresh_adapter_is_small_uniform_noise_times_zero() {
         let n = a.len() as f64;
         let bound = 1.0 / (linear.in_features as f64).sqrt();
         assert!(a.iter().all(|&value| f64::from(value).abs() <= bound * (1.0 + 1e-6)), "{}", linear.name);
-        // uniform on (-b, b): mean 0 with variance b^2 / 3n, mean square b^2 / 3 with variance 4 b^4 / 45n; six deviations
+        // uniform on (-b, b): mean 0 with variance b^2 / 3n, mean square b^2 / 3 with variance 4 b^4 / 45n; the bounds are six
+        // standard deviations
         let mean = a.iter().map(|&value| f64::from(value)).sum::<f64>() / n;
         let square = a.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>() / n;
         assert!(mean.abs() < 6.0 * bound / (3.0 * n).sqrt(), "{}: mean {mean}", linear.name);

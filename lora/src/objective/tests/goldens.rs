@@ -21,7 +21,7 @@ fn loss_text(golden_name: &str, hyper: &Value) -> String {
 
 /// Writes a line to the terminal, whether or not the test passes. The test runner captures what `println!` writes.
 fn say(line: std::fmt::Arguments<'_>) {
-    // one write, or the runner's own lines come between
+    // a single write, so that the test runner's own lines do not come between
     std::io::stderr().write_all(format!("\n{line}\n").as_bytes()).expect("stderr is open");
 }
 
@@ -44,7 +44,7 @@ fn numbers(value: &Value) -> Vec<f64> {
     list.iter().map(|v| v.as_f64().unwrap_or_else(|| panic!("{v} is not a number"))).collect()
 }
 
-/// Compares within the tolerance of the file: the head is in f64 and so are the goldens.
+/// Compares numbers within the relative and absolute tolerances of a golden file. The numbers of both sides are f64.
 struct Comparison<'a> {
     id: &'a str,
     rel: f64,
@@ -192,7 +192,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
     }
 }
 
-/// Returns the statistics that a case gives as inputs, or else those of its rows.
+/// Returns the statistics among the inputs of a case. If it has none, computes them from the rows.
 fn statistics(objective: &Objective, inputs: &Value, rows: &[RowLogps]) -> Statistics {
     let given =
         ["delta", "gap_mean", "gap_std"].map(|name| inputs.get(name).and_then(Value::as_f64).map(|x| (name, x)));
@@ -295,7 +295,8 @@ fn losses_agree_with_the_goldens() {
     assert!(!checked.is_empty(), "objectives.json has no loss: nothing was checked");
 }
 
-/// The committed file covers the whole registry, presets included, so that a new loss cannot come without goldens.
+/// The committed file covers the whole registry, presets included but likelihood losses excepted, so that a new loss cannot be
+/// added without goldens.
 #[test]
 fn every_registered_loss_has_goldens() {
     if std::env::var_os("ALIGN_GOLDENS").is_some() {
@@ -457,7 +458,7 @@ fn the_kto_reference_point_agrees_with_the_goldens() {
     for case in procedures.as_array().expect("kto_kl is a list") {
         let n = case["batch"].as_u64().expect("a batch size") as usize;
         for (row, pair) in case["kl_pairs_prompt_completion"].as_array().expect("a list").iter().enumerate() {
-            // the answer is that of the row before; for the first row, that of the last row
+            // the mismatched answer comes from the row before; for the first row, from the last row
             assert_eq!(numbers(pair), [row as f64, ((row + n - 1) % n) as f64]);
         }
         let (policy, reference) = (numbers(&case["policy_kl_logps"]), numbers(&case["ref_kl_logps"]));

@@ -7,7 +7,7 @@ mod goldens;
 use super::*;
 use align_data::{RowKind, RowNumbers, Target};
 
-/// Numbers that look random and are the same everywhere: the top bits of a 64-bit congruential generator.
+/// Pseudo-random numbers that are the same on every machine: the top bits of a 64-bit congruential generator.
 struct Numbers(u64);
 
 impl Numbers {
@@ -130,15 +130,15 @@ fn variants() -> Vec<Objective> {
 fn derivatives_agree_with_central_differences() {
     for (text, mut given) in choices() {
         if text == "alpha_dpo" {
-            // its target margin follows the policy without gradient, which differences would see; the goldens check those
-            // derivatives
+            // its target margin depends on the policy, and the derivatives leave that dependence out; differences would include
+            // it, so alpha is 0 here, and the goldens check the derivatives with alpha
             given.retain(|(key, _)| *key != "alpha");
             given.push(("alpha", KnobValue::Number(0.0)));
         }
         let objective = Objective::new(text, &given).unwrap();
         let rows = rows(&objective, 7, 15.0);
-        // fixed while the rows move, since statistics carry no gradient (a loss that differentiates its statistics does not read
-        // these)
+        // the statistics stay the same while the rows move, since they carry no gradient; a loss that differentiates the numbers
+        // that its rows share does not read these
         let statistics = statistics(&objective, &rows);
         let head = whole(&objective, &rows, &statistics).unwrap();
         let check = |analytic: f64, what: std::fmt::Arguments<'_>, mv: &dyn Fn(&mut [RowLogps], f64)| {
@@ -148,11 +148,12 @@ fn derivatives_agree_with_central_differences() {
                 whole(&objective, &moved, &statistics).unwrap().loss
             };
             let difference = |h: f64| (loss(h) - loss(-h)) / (2.0 * h);
-            // the error of a central difference falls with h^2: extrapolated to h = 0, it is far below what halving h changes
+            // the error of a central difference falls with h^2; extrapolation to h = 0 leaves an error far below the change that
+            // halving h makes
             let h = 1e-4;
             let (coarse, fine) = (difference(h), difference(h / 2.0));
             let numeric = (4.0 * fine - coarse) / 3.0;
-            // rounding: a few ulps of the loss, and of log-probs up to 120, over the step
+            // rounding error: a few ulps of the loss and of log-probs up to 120, divided by the step h
             let rounding = f64::EPSILON * (32.0 * loss(h).abs() + 480.0 * analytic.abs()) / h;
             let bound = (coarse - fine).abs() + rounding;
             assert!(
@@ -175,7 +176,7 @@ fn derivatives_agree_with_central_differences() {
     }
 }
 
-/// Checks that two numbers differ by at most a few ulps of `largest`, the size of the largest term in the sums that give them.
+/// Checks that two sums differ by at most 32 f64 epsilons of `largest`, the size of their largest term.
 fn assert_close(found: f64, expected: f64, largest: f64, what: std::fmt::Arguments<'_>) {
     assert!((found - expected).abs() <= 32.0 * f64::EPSILON * largest, "{what}: {found:e}, expected {expected:e}");
 }

@@ -35,7 +35,7 @@ pub(super) struct CacheFile {
     looked_at: u64,
 }
 
-/// What a file has of an answer.
+/// The result of looking up an answer in a file.
 #[derive(Debug, PartialEq)]
 pub(super) enum Lookup {
     Found(Vec<f32>),
@@ -191,8 +191,8 @@ impl CacheFile {
         if self.writes { self.file.set_len(self.end) } else { Ok(()) }
     }
 
-    /// Finds a file of another fingerprint that has one of these answers, and returns a note of what differs. Of several such
-    /// files it takes the one that differs least, and of those that differ equally, the one used last.
+    /// Finds a file of another fingerprint that has one of these answers, and returns a note of what differs. If there are several
+    /// such files, the note is about the one that differs least. If several differ equally, it is about the one used last.
     pub(super) fn other_with(&self, keys: &[SequenceKey]) -> Option<CacheNote> {
         let folder = self.path.parent()?;
         let mut others = folder::files(folder, EXTENSION).ok()?;

@@ -25,7 +25,7 @@ pub(super) struct Fingerprint {
     precision: String,
     /// What the logits are divided by.
     logp_temperature: f32,
-    /// [`align_kernels::Device::arithmetic`].
+    /// What [`align_kernels::Device::arithmetic`] returns.
     arithmetic: String,
 }
 

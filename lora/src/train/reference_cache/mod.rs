@@ -49,8 +49,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use weights::WatchedWeights;
 
-/// Bytes that the files of one directory may fill. If they have more, the least recently used ones are removed. A file that
-/// reaches the limit alone gets no new records.
+/// Bytes that the files of one directory may fill. If they have more, the least recently used ones are removed. A single file that
+/// reaches the limit gets no new records.
 const FOLDER_LIMIT: u64 = 8 << 30;
 /// Bytes that one answer in memory needs beside its log-probs: key, pointer and length, the slot in the hash table, the
 /// allocator's overhead.

@@ -25,7 +25,7 @@ use std::ops::Range;
 
 /// Magic bytes of the format. The last digit is the version.
 const MAGIC: [u8; 8] = *b"ALIGNLP1";
-/// Limit on the length of a fingerprint in bytes. No real fingerprint reaches it.
+/// Maximum length of a fingerprint in bytes. No real fingerprint reaches it.
 const LONGEST_FINGERPRINT: u32 = 1 << 16;
 const KEY: usize = 16;
 const HEAD_CHECK: usize = 16;
@@ -162,7 +162,7 @@ fn filled(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
 }
 
 /// Calls `found` with [`SequenceKey::short`] and the place of each record before the first damaged one. Returns where these
-/// records end. `file` must stand right behind the head; it has `len` bytes, including the head.
+/// records end. `file` must be positioned right after the head; it has `len` bytes, including the head.
 pub(super) fn index(
     head: &Head,
     file: &mut (impl BufRead + Seek),
@@ -177,8 +177,8 @@ pub(super) fn index(
     Ok(at)
 }
 
-/// Whether one of `keys` is in a file. Reads only the keys and lengths of the records and checks nothing else. `file` must stand
-/// right behind the head.
+/// Whether one of `keys` is in a file. Reads only the keys and lengths of the records and checks nothing else. `file` must be
+/// positioned right after the head.
 pub(super) fn holds_any(file: &mut (impl BufRead + Seek), keys: &[SequenceKey]) -> io::Result<bool> {
     let mut start = [0; KEY + 4];
     while filled(file, &mut start)? {

@@ -14,7 +14,7 @@ use blake3::{Hash, Hasher};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Smaller files are hashed each time, which takes less than a tenth of a second.
+/// Files with fewer bytes than this are hashed each time, which takes less than a tenth of a second.
 const REMEMBERED_FROM: u64 = 256 << 20;
 /// About how many blocks of a file have their bytes compared before a remembered hash is trusted.
 const BLOCKS: usize = 256;

@@ -1,8 +1,8 @@
 //! Backward: one task per tree and query head, as in f32; a pair of blocks is 64 queries by 64 keys.
 //!
-//! Scores are made with keys as rows and queries as columns. Rounded to bf16, the weights and gradients are the left operands of
-//! the sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`), without being packed again. Interleaved by pairs of keys, the gradients
-//! are also the right operand of the sum over keys, `dqᵀ = kᵀ·duᵀ`.
+//! Scores are computed with keys as rows and queries as columns. Rounded to bf16, the weights and gradients are the left operands
+//! of the sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`), without being packed again. Interleaved by pairs of keys, the
+//! gradients are also the right operand of the sum over keys, `dqᵀ = kᵀ·duᵀ`.
 
 use super::{ACROSS_PANEL, Form, HeadSizes, PackedBlocks, gather, packed_bytes};
 use crate::attention::cpu::blocks::{BLOCK, Source};
@@ -109,7 +109,7 @@ fn scratch_len(geometry: &Geometry, layout: &Layout) -> usize {
     Scratch::lens(blocks.max().unwrap_or(0), HeadSizes::new(geometry)).iter().sum()
 }
 
-/// Bytes that [`backward`] takes while it runs.
+/// Bytes that [`backward`] needs while it runs.
 pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, _: Unit, geometry: &Geometry, layout: &Layout) -> usize {
     let [packed, packing] = packed_bytes(cpu, geometry, &layout.cpu().blocks, 3);
     let sums = sums_bytes(layout, geometry.num_attention_heads, BLOCK * HeadSizes::new(geometry).padded());
@@ -309,8 +309,8 @@ impl Work<'_> {
         let first = queries.start / BLOCK * BLOCK;
         let own = block * BLOCK..(block + 1) * BLOCK;
         for position in queries.clone() {
-            // A row that sees only one key has p = 1 and o = v, so d_o·v = delta. With delta from the same sum, they cancel
-            // exactly.
+            // A row that sees only one key has p = 1 and o = v, so d_o·v = delta. Here delta is set to the computed d_o·v, so
+            // that the two cancel exactly.
             if self.geometry.first_visible(position) == position && (*begin..begin + BLOCK).contains(&position) {
                 let query = position - first;
                 scratch.delta[own.start + query] = scratch.dp[(position - begin) * BLOCK + query];
@@ -338,7 +338,7 @@ impl Work<'_> {
                             continue;
                         }
                         let place = key * BLOCK + at;
-                        // SAFETY: reads 16 values from `place` on, inside a row of BLOCK.
+                        // SAFETY: every load reads 16 floats, from `place` or `at` on, and stays inside a row of BLOCK.
                         unsafe {
                             let u = _mm512_mul_ps(_mm512_loadu_ps(scratch.s[place..].as_ptr()), scale);
                             let (z, slope) = match self.geometry.softcap {
@@ -358,7 +358,7 @@ impl Work<'_> {
                     let line = key / 32 * ACROSS_PANEL + half * STEP_BYTES + key % 32 / 16 * 1024 + key % 16 * 64;
                     let p_line = rounded(both[0][0], both[1][0]);
                     *du_line = rounded(both[0][1], both[1][1]);
-                    // SAFETY: writes a line of the key's row, in the step of these queries.
+                    // SAFETY: the line is inside `p` and `du`: it is that of the key's row, in the step of these queries.
                     unsafe {
                         _mm512_store_si512(p_to.add(line).cast(), p_line);
                         _mm512_store_si512(du_to.add(line).cast(), *du_line);
@@ -367,7 +367,7 @@ impl Work<'_> {
                 let lines = interleaved(du_lines[0], du_lines[1]);
                 for (part, line) in lines.into_iter().enumerate() {
                     let at = half * ACROSS_PANEL + key / 32 * STEP_BYTES + part * 1024 + key % 32 / 2 * 64;
-                    // SAFETY: writes the line of this pair of keys, in the panel of these queries.
+                    // SAFETY: the line is inside `du_right`: it is that of this pair of keys, in the panel of these queries.
                     unsafe { _mm512_store_si512(right_to.add(at).cast(), line) };
                 }
             }
@@ -388,7 +388,7 @@ fn capped(u: __m512, cap: f32) -> (__m512, Option<__m512>) {
     (_mm512_mul_ps(t, _mm512_set1_ps(cap)), Some(_mm512_fnmadd_ps(t, t, one)))
 }
 
-/// A product of packed panels. `left` and `right` are the number of panels of an operand, and the bytes of one.
+/// A product of packed panels. `left` and `right` are each the number of an operand's panels, and the bytes of one panel.
 #[derive(Clone, Copy)]
 struct Panels {
     left: (usize, usize),

@@ -107,7 +107,7 @@ impl Pointwise<0, 1> for Cap {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, _: [S::V; 0], [s]: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the caller of `Pointwise::apply` promises that the processor has the instruction set of S.
         unsafe { [S::mul(S::splat(self.cap), S::tanh(S::mul(s, S::splat(self.scale / self.cap))))] }
     }
 }
@@ -123,7 +123,7 @@ fn scratch_len(geometry: &Geometry, jobs: &[Job]) -> usize {
     Run::lens(most_blocks, HeadSizes::new(geometry)).iter().sum()
 }
 
-/// Bytes that [`forward`] takes while it runs.
+/// Bytes that [`forward`] needs while it runs.
 pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, _: Unit, geometry: &Geometry, layout: &Layout) -> usize {
     let [packed, packing] = packed_bytes(cpu, geometry, &layout.cpu().blocks, 2);
     let jobs = jobs(geometry, layout.segments(), ROWS);
@@ -238,7 +238,7 @@ impl Run<'_> {
     /// Computes one panel of 32 columns of `p·v`.
     ///
     /// # Safety
-    /// As [`Run::scores`].
+    /// The unit is configured on this thread; the forms are those of the run's blocks.
     unsafe fn values(&mut self, unit: Unit, panel: usize, forms: &[*const u8]) {
         let base = forms[0];
         let mut steps: Vec<Step> = (0..self.key_steps())

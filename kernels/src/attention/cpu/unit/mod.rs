@@ -2,9 +2,9 @@
 //! read them.
 //!
 //! A block of 64 rows is packed in one or both of two forms: along the head, for products whose depth is the head (scores,
-//! `d_o·v`), and across it, for products whose depth is the rows (`p·v` and the gradients). A product takes 32 places of the
-//! depth at once, and the unit adds those in an order of its choice. So a row's position decides its place in a block, and places
-//! without a row are zero.
+//! `d_o·v`), and across it, for products whose depth is the rows (`p·v` and the gradients). A product covers 32 places of the
+//! depth at once, and the unit chooses the order in which it adds them. So a row's position decides its place in a block, and
+//! places without a row are zero.
 
 mod backward;
 mod forward;
@@ -117,7 +117,7 @@ struct PackedBlocks {
     forms: usize,
 }
 
-/// Returns the bytes of [`PackedBlocks`] in `forms` forms, and the bytes that packing takes in addition.
+/// Returns the bytes of [`PackedBlocks`] in `forms` forms, and the bytes that packing needs in addition.
 fn packed_bytes(cpu: &Cpu, geometry: &Geometry, blocks: &Blocks, forms: usize) -> [usize; 2] {
     let head = HeadSizes::new(geometry);
     let tasks = blocks.len() * geometry.num_key_value_heads;
@@ -153,8 +153,8 @@ impl PackedBlocks {
                     gather(rows, segment, positions, begin, place, qkv);
                     gathered = Some(*source);
                 }
-                // SAFETY: the caller found the unit; `rows` is a block of rows; the place of its form is at a multiple of 64
-                // bytes, because the buffer begins at one and forms are whole steps.
+                // SAFETY: `forward` and `backward` call `new` with a unit that was found; `rows` is a block of rows; the place of
+                // its form is at a multiple of 64 bytes, because the buffer begins at one and forms are whole steps.
                 unsafe { head.pack(rows.as_ptr(), *form, *role, to.as_mut_ptr().cast()) };
             }
         })?;

@@ -98,7 +98,7 @@ pub(in crate::attention::cpu) fn backward(
     add_heads(cpu, (&geometry, segments, blocks), sums, block_len, dqkv)
 }
 
-/// Bytes that [`backward`] takes while it runs.
+/// Bytes that [`backward`] needs while it runs.
 pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, geometry: &Geometry, layout: &Layout) -> usize {
     let Geometry { num_attention_heads: heads, head_dim: d, .. } = *geometry;
     let Lists { blocks, trees, .. } = layout.cpu();
@@ -300,8 +300,8 @@ impl<'a> Sums<'a> {
     }
 
     /// Calls `pair` for each block of keys, and in it for each block of the segment's queries that see it, both by position.
-    /// First sets the segment's own sums to 0, or to the prompt's sums in the block where the prompt ends. Finally copies those
-    /// of the prompt back.
+    /// First sets the segment's own sums to 0, or to the prompt's sums in the block where the prompt ends. Finally copies the
+    /// prompt's part of that block back.
     pub(crate) fn walk(
         &mut self,
         geometry: &Geometry,
@@ -386,8 +386,8 @@ impl Work<'_> {
                 });
             }
             for (i, span) in spans[..rows].iter().enumerate() {
-                // A row that sees only one key has P = 1 and o = v, so d_o·v = delta. With delta from the same sum, they cancel
-                // exactly.
+                // A row that sees only one key has P = 1 and o = v, so d_o·v = delta. Here delta is set to the computed d_o·v, so
+                // that the two cancel exactly.
                 if self.geometry.first_visible(position + i) == position + i && span.lo < span.hi {
                     scratch.delta[at + i] = scratch.du[part.start + i * BLOCK + span.lo];
                 }
@@ -433,7 +433,7 @@ impl Work<'_> {
 /// `a·b`
 ///
 /// # Safety
-/// As [`Simd`]; the slices are equally long.
+/// The contract of [`Simd`] applies: the processor has the instruction set of `S`. The slices are equally long.
 #[inline(always)]
 unsafe fn dot<S: Simd, T: Loaded>(a: &[T], b: &[T]) -> f32 {
     // SAFETY: loads end inside the slices, which are equally long; the processor has S's instruction set.

@@ -60,7 +60,7 @@ fn step(geometry: &Geometry) -> usize {
     (TASK_ROWS / geometry.group()).clamp(8, BLOCK)
 }
 
-/// Bytes that [`forward`] takes while it runs.
+/// Bytes that [`forward`] needs while it runs.
 pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, geometry: &Geometry, layout: &Layout) -> usize {
     let packed = packed_bytes(geometry, &layout.cpu().blocks, [Form::Transposed, Form::Rows]);
     let jobs = jobs(geometry, layout.segments(), step(geometry)).len();

@@ -73,7 +73,7 @@ impl Operands {
     /// Computes `N` vectors of columns from `col` on, for all rows. Returns `N`.
     ///
     /// # Safety
-    /// As [`Simd`]; the columns are inside the operands.
+    /// The contract of [`Simd`] applies: the processor has the instruction set of `S`. The columns are inside the operands.
     #[inline(always)]
     unsafe fn panel<S: Simd, const N: usize>(self, col: usize) -> usize {
         let mut row = 0;
@@ -94,7 +94,8 @@ impl Operands {
     /// Computes `M` rows by `N` vectors, with the sums in registers. Returns `M`.
     ///
     /// # Safety
-    /// As [`Simd`]; the rows and the columns are inside the operands.
+    /// The contract of [`Simd`] applies: the processor has the instruction set of `S`. The rows and the columns are inside the
+    /// operands.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "indices as in the formula, unrolled by the compiler")]
     unsafe fn tile<S: Simd, const M: usize, const N: usize>(self, row: usize, col: usize) -> usize {

@@ -6,10 +6,10 @@
 use crate::attention::cpu::blocks::{BLOCK, PAD, Reach, Span};
 use crate::cpu::vectors::{Simd, VectorTask};
 
-/// To be added: `PAD` hidden lanes, then `PAD` visible ones, then hidden ones. A load at the right place gives the mask of any
-/// vector.
+/// Numbers to add to scores: minus infinity for `PAD` hidden lanes, 0 for `PAD` visible lanes, then minus infinity again for
+/// `PAD` hidden lanes. A load at the right place reads the mask of any vector.
 const HIDE: [f32; 3 * PAD] = windows(f32::NEG_INFINITY, 0.0);
-/// The same lanes as in `HIDE`, to multiply with.
+/// Factors of the weights: 0 for the hidden lanes of [`HIDE`], 1 for the visible ones.
 const KEEP: [f32; 3 * PAD] = windows(0.0, 1.0);
 
 const fn windows(hidden: f32, visible: f32) -> [f32; 3 * PAD] {
@@ -108,7 +108,8 @@ impl VectorTask for OnlineSoftmax<'_> {
     }
 }
 
-/// Turns a block of raw scores into `P = exp(z - lse)`, and one of `d_o·v` into `du = P (d_o·v - delta) dz/du`, both in place.
+/// Turns a block of raw scores into `P = exp(z - lse)`, and a block of `d_o·v` into `du = P (d_o·v - delta) dz/du`, both in
+/// place.
 pub(super) struct ScoreGradients<'a> {
     pub scaling: Scaling,
     pub reach: Reach,
@@ -166,7 +167,7 @@ impl Scaling {
     /// Returns `z` for a raw score.
     ///
     /// # Safety
-    /// As [`Simd`].
+    /// The contract of [`Simd`] applies: the processor has the instruction set of `S`.
     #[inline(always)]
     unsafe fn apply<S: Simd>(self, score: S::V) -> S::V {
         // SAFETY: the processor has S's instruction set, as the caller promises.
@@ -184,7 +185,7 @@ impl Scaling {
     /// Returns `dz / du` at `z`.
     ///
     /// # Safety
-    /// As [`Simd`].
+    /// The contract of [`Simd`] applies: the processor has the instruction set of `S`.
     #[inline(always)]
     unsafe fn slope<S: Simd>(self, z: S::V) -> S::V {
         // SAFETY: the processor has S's instruction set, as the caller promises.
@@ -203,7 +204,7 @@ impl Scaling {
 /// Returns the mask of the vector that begins at column `at`, from `table`. The span must not be empty.
 ///
 /// # Safety
-/// As [`Simd`].
+/// The contract of [`Simd`] applies: the processor has the instruction set of `S`.
 #[inline(always)]
 unsafe fn mask<S: Simd>(table: &[f32; 3 * PAD], span: Span, at: usize) -> S::V {
     // `front` lanes are before the span, and `back` lanes before its end; the vector may be wholly before or after the span

@@ -4,7 +4,7 @@ use crate::cpu::unit::block_sum::{BLOCK, BlockSum, ColumnSums, Finished, LINES, 
 use std::arch::asm;
 use std::arch::x86_64::__m512i;
 
-/// Steps that are needed to round a block of sums beside the products.
+/// The steps in which [`run_and_round`] rounds a finished block: two of its 32 rows a step.
 pub(in crate::cpu::unit) const ROUNDING_STEPS: usize = 16;
 
 /// The assembly around the steps of a block: loads the sums and the tiles of the first step, and in the end stores the sums.
@@ -102,7 +102,8 @@ macro_rules! sum {
 
 /// Computes a block, as [`crate::cpu::unit::Unit::run`] does.
 ///
-/// Loads the left operand, which streams through, with the hint that keeps the right one in the first-level cache.
+/// Loads the left operand, which is used once, with the hint that it need not stay in the first-level cache. So the right operand
+/// stays there.
 ///
 /// # Safety
 /// As [`crate::cpu::unit::Unit::run`].
@@ -162,8 +163,8 @@ pub(in crate::cpu::unit) unsafe fn run_narrow(block: BlockSum) {
     }
 }
 
-/// As [`run`], but each of the first [`ROUNDING_STEPS`] steps also rounds two rows of a block that was finished before. After the
-/// products, rounding would take a fifth of the time; here it hides behind them.
+/// As [`run`], but each of the first [`ROUNDING_STEPS`] steps also rounds two rows of a block that was finished before. If
+/// rounding came after the products, it would take a fifth of the time. Here it runs beside them.
 ///
 /// # Safety
 /// As [`crate::cpu::unit::Unit::run_and_round`], with at least [`ROUNDING_STEPS`] steps.
@@ -213,15 +214,15 @@ pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Fini
             sums = inout(reg) finished.sums => _,
             out = inout(reg) finished.to => _,
             out_stride = in(reg) finished.stride,
-            // this block is rounded while the next one is computed, to the rows that are prefetched here: a store to a line that
-            // is not in cache would stall
+            // the block that is computed now is rounded by the next call, to the rows that are prefetched here: a store to a line
+            // that is not in cache would stall
             next = in(reg) BLOCK * finished.stride,
             out("zmm16") _, out("zmm17") _,
         );
     }
 }
 
-/// [`ColumnSums`] in a tile, which is in memory between sections of the depth.
+/// [`ColumnSums`] that a tile computes. Between the calls of `add` the sums are in memory.
 #[repr(align(64))]
 pub(crate) struct TransposedTile([__m512i; LINES]);
 
@@ -250,7 +251,8 @@ impl ColumnSums for TransposedTile {
         if steps == 0 {
             return;
         }
-        // SAFETY: the contract of `ColumnSums::add`; `self` is 16 lines of 64 bytes.
+        // SAFETY: by the contract of `ColumnSums::add` the unit is configured, and the lines and vectors of these steps can be
+        // read; `self` is 16 lines of 64 bytes.
         unsafe {
             asm!(
                 "tileloadd tmm0, [{sums} + {row}]",

@@ -44,7 +44,7 @@ fn processor_has_it() -> bool {
 fn system_saves_it() -> bool {
     const TILE_STATES: u32 = 1 << 17 | 1 << 18;
     let low: u32;
-    // SAFETY: reads a register that the system made readable (`osxsave`, without which no AVX is found).
+    // SAFETY: this reads a register that the system has made readable (`osxsave`): otherwise no AVX would have been found.
     unsafe { std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _, options(nomem, nostack)) };
     low & TILE_STATES == TILE_STATES
 }
@@ -72,8 +72,8 @@ struct TileConfig {
     rows: [u8; 16],
 }
 
-/// All eight tiles at their full size, which never changes: fewer rows are padded, because another configuration zeroes the
-/// tiles.
+/// All eight tiles at their full size, which never changes: operands of fewer rows are padded, because loading another
+/// configuration would zero the tiles.
 static FULL_TILES: TileConfig = TileConfig {
     palette: 1,
     start_row: 0,
@@ -99,8 +99,8 @@ pub(crate) unsafe fn configure() {
 /// Rounds that [`burst`] runs, of four products of tiles each.
 const BURST_ROUNDS: usize = 50_000;
 
-/// Runs the unit at its limit on this thread, for benches: multiplies tiles that stay loaded. Their numbers are ordinary ones, as
-/// zeros would run at a higher clock. Returns the number of floating-point operations.
+/// Runs the unit at its limit on this thread, for benches: multiplies tiles that stay loaded. The tiles hold ordinary numbers,
+/// because with zeros the processor would run at a higher clock. Returns the number of floating-point operations.
 ///
 /// # Safety
 /// The unit is [`available`].

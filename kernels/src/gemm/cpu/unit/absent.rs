@@ -1,4 +1,4 @@
-//! Stands in place of the products on the unit where there is no unit: see `crate::cpu::unit`.
+//! Replaces the products on the unit for architectures without a unit; see `crate::cpu::unit`.
 
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;

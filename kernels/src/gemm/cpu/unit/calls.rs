@@ -107,7 +107,8 @@ fn tiled_stack_forward<'a>(
     let at = OutputValues::from(y.reborrow());
     let mut tiled =
         Tiled { unit, rows: m, precision, left: vec![left_rows(x, k)], downs: Vec::new(), targets: Vec::new() };
-    // all inputs come before the parts that are computed from them: first the stack's, then those of single updates
+    // all inputs come before the parts that are computed from them: first the stack's input, then the inputs of updates that have
+    // their own
     let own_inputs = pieces.iter().filter_map(|piece| piece.updates.first()?.x);
     tiled.left.extend(own_inputs.map(|x| left_rows(x, k)));
     let (mut first, mut own_part) = (0, 0);

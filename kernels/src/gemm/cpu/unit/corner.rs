@@ -1,4 +1,4 @@
-//! Corners of outputs: blocks of up to 32 x 32 elements whose sums are computed elsewhere and copied.
+//! Corners of outputs: blocks of up to 32 x 32 elements. Their sums are computed in a full block of sums and copied from there.
 
 use super::OutputValues;
 use crate::cpu::unit::block_sum::BLOCK;
@@ -68,7 +68,8 @@ impl Corner {
         let scale = _mm512_set1_ps(alpha);
         let lanes = ((1u64 << self.width) - 1) as __mmask32;
         for row in 0..self.height {
-            // SAFETY: `sums` holds 32 floats for each row of the corner; of `to`, only the columns of the mask are touched.
+            // SAFETY: `sums` holds 32 floats for each row of the corner; of `to`, only the columns of the mask are touched. Both
+            // vector types are 512 bits wide, and every bit pattern is valid for them.
             unsafe {
                 let to = to.wrapping_add(row * self.stride);
                 let mut low = _mm512_loadu_ps(sums.add(row * BLOCK));
@@ -129,7 +130,7 @@ impl Number for f32 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn load(lanes: __mmask16, from: *const f32) -> __m512 {
-        // SAFETY: the contract of `Number::load`: the lanes of the mask can be read.
+        // SAFETY: the lanes of the mask can be read, by the contract of `Number::load`.
         unsafe { _mm512_maskz_loadu_ps(lanes, from) }
     }
 }
@@ -138,7 +139,7 @@ impl Number for bf16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn load(lanes: __mmask16, from: *const bf16) -> __m512 {
-        // SAFETY: the contract of `Number::load`: the lanes of the mask can be read.
+        // SAFETY: the lanes of the mask can be read, by the contract of `Number::load`.
         let raw = unsafe { _mm512_castsi512_si256(_mm512_maskz_loadu_epi16(__mmask32::from(lanes), from.cast())) };
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(raw)))
     }

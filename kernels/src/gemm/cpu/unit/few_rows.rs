@@ -1,6 +1,6 @@
 //! Products of few rows, as in decoding, which spend their time reading the right operand. The rows are transposed, so that there
 //! is a vector for each pair of the depth. The right operand is read in place, neither packed nor shuffled: see [`ColumnSums`].
-//! The lines of the next columns are prefetched meanwhile.
+//! While it is read, the lines of the next columns are prefetched.
 //!
 //! The steps and their pairs come in the same order as with packed operands, and the unit's instruction treats its two operands
 //! alike. So the bits are the same as with packed operands.
@@ -89,7 +89,7 @@ impl Rows {
                 let len = (depth - first).min(STEP_DEPTH);
                 let mut lines = [_mm512_setzero_si512(); LINES];
                 for (i, line) in lines.iter_mut().enumerate().take(group.count) {
-                    // SAFETY: reads `len` numbers of row `group.first + i`, which is below `count`.
+                    // SAFETY: this reads `len` numbers of row `group.first + i`, which is below `count`.
                     [*line] = unsafe { E::terms(from.wrapping_add((group.first + i) * stride + first), len) };
                 }
                 for pair in pack::transposed(lines) {
@@ -122,7 +122,7 @@ impl Sizes<'_> {
             let tasks = self.panels.len().min(TASKS_PER_THREAD * threads);
             in_parallel(cpu, threads, tasks, |task| {
                 let own = &self.panels[part(self.panels.len(), tasks, task)];
-                // SAFETY: the processor has the unit; the panel was packed above, and each task has columns of its own.
+                // SAFETY: the processor has the unit; the panel was packed above, and each task has different columns.
                 with_scratch(|scratch| unsafe {
                     self.call.unit.configure();
                     let sums = sums(&mut scratch.partial);
@@ -135,7 +135,7 @@ impl Sizes<'_> {
         });
     }
 
-    /// Computes the [`Down`](super::Down) product of update `index`, and packs it as a part after those of the rows.
+    /// Computes the [`Down`](super::Down) product of update `index`, and packs the result as a part after the parts of the rows.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; the rows are packed, and nobody else writes this update's part.
@@ -143,8 +143,8 @@ impl Sizes<'_> {
         let (down, recipe, rows) = (&self.call.downs[index], &self.downs[index], self.call.rows);
         with_scratch(|scratch| {
             let sums = sums(&mut scratch.partial);
-            // SAFETY: the caller guarantees packed rows and a part that only this update writes; each `col` is a panel of the
-            // recipe; `u` and the scratch hold all rows.
+            // SAFETY: the caller guarantees that the rows are packed and that only this update writes its part; each `col` is a
+            // panel of the recipe; `u` and the scratch hold all rows.
             unsafe {
                 self.call.unit.configure();
                 recipe.ask_for(0);
@@ -168,7 +168,8 @@ impl Sizes<'_> {
         let corner = Corner { stride: output.stride, height: self.call.rows, width: (recipe.cols - first).min(BLOCK) };
         // sums that are scaled cannot begin with the output, so they are added to it at the end
         let add = matches!(start, Start::Output) && alpha != 1.0;
-        // SAFETY: `col` is a panel of the recipe, so the corner is inside the output, and inside a start matrix, which is like it.
+        // SAFETY: `col` is a panel of the recipe, so the corner is inside the output, and inside a start matrix, which has the
+        // shape of the output.
         unsafe {
             let from = match start {
                 Start::Zero => None,
@@ -201,8 +202,9 @@ impl Sizes<'_> {
 }
 
 impl Recipe<'_> {
-    /// Computes the sums of a group of rows and the 16 columns from `col` on. The sums begin with the rows at `from`, which is a
-    /// pointer and the floats from row to row (0 if all rows begin with the same one), or with zero if that is `None`.
+    /// Computes the sums of a group of rows and the 16 columns from `col` on. The sums begin with the values at `from`, or with
+    /// zero if it is `None`. `from` is a pointer and the number of floats from row to row, which is 0 if all rows begin with the
+    /// same values.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; `left` holds the rows; `at` and `from` hold 16 floats in each of the group's rows.
@@ -281,12 +283,13 @@ unsafe fn add_section<E: Element, S: ColumnSums>(
     let in_place = if E::IS_BF16 && lines_here == LINES { depth / STEP_DEPTH } else { 0 };
     // SAFETY: `in_place` counts whole steps of 16 lines of the matrix; `left` holds their vectors.
     unsafe { sums.add((from.cast(), stride), left, in_place, STEP_PAIRS, (ahead, stride)) };
-    // other steps are copied first: those of another format, those that are not whole, and all if there are fewer lines
+    // other steps are copied first: steps of another format, steps that are not whole, and all steps if there are fewer than 16
+    // lines
     for step in in_place..depth.div_ceil(STEP_DEPTH) {
         let len = (depth - step * STEP_DEPTH).min(STEP_DEPTH);
         let from = from.wrapping_add(step * STEP_DEPTH);
         let mut copy = [_mm512_setzero_si512(); LINES];
-        // SAFETY: reads `len` numbers of each of the `lines_here` lines, and nothing else; `left` holds the step's vectors.
+        // SAFETY: this reads `len` numbers of each of the `lines_here` lines, and nothing else; `left` holds the step's vectors.
         unsafe {
             for (i, line) in copy.iter_mut().enumerate() {
                 let at = from.wrapping_add(i * depth);

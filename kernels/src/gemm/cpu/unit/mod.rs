@@ -15,8 +15,8 @@
 //! panels, and the packed rows are small or too few to keep all threads busy ([`columns_are_apart`]), the rows are packed once
 //! and tasks are ranges of columns. For very few rows in bf16, the right operand is not packed at all ([`few_rows`]).
 //!
-//! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the steps are
-//! added in one order to f32 sums, however they are cut into blocks.
+//! The bits of an output element are a function of its own operands and of the depth, as in the products on vectors: the steps
+//! are added in one order to f32 sums, however they are cut into blocks.
 
 mod calls;
 mod corner;
@@ -199,7 +199,7 @@ impl Tiled<'_> {
         let rows = self.rows;
         let Some((sizes, _)) = self.sizes(cpu, false) else { return Packed::default() };
         let panels = [
-            // the most row panels for which columns are apart, by each condition of `columns_are_apart`
+            // the largest number of row panels for which `columns_are_apart` can hold, by each of its two conditions
             sizes.panels.len().saturating_sub(1),
             (LEFT_BYTES / sizes.left_panel.max(1)).max(TASKS_PER_THREAD * cpu.threads() - 1),
         ];
@@ -213,7 +213,7 @@ impl Tiled<'_> {
         packed
     }
 
-    /// Returns the multiplications that a row takes, at least 1.
+    /// Returns the number of multiplications of a row, at least 1.
     fn work_of_row(&self) -> usize {
         let of_target = |target: &Target<'_>| {
             let depth: usize = target.sections.iter().map(|section| self.depth(section.part)).sum();
@@ -273,7 +273,7 @@ fn panels_per_task(row_panels: usize, left_panel: usize, threads: usize) -> usiz
     (LEFT_BYTES / left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads).max(1))
 }
 
-/// Terms of a number of the left operand.
+/// Returns how many terms a number of the left operand has.
 fn left_terms(precision: Precision) -> usize {
     match precision {
         Precision::Bf16 => 1,

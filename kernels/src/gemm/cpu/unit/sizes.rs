@@ -1,4 +1,4 @@
-//! The layout of a call's panels and the order of its products, and the two ways of computing it that pack both operands.
+//! The layout of a call's panels and the order of its products, and the two ways of computing a call that pack both operands.
 
 use super::corner::Corner;
 use super::shared::{bytes, with_shared};
@@ -242,7 +242,7 @@ impl<'a> Sizes<'a> {
         let (left_at, row_panels) = (self.down_bytes, self.row_panels);
         with_shared(left_at + row_panels * self.left_panel, |shared| {
             let shared = Shared(shared);
-            // SAFETY: the shared memory begins with the panels of the updates.
+            // SAFETY: the shared memory begins with `down_bytes` bytes for the panels of the updates.
             unsafe { self.pack_downs(shared.at(0)) };
             let packs = row_panels.min(TASKS_PER_THREAD * threads);
             in_parallel(cpu, threads, packs, |task| {
@@ -258,7 +258,8 @@ impl<'a> Sizes<'a> {
                     let sums = Sums::new(scratch, row_panels);
                     for panel in &self.panels[part(self.panels.len(), tasks, task)] {
                         let (recipe, left) = (&self.targets[panel.target], shared.at(left_at));
-                        // SAFETY: the panel is the target's, the scratch holds it; the left panels were packed above.
+                        // SAFETY: the panel is one of the target's, and `right` has room for it; the left panels were packed
+                        // above; `sums` has a block for each row panel.
                         unsafe {
                             recipe.pack_right(panel.col..panel.col + 1, right);
                             self.strip(recipe, 0..row_panels, left, panel.col, right, sums);
@@ -300,7 +301,7 @@ impl<'a> Sizes<'a> {
                     let rows = task * per_task..((task + 1) * per_task).min(row_panels);
                     with_scratch(|scratch| {
                         let left = bytes(&mut scratch.left, rows.len() * self.left_panel);
-                        // SAFETY: the scratch holds the panels; the right ones of this group were packed above.
+                        // SAFETY: `left` has room for these row panels, and the panels of the updates were packed above.
                         unsafe { self.pack_rows(rows.clone(), left, shared.at(0), first == 0, scratch) };
                         let sums = Sums::new(scratch, rows.len());
                         for index in group.clone() {
@@ -350,7 +351,8 @@ impl<'a> Sizes<'a> {
                 let sums = Sums::new(scratch, rows.len());
                 for col in 0..recipe.panels() {
                     let right = panels.wrapping_add(col * recipe.right_panel);
-                    // SAFETY: the left parts were packed above; the caller guarantees the packed `downs`; `sums` has all blocks.
+                    // SAFETY: the left parts were packed above; the caller guarantees that `downs` is packed; `sums` has all
+                    // blocks.
                     unsafe { self.strip(recipe, rows.clone(), left, col, right, sums) };
                 }
             }
@@ -509,7 +511,8 @@ impl Sums {
         Sums(at.wrapping_byte_add(if misaligned == 0 { 0 } else { SUMS_BYTES - misaligned }))
     }
 
-    /// Floats for `panels` row panels, for two finished blocks, and for one more that aligns them to a block's size.
+    /// Floats of a block for each of `panels` row panels, of two finished blocks, and of one more block as room to align the
+    /// others to a block's size.
     fn floats(panels: usize) -> usize {
         (panels + 3) * BLOCK * BLOCK
     }
@@ -570,7 +573,7 @@ impl Recipe<'_> {
         self.cols.div_ceil(BLOCK)
     }
 
-    /// Packs some right panels of all sections.
+    /// Packs the right panels `panels` of all sections.
     ///
     /// # Safety
     /// The panels are the recipe's; `to` has room for them.
@@ -617,7 +620,7 @@ unsafe fn pack_lines<E: pack::Element, const T: usize>(
     to: *mut u8,
     bytes: usize,
 ) {
-    // SAFETY: the contract of both functions is that of this one.
+    // SAFETY: both functions require only what the caller of this one guarantees.
     unsafe {
         match order {
             Order::Columns => pack::along_depth::<E, T>(matrix, role, panels, to, bytes),

@@ -8,7 +8,7 @@ use crate::gemm::Accumulate;
 use crate::gemm::cpu::scratch::{Area, Scratch};
 use std::ops::Range;
 
-/// Most floats of a packed right operand that stays in the second-level cache while the rows pass through it: 160 KiB.
+/// Largest number of floats of a packed right operand that stays in the second-level cache while the rows pass: 160 KiB.
 pub(super) const RESIDENT: usize = 40 << 10;
 
 pub(super) struct Block<'a> {
@@ -32,7 +32,7 @@ impl VectorTask for Block<'_> {
     }
 }
 
-/// Floats that a block of `rows` rows and `cols` columns takes in each area of a thread's scratch.
+/// Returns the floats that a block of `rows` rows and `cols` columns needs in each area of a thread's scratch.
 pub(super) struct Areas<'a> {
     pub(super) product: &'a Product<'a>,
     pub(super) rows: usize,
@@ -63,7 +63,7 @@ impl Product<'_> {
         pack::packed_len::<S>(self.depth, cols) <= RESIDENT
     }
 
-    /// Whether the sums so far need memory of their own, because the output holds what they are added to.
+    /// Whether the sums so far need separate memory, because the output holds the values that they are added to.
     #[inline(always)]
     fn sums_apart(&self) -> bool {
         self.accumulate == Accumulate::Add && self.depth > DEPTH_BLOCK
@@ -133,7 +133,7 @@ impl Block<'_> {
         let Block { product, rows, cols, scratch } = self;
         let panels = scratch.right.floats(pack::packed_len::<S>(product.depth, cols.len()));
         for depth in product.depth_blocks() {
-            // SAFETY: `depth` and `cols` are inside the right operand; the blocks before this one take `depth.start` rows of
+            // SAFETY: `depth` and `cols` are inside the right operand; the blocks before this one fill `depth.start` rows of
             // `panels`.
             unsafe {
                 let to = panels.add(pack::packed_len::<S>(depth.start, cols.len()));

@@ -41,11 +41,11 @@ pub(super) struct Store {
     pub(super) first: bool,
     pub(super) last: bool,
     pub(super) alpha: f32,
-    /// Whether the output is added to.
+    /// Whether the product is added to the output or replaces it.
     pub(super) add: bool,
 }
 
-/// Rows of the next tile if `rows` are left.
+/// Returns the rows of the next tile if `rows` rows are left.
 #[inline(always)]
 pub(super) fn tile_rows<S: Simd>(rows: usize) -> usize {
     match rows {
@@ -78,7 +78,7 @@ pub(super) unsafe fn run<S: Simd>(rows: usize, left: LeftTile, right: RightPanel
 
 #[inline(always)]
 unsafe fn run_width<S: Simd, L: LeftOperand>(rows: usize, left: L, right: RightPanel, depth: usize, store: Store) {
-    // SAFETY: the contract of `run`, which passes its own operands on.
+    // SAFETY: `run` passes on its own operands, so its contract covers them.
     unsafe {
         if store.cols > S::LANES {
             run_height::<S, _, TILE_VECTORS>(rows, left, right, depth, store);
@@ -96,7 +96,7 @@ unsafe fn run_height<S: Simd, L: LeftOperand, const NV: usize>(
     depth: usize,
     store: Store,
 ) {
-    // SAFETY: the contract of `run`, which passes its own operands on.
+    // SAFETY: `run` passes on its own operands, so its contract covers them.
     unsafe {
         match rows {
             12 if S::REGISTERS >= 32 => S::apart(Tile::<L, 12, NV> { left, right, depth, store }),
@@ -149,7 +149,7 @@ impl LeftOperand for LeftRows {
         // The rows of the next tile at the same depth, only into the second-level cache: the panel fills the first.
         let mut next = self.at.wrapping_add(height.wrapping_mul(self.stride));
         for _ in 0..height {
-            // SAFETY: the instruction set is S's, and a prefetch needs no valid address.
+            // SAFETY: the processor has the instruction set of S, and a prefetch needs no valid address.
             unsafe { S::prefetch_far(next) };
             next = next.wrapping_add(self.stride);
         }
@@ -210,7 +210,7 @@ unsafe fn sums<S: Simd, L: LeftOperand, const MR: usize, const NV: usize>(
     right: RightPanel,
     depth: usize,
 ) -> [[S::V; NV]; MR] {
-    // SAFETY: `left` and `right` hold `depth` steps, and the two loops take `depth` steps in all.
+    // SAFETY: `left` and `right` hold `depth` steps, and the two loops make `depth` steps in all.
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
         let mut at = right.at;
@@ -269,7 +269,7 @@ unsafe fn prefetch_output<S: Simd, const MR: usize, const NV: usize>(store: Stor
     };
     for _ in 0..MR {
         for j in 0..NV {
-            // SAFETY: the instruction set is S's, and a prefetch needs no valid address.
+            // SAFETY: the processor has the instruction set of S, and a prefetch needs no valid address.
             unsafe { S::prefetch(row.wrapping_add(j * S::LANES)) };
         }
         row = row.wrapping_add(stride);
@@ -278,7 +278,7 @@ unsafe fn prefetch_output<S: Simd, const MR: usize, const NV: usize>(store: Stor
 
 #[inline(always)]
 unsafe fn put<S: Simd, const MR: usize, const NV: usize>(sums: [[S::V; NV]; MR], lanes: [usize; NV], store: Store) {
-    // SAFETY: the partial sums and the output hold `MR` rows of `store.cols` elements, and `lanes` end there.
+    // SAFETY: the partial sums and the output hold `MR` rows of `store.cols` elements, and the lanes end inside these columns.
     unsafe {
         let alpha = S::splat(store.alpha);
         let (mut partial_row, mut output_row) = (store.partial, store.output);

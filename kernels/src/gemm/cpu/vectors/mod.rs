@@ -1,8 +1,8 @@
 //! The products in f32 on vectors, cut into tasks.
 //!
-//! A task is a range of rows by a range of columns. It walks the depth in blocks, packs the right operand's panel of a block
-//! into the first-level cache ([`pack`]) and runs the tiles of its rows against it ([`microkernel`]): [`block`] for a layer and
-//! its input's gradient, [`outer`] for an adapter's own gradient.
+//! A task is a range of rows by a range of columns. It walks the depth in blocks, packs the right operand's panel of a block into
+//! the first-level cache ([`pack`]) and runs the tiles of its rows against it ([`microkernel`]). The tasks of a layer and of its
+//! input's gradient are in [`block`], those of an adapter's own gradient in [`outer`].
 
 mod block;
 mod microkernel;
@@ -25,9 +25,10 @@ use std::ops::Range;
 /// Largest depth of a packed panel: 288 x 32 floats are 36 KiB of a first-level cache of 48 (AVX-512), 288 x 16 are 18 KiB of 32
 /// (AVX2), 288 x 8 are 9 KiB (NEON).
 const DEPTH_BLOCK: usize = 288;
-/// 512 rows x 288 floats of the left operand are 576 KiB: they stay in the second-level cache while the panels pass.
+/// Largest number of rows of a task, before it is rounded up to whole tiles. 512 rows x 288 floats of the left operand are 576
+/// KiB: they stay in the second-level cache while the panels pass.
 const ROWS_PER_TASK: usize = 512;
-/// 512 rows x 256 columns of partial sums are 512 KiB, beside the left operand.
+/// Largest number of columns of a task. 512 rows x 256 columns of partial sums are 512 KiB, beside the left operand.
 const COLS_PER_TASK: usize = 256;
 /// If rows are split only to keep all threads busy, a task has at least about this many tiles of rows.
 const LEAST_TILES: usize = 4;
@@ -143,7 +144,8 @@ pub(super) fn packed(
     let product =
         Product { rows, cols, depth, alpha: 1.0, accumulate, precision, left: std::ptr::null(), right, output };
     let areas = |rows, cols| cpu.isa().dispatch(block::Areas { product: &product, rows, cols });
-    // a single thread has larger tasks than several do; either way a task needs the most memory with the most rows it may have
+    // one thread alone has larger tasks than several threads have; in both cases a task needs the most memory if it has as many
+    // rows as it may have
     let on_one_thread = ((PARALLEL_WORK - 1) / (cols * depth).max(1)).saturating_sub(16);
     let whole = |part: usize, most: usize| (1..=rows.min(most) / part).map(move |parts| parts * part);
     let [tile_rows, _] = cpu.isa().dispatch(TileSize);
@@ -159,7 +161,7 @@ pub(super) fn packed_by_dw(cpu: &Cpu, [m, n, k]: [usize; 3]) -> Packed {
     packed(m).and(packed(0))
 }
 
-/// Returns `n` columns of a matrix as a matrix of their own in f32. Copies them unless they are all columns, in f32.
+/// Returns `n` columns of a matrix as a separate matrix in f32. Makes a copy, unless these are all columns and already in f32.
 fn dense<'a>(device: &Device, cpu: &Cpu, columns: Columns<'a>, n: usize) -> Result<Widened<'a>> {
     let Columns { values, first, stride } = columns;
     if n == stride {
@@ -187,7 +189,7 @@ struct Product<'a> {
     alpha: f32,
     accumulate: Accumulate,
     precision: Precision,
-    /// `[rows, depth]`. It is a pointer because an update reads what has just been written.
+    /// `[rows, depth]`. It is a pointer because the second product of an update reads `u`, which the first one wrote.
     left: *const f32,
     right: Right<'a>,
     output: Output,
@@ -203,7 +205,7 @@ struct Output {
     /// Elements from row to row.
     stride: usize,
 }
-// SAFETY: tasks write disjoint elements, and the caller's exclusive borrow outlives them all.
+// SAFETY: tasks write disjoint elements of the output, and the caller's exclusive borrow of it outlives all tasks.
 unsafe impl Sync for Output {}
 
 impl Product<'_> {
@@ -212,8 +214,8 @@ impl Product<'_> {
             .run(cpu, |rows, cols, scratch| cpu.isa().dispatch(Block { product: self, rows, cols, scratch }));
     }
 
-    /// Cuts the depth into as many blocks as needed. They are nearly equal multiples of 32 (whole vectors of 16-bit weights); the
-    /// last is what remains.
+    /// Cuts the depth into as many blocks as needed. All have the same length, a multiple of 32 (whole vectors of 16-bit
+    /// weights), except that the last has what remains.
     fn depth_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let depth = self.depth;
         let blocks = depth.div_ceil(DEPTH_BLOCK).max(1);
@@ -225,7 +227,7 @@ impl Product<'_> {
     /// As [`pack::right_panels`].
     #[inline(always)]
     unsafe fn pack<S: Simd>(&self, depth: Range<usize>, cols: Range<usize>, panels: *mut f32) {
-        // SAFETY: the contract of this function is that of `right_panels`.
+        // SAFETY: the caller guarantees what `right_panels` requires.
         unsafe {
             pack::right_panels::<S>(self.right, [self.depth, self.cols], depth, cols, self.precision, panels);
         }
@@ -272,7 +274,7 @@ impl Cut {
         let &Cut { rows, cols, threads, rows_per_task, cols_per_task } = self;
         let col_tasks = cols.div_ceil(cols_per_task);
         let tasks = rows.div_ceil(rows_per_task) * col_tasks;
-        // neighbours share their rows, which stay in the second-level cache of the thread that runs both
+        // neighbours share their rows, which stay in the second-level cache of a thread that runs both
         let run_task = |index: usize| {
             let (row, col) = (index / col_tasks * rows_per_task, index % col_tasks * cols_per_task);
             let (rows, cols) = (row..(row + rows_per_task).min(rows), col..(col + cols_per_task).min(cols));

@@ -1,8 +1,9 @@
 //! The gradient of an adapter, `output[rows, cols] (+)= alpha * Σ_p left[p, rows] ⊗ right[p, cols]`: a sum of outer products.
 //!
-//! One side is the rank and narrow, the other is wide. The narrow side gives the tile's rows, the wide one its columns. Both sides
-//! are read in place unless they must be rounded, in short blocks of the depth, so that memory is read once and the sums stay in
-//! the second-level cache. If the output is `[cols, rows]`, the sums are transposed at the end.
+//! One side is the rank of the adapter and is narrow, the other is wide. The narrow side becomes the rows of the tiles, the wide
+//! side their columns. The depth is cut into short blocks, so that memory is read once and the sums stay in the second-level
+//! cache. Both sides are read in place, unless values must be rounded or the columns are not whole vectors. If the output is
+//! `[cols, rows]`, the sums are transposed at the end.
 
 use super::microkernel::{self, LeftTile, RightPanel, Store, tile_rows};
 use super::{Cut, pack};
@@ -33,7 +34,7 @@ pub(super) struct OuterSum<'a> {
     pub(super) turned: bool,
 }
 
-// SAFETY: tasks write disjoint elements, and the caller's exclusive borrow outlives them all.
+// SAFETY: tasks write disjoint elements of the output, and the caller's exclusive borrow of it outlives all tasks.
 unsafe impl Sync for OuterSum<'_> {}
 
 impl OuterSum<'_> {
@@ -43,7 +44,7 @@ impl OuterSum<'_> {
     }
 }
 
-/// Floats that a block of `rows` rows and `cols` columns takes in each area of a thread's scratch.
+/// Returns the floats that a block of `rows` rows and `cols` columns needs in each area of a thread's scratch.
 pub(super) struct Areas {
     pub(super) rows: usize,
     pub(super) cols: usize,

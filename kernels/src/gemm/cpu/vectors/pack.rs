@@ -91,7 +91,7 @@ pub(super) fn copied_stride(depth: usize) -> usize {
     16 * (depth.div_ceil(16) | 1)
 }
 
-/// Packs from `[depth, all_cols]`, row after row, so that memory is read in its order.
+/// Packs a block of a matrix `[all_depth, all_cols]`, row after row, so that memory is read in its order.
 #[inline(always)]
 unsafe fn copied<S: Simd, T: Loaded>(
     w: &[T],
@@ -104,7 +104,7 @@ unsafe fn copied<S: Simd, T: Loaded>(
         for first in (0..cols.len()).step_by(panel_cols::<S>()) {
             let used = (cols.len() - first).min(panel_cols::<S>());
             let width = panel_width::<S>(used);
-            // SAFETY: `place * all_cols + cols.end` is within w, the row within the panel.
+            // SAFETY: the columns `cols` of row `place` are within w, and the `width` elements at `to` are within the panel.
             unsafe {
                 let from = w.as_ptr().add(place * all_cols + cols.start + first);
                 let to = panels.add(first * depth.len() + p * width);
@@ -122,7 +122,7 @@ unsafe fn copied<S: Simd, T: Loaded>(
     }
 }
 
-/// Packs from `[cols, all_depth]`, LANES columns at a time.
+/// Packs a block of a matrix `[all_cols, all_depth]`, LANES columns at a time.
 #[inline(always)]
 unsafe fn transposed<S: Simd, T: Loaded>(
     w: &[T],

@@ -22,18 +22,19 @@ use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Panels of 32 tokens whose logits the forward pass computes before the softmax reads them.
+/// Number of panels of 32 tokens whose logits the forward pass computes before the softmax reads them.
 const PANELS: usize = 4;
-/// Tokens of a chunk of the forward pass.
+/// Number of tokens in a chunk of the forward pass.
 const CHUNK: usize = 512;
-/// Tokens of a chunk of the backward pass. The chunk, packed for the logits and again for the gradients, stays in the
-/// second-level cache beside the rows' gradients.
+/// Number of tokens in a chunk of the backward pass. The chunk, packed for the logits and again for the gradients, stays in
+/// the second-level cache beside the rows' gradients.
 const BACKWARD_CHUNK: usize = 256;
-/// Most panels of rows in a task of the backward pass.
+/// Maximum number of panels of rows in a task of the backward pass.
 const ROW_PANELS: usize = 8;
-/// Most bytes of the packed rows of a task of the backward pass, unless they are a single panel.
+/// Maximum size in bytes of the packed rows of one task of the backward pass, unless they are a single panel.
 const ROWS_BYTES: usize = 600 << 10;
-/// Most bytes of the packed rows of one walk of the forward pass over the vocabulary, unless they are a single panel.
+/// Maximum size in bytes of the packed rows of one walk of the forward pass over the vocabulary, unless they are a single
+/// panel.
 const FORWARD_ROWS_BYTES: usize = 8 << 20;
 
 /// The operands of a forward or backward pass, for all rows or for a range of them.
@@ -75,10 +76,10 @@ impl OnUnit<'_> {
     /// Packs panels of a matrix `[side, hidden_size]`, with the hidden size as the depth.
     ///
     /// # Safety
-    /// As [`OnUnit::pack_rows`].
+    /// `x` holds `side` rows of `hidden_size` elements. The other conditions are those of [`OnUnit::pack_rows`].
     unsafe fn pack_along<E: Element>(&self, x: &[E], side: usize, role: Role, panels: Range<usize>, to: *mut u8) {
         let matrix = Matrix { at: x.as_ptr(), stride: self.hidden_size, side, depth: self.hidden_size };
-        // SAFETY: the caller promises the unit, the panels and the room in `to`.
+        // SAFETY: the caller promises the unit, the panels and the room in `to`, and that `x` holds `side` rows.
         unsafe { pack::along_depth::<E, 1>(matrix, role, panels, to, self.panel_bytes()) };
     }
 
@@ -86,7 +87,7 @@ impl OnUnit<'_> {
     /// panels of the hidden size, with the tokens as the depth.
     ///
     /// # Safety
-    /// As [`OnUnit::pack_rows`].
+    /// The conditions of [`OnUnit::pack_rows`] hold.
     unsafe fn pack_weights(&self, part: Weights, to: *mut u8) {
         // SAFETY: the caller promises the unit, the panels and the room in `to`.
         unsafe {
@@ -99,10 +100,10 @@ impl OnUnit<'_> {
     }
 
     /// # Safety
-    /// As [`OnUnit::pack_rows`].
+    /// The conditions of [`OnUnit::pack_rows`] hold.
     unsafe fn pack_weights_of<E: Element>(&self, w: &[E], part: Weights, to: *mut u8) {
         let hidden_size = self.hidden_size;
-        // SAFETY: the caller promises the unit, the panels and the room in `to`; `w[..]` checks where the tokens start.
+        // SAFETY: the caller promises the unit, the panels and the room in `to`; `Head::check` has checked the length of `w`.
         unsafe {
             match part {
                 Weights::Logits(panels) => self.pack_along(w, self.vocab_size, Role::Right, panels, to),
@@ -162,7 +163,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>)
         let mut packed = device.alloc::<f32>("token_logps.rows", row_panels * bytes / 4)?;
         let packs = Disjoint::new(packed.view_mut().cpu());
         cpu.for_each_task("token_logps.block", row_panels, 0, |panel, _| {
-            // SAFETY: each task has a panel of its own; `unit` is one that `Isa::available` found.
+            // SAFETY: each task writes a different panel; `unit` is one that `Isa::available` found.
             unsafe {
                 let to = packs.slice(panel * bytes / 4..(panel + 1) * bytes / 4);
                 work.pack_rows(panel..panel + 1, to.as_mut_ptr().cast());
@@ -173,7 +174,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>)
             let (left, parts) = (packed.view().cpu(), Disjoint::new(&mut parts));
             let lens = ForwardScratch::lens(row_panels, bytes, with_extras);
             cpu.for_each_task("token_logps.block", chunks, lens.iter().sum(), |chunk, scratch| {
-                // SAFETY: each chunk has parts of its own; `unit` is one that `Isa::available` found.
+                // SAFETY: each task writes the parts of a different chunk; `unit` is one that `Isa::available` found.
                 unsafe {
                     let parts = parts.slice(chunk * block.len()..(chunk + 1) * block.len());
                     work.chunk(cpu, chunk, left, ForwardScratch::new(scratch, lens), parts);
@@ -207,7 +208,7 @@ pub(super) fn forward_scratch(cpu: &Cpu, _: Unit, head: &Head<'_>, with_extras: 
 }
 
 impl Total {
-    /// Adds up a row's sums over the parts of the vocabulary, in their order.
+    /// Adds up a row's sums over the chunks of the vocabulary, in the order of the chunks.
     fn of(parts: impl Iterator<Item = Running> + Clone) -> Total {
         let max = parts.clone().fold(f32::NEG_INFINITY, |max, part| if part.max > max { part.max } else { max });
         let mut total = Total { max, sum: 0.0, weighted: 0.0, sum_of_squares: 0.0, target: f32::NAN };
@@ -259,14 +260,14 @@ impl Pointwise<0, 1> for Logit {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, _: [S::V; 0], [u]: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the contract of `Pointwise::apply`: the processor has the instruction set of S.
+        // SAFETY: the caller of `Pointwise::apply` promises that the processor has the instruction set of S.
         unsafe { [self.of::<S>(u)] }
     }
 }
 
 impl OnUnit<'_> {
-    /// Computes the logits of one panel of rows and `panels` panels of tokens into `z`, `[BLOCK, _]`, side by side. Beside each
-    /// panel of tokens, prefetches the memory `ahead` bytes after its start.
+    /// Computes the logits of one panel of rows and `panels` panels of tokens. Writes them to `z`, `[BLOCK, _]`, with the panels of
+    /// tokens side by side. While it multiplies a panel of tokens, it prefetches the memory `ahead` bytes after the panel's start.
     ///
     /// # Safety
     /// The processor has the unit, configured on this thread; `left` and `right` hold the panels, and `z` has room for a block of
@@ -303,7 +304,7 @@ impl OnUnit<'_> {
     unsafe fn chunk(&self, cpu: &Cpu, chunk: usize, left: &[f32], scratch: ForwardScratch<'_>, parts: &mut [Running]) {
         let ForwardScratch { right, z, max, sum, side } = scratch;
         let (bytes, steps) = (self.panel_bytes(), self.steps());
-        // SAFETY: the processor has the unit, by the caller's contract.
+        // SAFETY: the caller promises that the processor has the unit.
         unsafe { self.unit.configure() };
         let tokens = chunk * CHUNK..self.vocab_size.min((chunk + 1) * CHUNK);
         for first in tokens.clone().step_by(PANELS * BLOCK) {
@@ -323,8 +324,8 @@ impl OnUnit<'_> {
                     let z = &z[i * PANELS * BLOCK..][..group.len()];
                     let lanes = row * 16..(row + 1) * 16;
                     let (max, sum) = (&mut max[lanes.clone()], &mut sum[lanes]);
-                    // SAFETY: the unit needs AVX-512 with bf16, so the processor has it; `max` and `sum` are 16 floats, `side`
-                    // 32.
+                    // SAFETY: the unit needs AVX-512 with bf16, so the processor has it. `max` and `sum` hold 16 floats, and
+                    // `side` holds 32.
                     unsafe {
                         match side.get_mut(row * 32..(row + 1) * 32) {
                             Some(side) => add::<true>(z, max, sum, side),
@@ -476,7 +477,7 @@ fn backward_tasks(cpu: &Cpu, row_panels: usize, hidden_size: usize) -> usize {
     row_panels.div_ceil(most).next_multiple_of(cpu.threads()).min(row_panels)
 }
 
-/// Floats that a thread needs in the backward pass.
+/// Number of floats of scratch that a thread needs in the backward pass.
 fn backward_len(row_panels: usize, tasks: usize, hidden_size: usize) -> usize {
     BackwardScratch::lens(row_panels.div_ceil(tasks.max(1)), hidden_size).iter().sum()
 }
@@ -500,10 +501,11 @@ impl OnUnit<'_> {
         cpu.for_each_task("token_logps.block", tasks, len, |task, scratch| {
             let panels = part(task);
             let mut scratch = BackwardScratch::new(scratch, BackwardScratch::lens(panels.len(), hidden_size));
-            // SAFETY: `self.unit` is one that `Isa::available` found; the panels hold rows, and the scratch is for as many.
+            // SAFETY: `self.unit` is one that `Isa::available` found; all panels hold rows, and the scratch has room for
+            // `panels.len()` panels.
             unsafe { self.gradients(cpu, panels.clone(), lse, d_logps, &mut scratch) };
             for (i, row) in (panels.start * BLOCK..targets.len().min(panels.end * BLOCK)).enumerate() {
-                // SAFETY: each task has rows of its own.
+                // SAFETY: no two tasks have a row in common.
                 let to = unsafe { d_hidden.slice(row * hidden_size..(row + 1) * hidden_size) };
                 if targets[row] == IGNORE {
                     to.fill(T::narrow(0.0));
@@ -516,8 +518,8 @@ impl OnUnit<'_> {
         })
     }
 
-    /// Sums `dx` over the vocabulary without the targets. The gradient of a target's logit goes to `of_target` in f32: it has the
-    /// factor `1 - p`, of which nothing is left if a `p` near 1 is rounded to bf16 first.
+    /// Sums `dx` over all tokens except each row's target. The gradient of the target's logit goes to `of_target` in f32: it has
+    /// the factor `1 - p`, which would be lost if a `p` near 1 were rounded to bf16 first.
     ///
     /// # Safety
     /// The processor has the unit; the panels hold rows, and `scratch` has room for them.
@@ -535,7 +537,8 @@ impl OnUnit<'_> {
         let left: *mut u8 = scratch.left.as_mut_ptr().cast();
         let right: *mut u8 = scratch.right.as_mut_ptr().cast();
         let right_across = right.wrapping_add(BACKWARD_CHUNK / BLOCK * bytes);
-        // SAFETY: the processor has the unit, by the caller's contract; `panels` are the task's, and `left` has room for them.
+        // SAFETY: the caller promises that the processor has the unit, that the panels hold rows and that `left` has room for
+        // them.
         unsafe {
             self.unit.configure();
             self.pack_rows(panels.clone(), left);
@@ -546,7 +549,7 @@ impl OnUnit<'_> {
             // there are no gradients beyond the vocabulary, so the last chunk's steps end with its tokens
             let depth_steps = tokens.len().div_ceil(STEP_DEPTH);
             let across = if depth_steps < BACKWARD_CHUNK / STEP_DEPTH { panel_bytes(tokens.len(), 1) } else { across };
-            // SAFETY: the tokens are below the vocabulary's end; `right` has room for a chunk's panels of both kinds.
+            // SAFETY: the tokens are below the vocabulary's end; `right` has room for a chunk that is packed in both ways.
             unsafe {
                 self.pack_weights(Weights::Logits(logit_panels.clone()), right);
                 self.pack_weights(Weights::Gradients(tokens.clone()), right_across);
@@ -568,7 +571,8 @@ impl OnUnit<'_> {
                     }
                     let to: *mut u8 = scratch.g.as_mut_ptr().cast();
                     let line = to.wrapping_add(i / 16 * 1024 + i % 16 * 64);
-                    // SAFETY: the processor has AVX-512 with bf16; `z` is whole steps, and `g` has a line of the row for each.
+                    // SAFETY: the processor has AVX-512 with bf16; `z` is a whole number of steps, and `g` has a line for this
+                    // row in each step.
                     unsafe { logit_gradients(z, tokens.len(), target, lse[row], -d_logp, self.logit, line) };
                 }
                 for col in 0..padded(self.hidden_size) / BLOCK {

@@ -8,9 +8,9 @@ use crate::record::shape::Shape;
 use crate::record::text::Text;
 use crate::source::column_names::{Likeness, SOME_LENGTH, is_like_a_prompt, is_other_version, is_system, likeness};
 
-/// Most columns of a row to look at.
+/// Maximum number of columns of a row to look at.
 const COLUMNS: usize = 16;
-/// Most texts of a column to look for in the prompt and the answers.
+/// Maximum number of texts of a column to look for in the prompt and the answers.
 const TEXTS: usize = 32;
 
 /// Looks at the columns of a record that were not read.

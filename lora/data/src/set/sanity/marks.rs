@@ -11,13 +11,13 @@ use crate::record::turn::content_of;
 use crate::record::turn_marker::turn_of_others;
 use crate::tokens::encode::Encoder;
 
-/// Most bytes of a mark between its brackets.
+/// Maximum number of bytes of a mark between its brackets.
 const LONGEST: usize = 40;
-/// Most bytes of a text to search.
+/// Maximum number of bytes of a text to search.
 const MOST_BYTES: usize = 1 << 20;
-/// Most marks of a text to report.
+/// Maximum number of marks of a text to report.
 const MOST_MARKS: usize = 8;
-/// Most bytes of a text to pass on as an example. The example may be shortened further.
+/// Maximum number of bytes of a text to pass on as an example. The example may be shortened further.
 const SHOWN: usize = 256;
 /// Brackets of marks: ASCII, and full-width as DeepSeek writes them.
 const BRACKETS: [[&str; 2]; 2] = [["<|", "|>"], ["<｜", "｜>"]];

@@ -43,11 +43,11 @@ use crate::tokens::encode::Encoder;
 
 pub(crate) use of_file::{Files, OfFile, SEVERAL};
 
-/// Records at the start of the data that are always looked at.
+/// Number of records at the start of the data that are always looked at.
 pub(crate) const FIRST: usize = 256;
-/// Records that are drawn from the whole data, and are also looked at.
+/// Number of records that are drawn from the whole data, and are also looked at.
 pub(crate) const DRAWN: usize = 4096;
-/// Most characters of an example.
+/// Maximum number of characters of an example.
 const EXCERPT: usize = 60;
 
 /// Something that a user may not have intended.

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use super::{Finding, Sighting, TurnPart, Warning};
 use crate::set::error::DataError;
 
-/// Most different findings of one kind to keep, for example in different columns. A hostile file could have a different one in
-/// every row.
+/// Maximum number of different findings of one kind to keep, for example in different columns. A hostile file could have a
+/// different one in every row.
 const OF_A_KIND: usize = 32;
-/// Records to look at before a file is judged. A file with fewer is judged at its end.
+/// Number of records to look at before a file is judged. A file with fewer is judged at its end.
 const TO_JUDGE: usize = 256;
-/// Fewest rows that count as evidence if a single row may be a coincidence. Also the fewest wrong rows of a file that end a run,
-/// if there are several files.
+/// Minimum number of rows that count as evidence if a single row may be a coincidence. Also the minimum number of wrong rows of a
+/// file that end a run, if there are several files.
 pub(crate) const SEVERAL: usize = 4;
 
 /// Whether the file is the only one.
@@ -85,7 +85,7 @@ impl OfFile {
     /// Does what [`OfFile::check`] does, once enough records of the file were looked at.
     ///
     /// # Errors
-    /// As [`OfFile::check`].
+    /// The errors of [`OfFile::check`].
     pub(crate) fn check_early(&self) -> Result<(), DataError> {
         if self.looked_at >= TO_JUDGE { self.check() } else { Ok(()) }
     }
@@ -121,7 +121,7 @@ impl OfFile {
     /// Ends the file: adds its findings to the warnings of all files, and begins the next one.
     ///
     /// # Errors
-    /// As [`OfFile::check`].
+    /// The errors of [`OfFile::check`].
     pub(crate) fn settle(&mut self, all: &mut Vec<Warning>) -> Result<(), DataError> {
         self.check()?;
         let of_file = std::mem::replace(self, OfFile::new(self.files));

@@ -19,11 +19,11 @@ use crate::tokens::encode::Encoder;
 use crate::tokens::sft_part::SftPart;
 use crate::tokens::template::{ChatTemplate, GenerationPrompt, MarkedText, REASONING, text_bytes};
 
-/// Most bytes of a conversation to look at.
+/// Maximum number of bytes of a conversation to look at.
 const MOST_BYTES: usize = 1 << 20;
-/// Most parts of a conversation to try alone.
+/// Maximum number of parts of a conversation to try alone.
 const MOST_TRIED: usize = 12;
-/// Most tags in the content of a turn that get a marker after them.
+/// Maximum number of tags in the content of a turn that get a marker after them.
 const MOST_TAGS: usize = 4;
 /// Content of at least this many bytes gets a marker in its middle.
 const LONG: usize = 64;
@@ -36,7 +36,7 @@ struct Spot {
 }
 
 impl Spot {
-    /// Whether another place of the same turn is this place or lies within it.
+    /// Whether another place of the same turn is this place or is within it.
     fn holds(self, other: &Spot) -> bool {
         let is_in_content = matches!(other.place, Within::Start | Within::Middle(_) | Within::End);
         self.place == other.place || self.place == Within::Whole && is_in_content
@@ -307,7 +307,7 @@ fn calls(turn: &Value) -> impl Iterator<Item = (Call, &Value)> {
     of_tools.chain(turn.get("function_call").map(|call| (Call::Function, call)))
 }
 
-/// Returns the places in a content that get a marker: after each of its first tags, and after the first blank in its second
+/// Returns the byte offsets in a content that get a marker: after each of its first tags, and after the first blank in its second
 /// half. A tag without blanks stays whole, since a template may look for it.
 fn middles(content: &str) -> Vec<usize> {
     let end = content.trim_end().len();
@@ -362,7 +362,7 @@ fn put_marker(turn: &mut Value, place: Within, marker: &str) {
     }
 }
 
-/// Returns the byte of a content after the tag at its start, such as `<think>`. 0 if no tag is there.
+/// Returns the byte offset in a content after the tag at its start, such as `<think>`. 0 if no tag is there.
 fn after_tag(content: &str) -> usize {
     let start = content.len() - content.trim_start().len();
     let closing = match content[start..].chars().next() {
@@ -438,7 +438,7 @@ impl Encoder {
     }
 }
 
-/// Returns the turn with nothing said in it.
+/// Returns the turn with an empty content, and without its calls and thoughts.
 fn emptied(turn: &Value) -> Value {
     let mut turn = turn.clone();
     if let Value::Object(fields) = &mut turn {

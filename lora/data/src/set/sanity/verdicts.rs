@@ -8,9 +8,9 @@ use crate::row::Target;
 use crate::source::column_names::{is_score, is_verdict};
 use crate::tokens::encode::Encoder;
 
-/// Most characters of a verdict. A longer text is an answer, or the reason for a verdict.
+/// Maximum number of characters of a verdict. A longer text is an answer, or the reason for a verdict.
 const LONGEST: usize = 24;
-/// Most columns of a row to look at.
+/// Maximum number of columns of a row to look at.
 const COLUMNS: usize = 16;
 
 /// Looks for unread scores and verdicts that may contradict which answer of a pair is read as chosen. `line` is the record's bytes.

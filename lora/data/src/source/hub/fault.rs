@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Most files that a message names.
+/// Maximum number of files that a message names.
 const SHOWN: usize = 3;
 
 /// Why the files of a data set cannot be found.

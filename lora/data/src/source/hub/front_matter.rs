@@ -9,9 +9,9 @@ use align_engine::bounded_read::read_regular;
 use serde_json::{Map, Value};
 use yaml_rust2::{Event, parser::Parser};
 
-/// Most bytes of a README.md to read.
+/// Largest README.md that is read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
-/// Deepest nesting of lists and maps.
+/// Maximum depth of nested lists and maps.
 const MAX_DEPTH: usize = 32;
 
 /// A config of a data set.
@@ -76,7 +76,7 @@ fn config(value: &Value) -> Config {
     }
 }
 
-/// Reads a text or a list of texts.
+/// Returns the strings in a value that is a string or a list of strings. Empty for any other value.
 fn texts(value: &Value) -> Vec<String> {
     match value {
         Value::String(text) => vec![text.clone()],
@@ -85,7 +85,7 @@ fn texts(value: &Value) -> Vec<String> {
     }
 }
 
-/// Parses a YAML document. Every scalar becomes a text. References become null, since they could make the value grow without
+/// Parses a YAML document. Every scalar becomes a string. References become null, since they could make the value grow without
 /// bound.
 fn parse(text: &str) -> Result<Value, String> {
     let mut parser = Parser::new_from_str(text);

@@ -33,11 +33,11 @@ const KEYWORDS: [(&str, &[&str]); 3] = [
 /// JSON files that hold no rows.
 const NO_ROWS: [&str; 5] =
     ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"];
-/// Most bytes of the file that holds the hash of a revision.
+/// Largest file that may hold the hash of a revision, in bytes.
 const MAX_REF_BYTES: u64 = 1 << 10;
-/// Most missing files to list for one set of numbered shards.
+/// Maximum number of missing files to list for one set of numbered shards.
 const MAX_LACKING: usize = 1 << 16;
-/// Deepest nesting of folders.
+/// Maximum depth of nested folders.
 const MAX_DEPTH: usize = 8;
 
 /// The parts of an id.
@@ -50,7 +50,8 @@ struct Id<'a> {
 }
 
 impl<'a> Id<'a> {
-    /// Reads an id. `None` if the text is not one. A text with the ending of a data file counts as the path of a missing file.
+    /// Reads an id. `None` if the text is not an id. A text with the ending of a data file is not: it counts as the path of a
+    /// missing file.
     fn parse(text: &'a str) -> Option<Id<'a>> {
         let name = text.split([':', '@', '#']).next()?;
         let has_ending = |ending: &str| name.rsplit('.').take(2).any(|part| part.eq_ignore_ascii_case(ending));
@@ -151,8 +152,8 @@ fn find_in(id: &Id<'_>, cache: &Path) -> Result<CachedSet, HubFault> {
     Ok(CachedSet { name, revision, config, split: split.to_owned(), files })
 }
 
-/// Returns the hash of a revision, given by name or as the hash itself, if its snapshot exists. No name and no file content may
-/// lead out of the cache.
+/// Returns the hash of a revision if its snapshot exists. `wanted` is the name of the revision or the hash itself. Checks the
+/// name and the content of its file in `refs`, so that neither can lead out of the cache.
 fn revision(repository: &Path, wanted: &str) -> Option<String> {
     let is_hash = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_name = wanted.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
@@ -162,7 +163,7 @@ fn revision(repository: &Path, wanted: &str) -> Option<String> {
     (is_hash(hash) && repository.join("snapshots").join(hash).is_dir()).then(|| hash.to_owned())
 }
 
-/// Returns the config to use. `None` if only the names of the files decide.
+/// Returns the config to use. `None` if the data set has no configs, so that the names of the files decide.
 fn chosen<'c>(id: &Id<'_>, configs: &'c [Config]) -> Result<Option<&'c Config>, HubFault> {
     let all = || configs.iter().map(|config| config.name.clone()).collect();
     if let Some(wanted) = id.config {
@@ -183,7 +184,8 @@ fn chosen<'c>(id: &Id<'_>, configs: &'c [Config]) -> Result<Option<&'c Config>, 
     }
 }
 
-/// Returns the splits and their files, as paths in the folder. Missing files that must exist are included.
+/// Returns the splits and their files, as paths in the folder. The files include missing ones: shards whose number no file has,
+/// and files that the config names without a pattern.
 fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> {
     let mut files = Vec::new();
     list(folder, "", 0, &mut files);
@@ -239,8 +241,9 @@ fn holds_rows(name: &str) -> bool {
     !is_other && ending(name).is_some_and(|ending| endings().any(|known| known == ending))
 }
 
-/// Finds splits by the names of files and folders. `SPLIT-00000-of-00003` counts first, then a word that stands for a split.
-/// The file's name counts before its folders' names. If no name stands for a split, all files are `train`. Only files of the most
+/// Finds splits by the names of files and folders. There are four rules: the form `SPLIT-00000-of-00003`, a word in the file's
+/// name that stands for a split, such a word anywhere in the path, and the split `train` for every file. The first rule that
+/// finds a split in any path decides for all files, and files in which it finds none are left out. Only files of the most
 /// frequent format count.
 fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
     let files = &most_frequent_format(files)[..];
@@ -273,7 +276,7 @@ fn most_frequent_format(files: &[String]) -> Vec<String> {
     FORMATS.map(of_format).into_iter().max_by_key(Vec::len).unwrap_or_default()
 }
 
-/// Returns `SPLIT` of `data/SPLIT-00000-of-00003.parquet`, which may be any name.
+/// Returns the `SPLIT` in a path of the form `data/SPLIT-00000-of-00003.parquet`. `SPLIT` may be any name.
 fn shard(file: &str) -> Option<String> {
     let Shard { before, .. } = Shard::of(file)?;
     let split = before.rsplit('/').next().filter(|split| !split.is_empty())?;
@@ -304,7 +307,7 @@ impl<'a> Shard<'a> {
     }
 }
 
-/// Returns the names of missing shards: the numbers below the count in the shards' names that no file has.
+/// Returns the names of missing shards. If names say `-of-00003`, there must be a file for each of the numbers 0, 1 and 2.
 fn lacking(files: &[String]) -> Vec<String> {
     let mut shards: BTreeMap<(&str, &str, &str), HashSet<u32>> = BTreeMap::new();
     for Shard { before, number, count, ending } in files.iter().filter_map(|file| Shard::of(file)) {

@@ -35,7 +35,7 @@ impl<'a> Feature<'a> {
         })
     }
 
-    /// Whether the texts of the field are JSON.
+    /// Whether the field's strings hold JSON.
     pub(super) fn is_json(self) -> bool {
         self.kind() == Some("Json")
     }

@@ -1,12 +1,12 @@
 //! Reads Parquet files: every row becomes the JSON object that a JSONL file of the same data would hold.
 //!
-//! A text of the type JSON counts as the value in it. A null field of a structure counts as a missing field.
+//! A string of the type JSON becomes the value that it encodes. A null field of a structure counts as a missing field.
 //!
-//! Only the columns that a run can read are looked at. The other columns have their names in the object, with null. The library
-//! trusts the sizes in a file and panics on some broken ones. So the footer (`thrift`) and the page headers of those columns
-//! (`pages`) are walked first, and every size in them is compared with the file. Pages of codecs that can expand without bound
-//! are unpacked once, without keeping the result. A panic of the library becomes an error. The library decodes columns, a row
-//! at a time; `rows` makes objects of them. If pages carry a checksum, it is checked.
+//! Only the columns that a run can read are looked at. Every other column is null in the object. The parquet library trusts the
+//! sizes in a file and panics on some broken ones. So the footer (`thrift`) and the page headers of the columns to read (`pages`)
+//! are walked first, and every size in them is compared with the file. Pages of codecs that can expand without bound are unpacked
+//! once to count their bytes. A panic of the library becomes an error. The library decodes columns, a row at a time; `rows` makes
+//! objects of them. If pages carry a checksum, it is checked.
 
 pub(crate) mod fault;
 mod features;
@@ -44,12 +44,12 @@ use crate::json_text::key;
 const MAGIC: &[u8] = b"PAR1";
 /// Largest footer, in bytes.
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
-/// Deepest nesting of columns.
+/// Maximum depth of nested columns.
 const MAX_NESTING: usize = 32;
-/// Most digits after the point of a decimal. Readers have no number types with more.
+/// Maximum number of digits after the point of a decimal. No reader has a number type with more.
 const MAX_SCALE: i32 = 76;
 
-/// Writes every row as a line of JSON into the spool, with the columns that something reads under this map.
+/// Writes every row into the spool as a line of JSON. Columns that nothing reads under `map` are null.
 ///
 /// # Errors
 /// [`SourceError::Parquet`]; errors of the spool.
@@ -85,7 +85,7 @@ pub(crate) fn unpack(
                     max_def_level: descr.max_def_level(),
                     max_rep_level: descr.max_rep_level(),
                     most_values: ROW_VALUES / fields.leaves.len() as u64,
-                    // a row may begin in one page and end in the next, however large they are
+                    // a row may begin in one page and end in the next: both must fit, however large they are
                     most_bytes: share.max(2 * held.page),
                     open_values: 0,
                     open_bytes: 0,
@@ -144,12 +144,12 @@ fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result
     Ok(passed_over)
 }
 
-/// The top-level columns of a file, and how values are made of those that are read.
+/// The top-level columns of a file, and how to make values of the columns that are read.
 struct Fields {
     names: Vec<String>,
     /// `"name":`, and the node of the column if it is read.
     fields: Vec<(Vec<u8>, Option<Node>)>,
-    /// The columns of values that are read: their numbers in the file, and their descriptions.
+    /// The leaf columns that are read: their numbers in the file, and their descriptions.
     leaves: Vec<(usize, ColumnDescPtr)>,
 }
 
@@ -177,8 +177,8 @@ impl Fields {
     }
 }
 
-/// Whether a column is read: we know its name, or the check of a sample looks at it and it holds texts only. Numbers in a column
-/// that only that check reads may be NaN, which must not make a row bad.
+/// Whether a column is read: a run reads it under `map`, or the check of a sample of rows looks at it and all its values are
+/// strings. A column that only the check looks at may have numbers that are NaN, and those must not make a row bad.
 fn reads(map: &ColumnMap, field: &Schema) -> bool {
     map.reads(field.name()) || is_looked_at(field.name()) && holds_texts(field)
 }
@@ -292,8 +292,8 @@ fn check_rows(metadata: &ParquetMetaData) -> Outcome<()> {
     Ok(())
 }
 
-/// Compares what the footer says about each column that is read, and the header of every page, with the file. Returns how much
-/// memory each column needs.
+/// Checks the columns that are read: compares what the footer and every page header say about them with the file. Returns how
+/// much memory each column needs.
 fn check_pages(
     file: &File,
     bytes: u64,

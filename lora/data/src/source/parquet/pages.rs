@@ -17,18 +17,18 @@ use crate::source::limits::MAX_ROW_BYTES;
 
 /// Largest page header, in bytes: it may hold the smallest and the largest value of the page.
 const MAX_HEADER_BYTES: usize = 16 << 20;
-/// Largest unpacked page, in bytes. Writers end a page at about a megabyte, or after the rows that they write at a time.
+/// Largest unpacked page, in bytes. Writers end a page at about a megabyte, or after a batch of rows.
 const MAX_PAGE_BYTES: u64 = 4 * MAX_ROW_BYTES;
-/// Most bytes that snappy or lz4 make of one byte: lz4 255, snappy fewer.
+/// Upper bound of the bytes that snappy or lz4 make of one byte: lz4 makes at most 255, snappy fewer.
 const MOST_EXPANSION: u64 = 256;
 /// Bytes that a dictionary's value takes in memory, besides its own bytes.
 const VALUE_BYTES: u64 = size_of::<ByteArray>() as u64;
-/// Most lengths in front of a page's texts. A page with more would have less than 16 bytes for each text.
+/// Maximum number of lengths in front of a page's texts. With more, even the largest page has less than 16 bytes for each text.
 const MAX_LENGTHS: u64 = 1 << 24;
-/// Most bytes of pages and dictionaries that all columns together may need at a time. A page or a dictionary usually has a
-/// megabyte.
+/// Maximum number of bytes of pages and dictionaries that all columns together may need at a time. A page or a dictionary usually
+/// has a megabyte.
 pub(super) const HELD_BYTES: u64 = 512 << 20;
-/// Most values that a row may have in its lists, all columns together.
+/// Maximum number of values that a row may have in its lists, all columns together.
 pub(super) const ROW_VALUES: u64 = 1 << 21;
 
 /// What a page header says.
@@ -59,7 +59,7 @@ pub(super) struct Held {
 /// Walks the pages of a column as the library will, and checks their sizes. Returns what the column needs in memory.
 pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData, rows: i64) -> Result<Held, String> {
     let whole = |number: i64| u64::try_from(number).map_err(|_| format!("{number} in its description"));
-    // like the library, begin at the dictionary if the footer names one, whatever the other offset says
+    // like the library, begin at the dictionary if the footer gives its offset, whatever the offset of the data pages is
     let start = whole(column.dictionary_page_offset().unwrap_or(column.data_page_offset()))?;
     let length = whole(column.compressed_size())?;
     let end = start.checked_add(length).filter(|end| *end <= bytes);
@@ -140,7 +140,7 @@ fn page_header(file: &File, at: u64, end: u64) -> Result<(u64, Header), String> 
         file.read_exact_at(&mut bytes, at).map_err(|error| error.to_string())?;
         let mut page = Header { is_packed: true, ..Header::default() };
         let mut compact = Compact::new(&bytes);
-        // if a field occurs twice, one reader takes the first and another the last
+        // a field that occurs twice is refused: some readers keep its first value, others its last
         let (mut seen, mut wrong) = (Vec::new(), false);
         let walked = compact.walk(&mut |path, event| {
             let value = match event {
@@ -204,9 +204,9 @@ pub(super) struct Watched {
     pub pages: Box<dyn PageReader>,
     pub max_def_level: i16,
     pub max_rep_level: i16,
-    /// Most values that a row may have.
+    /// Maximum number of values in a row.
     pub most_values: u64,
-    /// Most bytes of the pages that one row may extend over.
+    /// Maximum number of bytes in the pages that one row extends over.
     pub most_bytes: u64,
     /// Values so far of the last row, which may go on in the next page.
     pub open_values: u64,

@@ -26,7 +26,7 @@ use crate::json_text::key;
 use crate::source::limits::MAX_ROW_BYTES;
 use crate::source::strict_json::json_fault;
 
-/// Longest decimal, in bytes: 76 digits, the most that readers have numbers for.
+/// Longest decimal, in bytes. It holds 76 digits, and no reader has a number type with more.
 const MAX_DECIMAL_BYTES: usize = 32;
 /// Milliseconds of a day.
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -40,12 +40,12 @@ pub(super) enum Node {
     Json(usize),
     /// Null if the level of definition is below `def`.
     Optional { def: i16, columns: Range<usize>, inner: Box<Node> },
-    /// An object: its keys as JSON has them before a value, and their values. Null fields are left out: a column has one type for
-    /// all rows, so each row has the fields of all other rows, too.
+    /// An object: for each field, the key as JSON text (`"name":`) and the node of the value. Null fields are left out: all rows
+    /// of a column have one type, so each row has the fields of all other rows, too.
     Group(Vec<(Vec<u8>, Node)>),
     /// A list. It is empty if the level of definition is below `def`, and goes on while the level of repetition is at least `rep`.
     List { def: i16, rep: i16, columns: Range<usize>, element: Box<Node> },
-    /// An object whose keys are values.
+    /// An object whose keys are values of a column. `def` and `rep` are as for a list.
     Map { def: i16, rep: i16, columns: Range<usize>, key: Box<Node>, value: Box<Node> },
 }
 
@@ -54,7 +54,7 @@ pub(super) enum Node {
 pub(super) struct Place {
     /// Number of its first column.
     pub first: usize,
-    /// Largest levels of definition and of repetition of what encloses it.
+    /// Largest levels of definition (`def`) and of repetition (`rep`) of the fields that enclose it.
     pub def: i16,
     pub rep: i16,
 }
@@ -83,7 +83,7 @@ impl Node {
         Ok((node, end))
     }
 
-    /// As [`Node::of`], for one value of the field, whatever its repetition.
+    /// Like [`Node::of`], but for one value of the field: the field's own repetition does not count.
     fn body(field: &Type, feature: Feature<'_>, at: Place) -> Result<(Node, usize), ParquetFault> {
         let first = at.first;
         let converted = field.get_basic_info().converted_type();
@@ -212,7 +212,7 @@ impl Column {
         Column { descr, typed, def_levels: Vec::new(), rep_levels: Vec::new(), levels: 0, at: 0, value_at: 0 }
     }
 
-    /// Goes to the next row.
+    /// Reads the next row.
     pub(super) fn load(&mut self) -> Result<(), ParquetFault> {
         match self.load_next()? {
             0 => Err(self.broken("it ends before its rows do")),
@@ -248,7 +248,7 @@ impl Column {
         Ok(self.levels)
     }
 
-    /// Checks that all values and nulls of the row were taken.
+    /// Checks that [`Column::take`] took all values and nulls of the row.
     pub(super) fn check_taken(&self) -> Result<(), ParquetFault> {
         if self.at == self.levels { Ok(()) } else { Err(self.unlike()) }
     }
@@ -416,7 +416,7 @@ pub(super) fn write(node: &Node, columns: &mut [Column], line: &mut Line) -> Res
     let pass_over = |columns: &mut [Column], range: &Range<usize>| {
         columns[range.clone()].iter_mut().try_for_each(|column| column.take().map(drop))
     };
-    // `columns` are never empty: Node::of checks it
+    // the range `columns` of a node is never empty: `Node::of` checks it
     let goes_on = |columns: &[Column], range: &Range<usize>, rep: i16| {
         columns[range.start].next_levels().is_some_and(|(_, next)| next >= rep)
     };

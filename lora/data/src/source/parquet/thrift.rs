@@ -3,7 +3,7 @@
 //!
 //! Source: the compact protocol's specification of Apache Thrift.
 
-/// Deepest nesting of structures: Parquet's own have six levels.
+/// Maximum depth of nested structures. Parquet's own structures have six levels.
 const MAX_DEPTH: usize = 32;
 
 /// An event that [`Compact::walk`] reports.

@@ -25,10 +25,10 @@ type Table = BTreeMap<String, BTreeMap<String, u32>>;
 const HEAD: &str = "# Registers of each kernel, by architecture and assembler (12.0.140 where none is named). Made by\n\
                     # `cargo run -q -p ptx-machine --bin ptx registers`; CI fails where one needs more, spills, or has a stack frame.\n";
 
-/// Writes the table of registers. If `check` is true, compares the kernels with it instead.
+/// Writes the table of registers. If `check` is true, compares the kernels with the table instead.
 ///
 /// # Errors
-/// Every kernel that spills, has a stack frame, or needs more registers than the table says.
+/// The kernels that spill, have a stack frame, or do not fit the table, or the error of a file or of the assembler.
 pub(crate) fn run(check: bool) -> Result<(), String> {
     let path = sources::headers_folder().join("registers.toml");
     let mut faults = Vec::new();

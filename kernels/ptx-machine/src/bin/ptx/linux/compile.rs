@@ -5,8 +5,8 @@ use super::wheels;
 use ptx_machine::sources;
 use std::path::{Path, PathBuf};
 
-/// Compiles `files`, or all sources if there are none, into the folder `out`, or to their usual places. If `check` is true,
-/// writes nothing and compares with the PTX that is there.
+/// Compiles `files`, or all sources if `files` is empty. Writes the PTX into the folder `out`, or to the usual places if `out` is
+/// `None`. If `check` is true, writes nothing and compares with the PTX that is there.
 ///
 /// # Errors
 /// The compiler's log, or which files differ.

@@ -76,7 +76,7 @@ impl Nvrtc {
         }
     }
 
-    /// Returns a text that the compiler holds for a program, e.g. the PTX.
+    /// Returns a string that the compiler holds for a program, e.g. the PTX.
     ///
     /// # Safety
     /// `size` and `get` name functions of nvrtc.h that have the signatures used here.

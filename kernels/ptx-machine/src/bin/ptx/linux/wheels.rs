@@ -14,7 +14,7 @@ pub(crate) struct Wheel {
 pub(crate) const NVRTC: Wheel =
     Wheel { name: "nvidia-cuda-nvrtc-cu12", version: "12.0.140", file: "nvidia/cuda_nvrtc/lib/libnvrtc.so.12" };
 
-/// The assembler of the same release.
+/// The assembler of CUDA 12.0.
 pub(crate) const PTXAS: Wheel =
     Wheel { name: "nvidia-cuda-nvcc-cu12", version: "12.0.140", file: "nvidia/cuda_nvcc/bin/ptxas" };
 

@@ -1,7 +1,7 @@
 //! The matrix unit in software, for tests on processors without it. There, each of its instructions raises an illegal-instruction
 //! signal. The handler decodes the instruction and executes it on tiles of its own. It does the same with the unit's instructions
-//! that follow directly, because a signal takes longer than any of them, and continues behind these. So the code that runs on the
-//! unit is tested, except for its speed.
+//! that follow directly, because a signal takes longer than any of them. The program then continues after the last of these. So
+//! the code that runs on the unit is tested, except for its speed.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: the operations and VEX encodings of the
 //! instructions.
@@ -46,7 +46,7 @@ extern "C" fn on_illegal_instruction(_: libc::c_int, _: *mut libc::siginfo_t, co
             at += len;
         }
         if at == first {
-            // not an instruction of the unit: it raises the signal again, then without this handler
+            // not an instruction of the unit: without this handler, it raises the signal again and ends the process
             libc::signal(libc::SIGILL, libc::SIG_DFL);
         }
         registers[libc::REG_RIP as usize] = at;
@@ -90,7 +90,7 @@ struct Operand {
 /// # Safety
 /// `modrm` points into an instruction.
 unsafe fn operand(modrm: *const u8, extends: u8, registers: &[i64; 23]) -> Option<Operand> {
-    // SAFETY: the instruction has at least the bytes that its first ones announce.
+    // SAFETY: the first bytes of an instruction say how long it is, and only its bytes are read.
     let byte = |i: usize| unsafe { *modrm.add(i) };
     let register = |number: u8| registers[REGISTERS[usize::from(number)] as usize] as usize;
     let (mode, rm) = (byte(0) >> 6, byte(0) & 7);
@@ -118,7 +118,7 @@ unsafe fn operand(modrm: *const u8, extends: u8, registers: &[i64; 23]) -> Optio
 /// # Safety
 /// `at` points at an instruction.
 unsafe fn prefetch(at: *const u8, registers: &[i64; 23]) -> Option<i64> {
-    // SAFETY: the instruction has at least the bytes that its first ones announce.
+    // SAFETY: this reads the bytes of the instruction, and at most one byte of the code that follows it.
     unsafe {
         let extends = if *at & 0xf0 == 0x40 { Some(*at & 3) } else { None };
         let prefixes = usize::from(extends.is_some());
@@ -134,7 +134,7 @@ unsafe fn prefetch(at: *const u8, registers: &[i64; 23]) -> Option<i64> {
 /// # Safety
 /// `at` points at an instruction, whose operands are valid.
 unsafe fn execute(at: *const u8, registers: &[i64; 23], tiles: &mut [Tile; 8]) -> Option<i64> {
-    // SAFETY: the instruction has at least the bytes that its first ones announce.
+    // SAFETY: the first bytes of an instruction say how long it is, and only its bytes are read.
     let byte = |i: usize| unsafe { *at.add(i) };
     // the unit's instructions have a VEX prefix of three bytes and are in the second map of opcodes
     if byte(0) != 0xc4 || byte(1) & 0x1f != 2 {
@@ -183,13 +183,14 @@ unsafe fn execute(at: *const u8, registers: &[i64; 23], tiles: &mut [Tile; 8]) -
     }
 }
 
-/// `c += a · b`. The products at even and at odd places of the depth are summed apart, and the sum of both is added to `c`.
+/// `c += a · b`. The products at even and at odd places of the depth are summed separately, and both sums together are added to
+/// `c`.
 ///
 /// # Safety
 /// The processor has AVX-512.
 #[target_feature(enable = "avx512f")]
 unsafe fn multiply(c: &mut Tile, a: &Tile, b: &Tile) {
-    // denormals count as zero, and are zero as results
+    // denormal operands count as zero, and denormal results become zero
     let flushed = |x: __m512| {
         let small = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::MIN_POSITIVE));
         _mm512_mask_mov_ps(x, small, _mm512_setzero_ps())

@@ -107,7 +107,7 @@ fn texts_without_a_mark_are_refused_unless_the_user_insists() {
         other => panic!("{other:?}"),
     }
     let insists = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
-    // by TRL's rule, the letters that both answers share are the prompt, but those of the second row share none
+    // by TRL's rule, the letters that both answers share are the prompt, but the answers of the second row share none
     let error = open(encoder(None).with_reading(insists.clone()), &rows, RowKind::Pair).unwrap_err();
     assert!(matches!(error, DataError::EmptyPrompts { rows: 1, line: 2, .. }), "{error}");
     let data = open(encoder(None).with_reading(insists), &rows[..1], RowKind::Pair).unwrap();

@@ -86,7 +86,7 @@ fn prompts_tools_and_variables_that_change_nothing_are_found() {
     assert_eq!(findings(Some(ALL), row), []);
 }
 
-/// This is a bad row and not a warning, since the model would learn to say nothing.
+/// An answer that the template leaves out entirely makes the row bad: the model would learn to say nothing.
 #[test]
 fn an_answer_of_which_nothing_is_left_is_a_bad_row() {
     let without_content = json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]});

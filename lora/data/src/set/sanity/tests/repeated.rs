@@ -143,7 +143,7 @@ fn a_prompt_in_one_of_the_answers_is_found() {
     assert_eq!(found(&short, Some(RowKind::Pair)), [(Finding::RepeatedShortPrompt, "chosen".to_owned(), 4)]);
 }
 
-/// Prompts of few letters decide nothing if there are longer ones. If there are none, several of them decide.
+/// Prompts of few letters decide nothing if there are longer prompts. Without longer prompts, several short ones decide.
 #[test]
 fn short_prompts_are_cut_where_no_chance_repeats_them() {
     let repeated =

@@ -53,8 +53,8 @@ fn values_in_texts_are_told_from_answers_that_are_meant_to_be_json() {
     assert_eq!(findings(Some(ANY), broken), [serialised]);
 }
 
-/// Values in the answers: turns end the run, and values that nobody is likely to want as an answer are reported. Others, such as
-/// a plain object or a list of numbers, are not.
+/// Values in the answers: turns end the run, and values that nobody is likely to want as an answer are reported. Other values,
+/// such as a plain object or a list of numbers, are not reported.
 #[test]
 fn answers_that_are_values_written_as_text_are_told_apart() {
     let open_rows = |chosen: &str| {

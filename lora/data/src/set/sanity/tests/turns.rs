@@ -57,7 +57,7 @@ fn null_arguments_that_no_tool_declares_are_found() {
     assert_eq!(findings(Some(ALL), row(two.clone(), Value::Null)), [Finding::NullArgument]);
     assert_eq!(findings(Some(ALL), row(two, tool(json!({"a": {}, "b": {"type": "number"}})))), []);
     assert_eq!(findings(Some(ALL), row(json!({"a": 1}), tool(json!({"a": {}})))), []);
-    // within objects and lists, where the tool says what they hold
+    // a null within an object or a list is found only if the tool lists the properties there
     let inner = |property: &str| json!({"type": "object", "properties": {property: {}}});
     for (arguments, closed) in [
         (json!({"a": {"k": 1, "z": null}}), json!({"a": inner("k")})),

@@ -19,7 +19,7 @@ use crate::tests::written;
 /// Values of a column, and their levels of definition and repetition.
 type Texts<'a> = (&'a [&'a str], &'a [i16], &'a [i16]);
 
-/// A file of one row group with columns of texts.
+/// Makes a file of one row group with columns of texts.
 fn file(schema: &str, columns: &[Texts<'_>], features: Option<&str>) -> Vec<u8> {
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let entry = |features: &str| vec![KeyValue::new("huggingface".to_owned(), features.to_owned())];
@@ -61,7 +61,7 @@ fn json_is_the_value_that_its_text_is_at_any_depth() {
     ];
     let rows: Vec<Value> = read(&file(SCHEMA, &columns, None)).into_iter().map(Result::unwrap).collect();
     let expected = [
-        // nulls in texts, lists and maps stay; a null field of a structure counts as missing
+        // nulls in JSON texts, lists and maps stay; a null field of a structure counts as missing
         json!({"prompt": "Hi \"there\"\nyou, é", "chat_template_kwargs": {"a": {"x": null}},
                "tools": [{"n": 1}, null], "messages": {"k": [true], "l": null}}),
         json!({"prompt": [1, 2], "chat_template_kwargs": {"a": null, "b": "text"}, "tools": ["{}"], "messages": null}),

@@ -22,7 +22,7 @@ const SCHEMA: &str = "message rows {
     optional double margin;
 }";
 
-/// Conversations, some of them null or empty, with turns that are null or say nothing.
+/// Makes conversations, some of them null or empty. Some of their turns are null or have no content.
 fn rows(n: usize) -> Vec<Value> {
     let turn = |i: usize, t: usize| match (i + 3 * t) % 11 {
         0 => Value::Null,
@@ -124,7 +124,8 @@ fn what_was_written_is_read() {
     }
 }
 
-/// Lists of turns in an unknown column are read only if its name is like a prompt's, since the check of a sample looks at those.
+/// A column of turns with an unknown name is read only if the name is like a prompt's: the check of a sample of rows looks at
+/// such columns.
 #[test]
 fn columns_of_turns_that_are_called_like_a_prompt_are_read() {
     let given = rows(20);

@@ -119,7 +119,7 @@ fn columns_of_a_list_that_do_not_fit_are_refused() {
     }
 }
 
-/// Changes every byte of a file after the magic in turn.
+/// Changes each byte after the magic in turn, to several other values.
 #[test]
 fn no_byte_of_a_header_or_footer_is_trusted() {
     let sound = list_of_one_text(b"some words", 2, &[(1, 0), (3, 1), (1, 0)]);

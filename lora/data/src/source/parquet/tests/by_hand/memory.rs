@@ -129,8 +129,8 @@ fn lengths_that_are_not_there_are_not_allocated() {
     }
 }
 
-/// Packs lengths as differences, in blocks of 128. A part of 32 takes nothing if all are the block's smallest difference. Any other
-/// part takes 12 bits for each difference.
+/// Packs lengths as differences, in blocks of 128. A part of 32 differences takes no bytes if all of them are the block's
+/// smallest difference. In any other part, each difference takes 12 bits.
 fn packed_lengths(lengths: &[i64]) -> Vec<u8> {
     let mut out = Out::new().varint(128).varint(4).varint(lengths.len() as u64).zigzag(lengths[0]);
     let differences: Vec<i64> = lengths.windows(2).map(|two| two[1] - two[0]).collect();

@@ -1,5 +1,5 @@
-//! Parquet files that no writer makes, built byte by byte. They are read, refused, or have bad rows, and take no more memory than
-//! they justify.
+//! Parquet files that no writer makes, built byte by byte. The reader reads them, refuses them or finds bad rows in them, and
+//! allocates no more memory than their size justifies.
 
 mod damage;
 mod memory;

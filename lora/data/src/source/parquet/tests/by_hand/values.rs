@@ -1,4 +1,4 @@
-//! Values: numbers, lists and maps in all their forms, and those that JSON has no form for.
+//! Values: numbers, lists and maps in all their forms, and values that JSON has no form for.
 
 use serde_json::json;
 
