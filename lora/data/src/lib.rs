@@ -13,14 +13,15 @@
 //! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). Each difference is counted or
 //! reported:
 //! - In a pair of texts without a prompt column, the prompt ends with a turn marker ([`TurnMarker`], kept in [`Decided`]). TRL's
-//! prompt is all that the two texts share.
+//!   prompt is all that the two texts share.
 //! - If the answers repeat turns of the prompt, these turns are cut from them.
-//! - If one answer is a prefix of the other, all of it is the prompt. TRL moves the last shared character into the answers.
+//! - If one of two texts is a prefix of the other, the whole of the shorter one is the prompt, unless a turn marker ends the prompt
+//!   earlier. TRL leaves the last shared character in the answers.
 //! - A prompt without a token or an answer without a token is never scored.
 //! - A pair with equal answers is a bad row.
 //!
-//! Memory: 32 bytes for a usable row and 4 for an answer; 8 bytes for a record, or for a usable row if the tokens are cached;
-//! 21 more for a record while duplicates are counted; text and ids of one window of rows at a time.
+//! Memory: 32 bytes per usable row and 4 per answer; 8 bytes per record, or per usable row if the tokens are cached; 21 more per
+//! record while duplicates are counted; text and ids of one window of rows at a time.
 
 #![deny(unsafe_code)]
 

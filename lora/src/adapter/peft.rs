@@ -343,8 +343,8 @@ impl fmt::Debug for Tensor {
     }
 }
 
-/// Writes the tensors as f32, sorted by name as in PEFT, with the hash of the base in the file's header. The file is written
-/// whole, or an earlier one stays.
+/// Writes the tensors as f32, sorted by name as in PEFT. The hash of the base weights, if given, goes into the file's header. If
+/// writing fails, an earlier file at `path` stays.
 ///
 /// # Errors
 /// [`AdapterError::NonFinite`], [`AdapterError::Write`].

@@ -1,7 +1,7 @@
 //! Keys and values in blocks of positions, copied into the layouts that the products read.
 //!
-//! Blocks are counted by position over a segment's prefix and own rows, not by row: block `j` holds positions `BLOCK * j .. BLOCK
-//! * (j + 1)` of the sequence that ends with the segment. So a branch has the same blocks as the same sequence without a shared
+//! Blocks are counted by position over a segment's prefix and own rows, not by row: block `j` holds `BLOCK` positions from
+//! `BLOCK * j` on of the sequence that ends with the segment. So a branch has the same blocks as the same sequence without a shared
 //! prefix, and a query's output has the same bits. A branch reads the prompt's own blocks as far as the prompt fills them. The
 //! block in which the prompt ends and the branch begins is a copy that the branch owns.
 

@@ -76,7 +76,8 @@ impl HeadSizes {
     /// `rows` is `[BLOCK, dim]`, `to` holds [`HeadSizes::form_bytes`] at a multiple of 64; the processor has the unit.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn pack(self, rows: *const bf16, form: Form, role: Role, to: *mut u8) {
-        // SAFETY: `rows` is `[BLOCK, dim]` and `to` holds `form_bytes`, as the caller promises: the panels of either form.
+        // SAFETY: the caller promises that `rows` is `[BLOCK, dim]`, that `to` is aligned and holds `form_bytes`, which is enough for the
+        // panels of either form, and that the processor has the unit.
         unsafe {
             match form {
                 Form::Along => {
