@@ -79,6 +79,28 @@ fn guards_let_lanes_keep_what_they_have() {
 }
 
 #[test]
+fn lanes_off_at_a_load_that_widens_keep_what_they_have() {
+    let to = at("%rd4", "%rd0", "%r0");
+    let text = kernel(
+        1,
+        "",
+        // the text names `%rd6` only above the load, and `%rd5` only from there on, but `%rd5` holds its 7 while `%rd6` is written
+        &format!(
+            " {to} and.b32 %r2, %r0, 1; setp.eq.u32 %p0, %r2, 0;
+ bra FIRST;
+AGAIN: mul.wide.u32 %rd6, %r0, 3; st.global.u32 [%rd4], %rd6;
+ @%p0 ld.global.u32 %rd5, [%rd4];
+ st.global.u32 [%rd4], %rd5;
+ ret;
+FIRST: mov.u64 %rd5, 7;
+ bra AGAIN;"
+        ),
+    );
+    let want: Vec<u32> = (0..32).map(|i| if i % 2 == 0 { 3 * i } else { 7 }).collect();
+    assert_eq!(Card::new().results(&text, 1, 32, 32), want);
+}
+
+#[test]
 fn scopes_shadow_registers_and_labels() {
     let to = at("%rd4", "%rd0", "%r0");
     let text = kernel(

@@ -110,6 +110,18 @@ fn sizes_that_no_memory_has_are_refused() {
 }
 
 #[test]
+fn as_many_registers_fit_as_the_message_says() {
+    let memory = Memory::new(1 << 20);
+    // beside these there are the 96 of every kernel here, and the constants: two special registers, a parameter and a zero
+    let load = |many: u32| {
+        Module::load(&kernel(1, &format!(" .reg .b32 %many<{many}>;"), " mov.u32 %r2, 0;"), &memory).map(|_| ())
+    };
+    assert_eq!(load(59_900), Ok(()));
+    let Err(LoadError::Ptx(error)) = load(59_901) else { panic!("60001 registers are too many") };
+    assert_eq!((error.reason.as_str(), error.text.as_str()), ("more than 60000 registers", "k"));
+}
+
+#[test]
 fn registers_that_may_hold_nothing_are_named() {
     let memory = Memory::new(1 << 20);
     let text = kernel(1, "", " setp.eq.s32 %p0, %r0, 0;\n @%p0 bra ON;\n mov.u32 %r2, 1;\nON: add.s32 %r3, %r2, 1;");

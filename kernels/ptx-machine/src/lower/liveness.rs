@@ -55,18 +55,19 @@ fn read(draft: &Draft) -> impl Iterator<Item = Register> {
     sources.chain(draft.guard.map(|(register, _)| register))
 }
 
-/// Returns the registers that an instruction writes in every lane that reads them later. A guarded instruction does not write
-/// every lane. A guarded helper still counts: only the instruction that it helps reads its result, in the same lanes.
-fn written(draft: &Draft) -> impl Iterator<Item = Register> {
-    let is_whole = draft.guard.is_none() || draft.is_helper;
+/// Returns the registers that an instruction writes in every lane that reads them later. The text names the first `named`
+/// registers. A guarded instruction does not write these in every lane. The others it does: only instructions of the same
+/// statement read them, in the same lanes.
+fn written(draft: &Draft, named: usize) -> impl Iterator<Item = Register> {
     draft.results.iter().filter_map(move |of| match of {
-        Ref::Register(register) if is_whole => Some(*register),
+        Ref::Register(register) if draft.guard.is_none() || *register as usize >= named => Some(*register),
         _ => None,
     })
 }
 
-/// Finds the registers that are live before each instruction. Walks the instructions backwards until nothing changes.
-pub(super) fn of(drafts: &[Draft], classes: &[Class]) -> Liveness {
+/// Finds the registers that are live before each instruction. The text names the first `named` of them. Walks the instructions
+/// backwards until nothing changes.
+pub(super) fn of(drafts: &[Draft], classes: &[Class], named: usize) -> Liveness {
     let mut before = vec![Bits(vec![0; classes.len().div_ceil(64)]); drafts.len()];
     let mut changed = true;
     while changed {
@@ -76,7 +77,7 @@ pub(super) fn of(drafts: &[Draft], classes: &[Class]) -> Liveness {
             for next in successors(drafts, at).into_iter().flatten() {
                 live.join(&before[next]);
             }
-            written(&drafts[at]).for_each(|register| live.remove(register));
+            written(&drafts[at], named).for_each(|register| live.remove(register));
             read(&drafts[at]).for_each(|register| live.add(register));
             changed |= before[at].join(&live);
         }

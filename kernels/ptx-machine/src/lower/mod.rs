@@ -127,12 +127,12 @@ pub(crate) fn lower(kernel: KernelText, variables: &HashMap<String, u64>, text: 
             text: text.lines().nth(statement.line as usize - 1).unwrap_or_default().trim().to_owned(),
         })?;
     }
-    if drafts.size() >= MOST_REGISTERS as usize {
+    if drafts.size() > MOST_REGISTERS as usize {
         let reason = format!("more than {MOST_REGISTERS} registers");
         return Err(PtxError { line: 0, reason, text: kernel.name });
     }
     let draft::Lowered { drafts, constants, classes, opcodes } = drafts.finish(&kernel);
-    let live = liveness::of(&drafts, &classes);
+    let live = liveness::of(&drafts, &classes, kernel.registers.len());
     let (code, places) = slots::assign(&drafts, &classes, &constants, &live);
     let parameters: Vec<(u32, u32)> = kernel.parameters.iter().map(|of| (of.offset, of.bytes)).collect();
     Ok(Kernel {

@@ -78,7 +78,7 @@ pub(crate) type Register = u32;
 /// Every size in the text, and the end of every variable and parameter in its memory, is below this many bytes.
 const MOST_BYTES: u32 = 1 << 30;
 
-/// A kernel has fewer registers than this, constants included: their places have numbers of 16 bits.
+/// A kernel has at most this many registers, constants included: their places have numbers of 16 bits.
 pub(crate) const MOST_REGISTERS: u32 = 60_000;
 
 /// The address at which a block's shared memory begins. Some cards keep the addresses below it for the system. Here no access to
