@@ -1,4 +1,4 @@
-//! The machine on small kernels: what they compute, what the checkers find in them, and what is counted.
+//! The machine on small kernels: what they compute, what the checkers find in them, and what is counted. And its tool.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
@@ -13,3 +13,4 @@ mod matrices;
 mod memory;
 mod model;
 mod refusals;
+mod tool;

@@ -25,6 +25,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Lay the fake driver out as `libcuda`, so that programs run by hand find a card where there is none
+    Driver {
+        /// Where it goes: outside `target`, which cargo puts on the library path
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -49,6 +55,7 @@ fn main() -> ExitCode {
     let done = match command {
         None => linux::compile::run(&compile.files, compile.nvrtc, compile.out, compile.check),
         Some(Command::Registers { check }) => linux::assemble::run(check),
+        Some(Command::Driver { folder }) => linux::driver::run(&folder),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
-//! The commands of the tool. They need NVIDIA's packages, which are for Linux on x86-64.
+//! The commands of the tool. NVIDIA's packages and the machine are for Linux on x86-64.
 
 pub(crate) mod assemble;
 pub(crate) mod compile;
+pub(crate) mod driver;
 mod nvrtc;
 mod wheels;
