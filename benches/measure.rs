@@ -1,6 +1,6 @@
 //! Times a piece of work. A sample repeats it until the clock is precise enough, and the spread over samples is kept.
 
-use align_kernels::Device;
+use align_kernels::{Device, KernelError};
 use std::time::{Duration, Instant};
 
 /// A sample takes at least this long, so that the clock and the surrounding call do not count.
@@ -28,7 +28,10 @@ impl Samples {
 }
 
 /// Runs `work` until its data and threads are warm. Returns how many times a sample should repeat it.
-pub(crate) fn warm_up<E>(device: &Device, mut work: impl FnMut() -> Result<(), E>) -> Result<usize, E> {
+pub(crate) fn warm_up<E: From<KernelError>>(
+    device: &Device,
+    mut work: impl FnMut() -> Result<(), E>,
+) -> Result<usize, E> {
     work()?;
     let start = Instant::now();
     let mut runs = 0;
@@ -36,17 +39,21 @@ pub(crate) fn warm_up<E>(device: &Device, mut work: impl FnMut() -> Result<(), E
         work()?;
         runs += 1;
     }
-    device.synchronize();
+    device.synchronize()?;
     let one = start.elapsed().as_secs_f64() / f64::from(runs);
     Ok((SAMPLE.as_secs_f64() / one).ceil().max(1.0) as usize)
 }
 
 /// Returns the seconds of one run, as the mean over `repeats`.
-pub(crate) fn sample<E>(device: &Device, repeats: usize, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
+pub(crate) fn sample<E: From<KernelError>>(
+    device: &Device,
+    repeats: usize,
+    mut work: impl FnMut() -> Result<(), E>,
+) -> Result<f64, E> {
     let start = Instant::now();
     for _ in 0..repeats {
         work()?;
     }
-    device.synchronize();
+    device.synchronize()?;
     Ok(start.elapsed().as_secs_f64() / repeats as f64)
 }

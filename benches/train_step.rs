@@ -80,7 +80,7 @@ fn threads(
         for ((step, trainer), seconds) in steps.iter().zip(&mut trainers).zip(&mut seconds) {
             let started = Instant::now();
             step.device.install(|| trainer.step(&step.rows, 1))?;
-            step.device.synchronize();
+            step.device.synchronize()?;
             *seconds = started.elapsed().as_secs_f64();
         }
         if round > 0 {
@@ -271,29 +271,29 @@ impl<'s> Phases<'s> {
         let before = self.step.device.kernel_times();
         let mut clock = Clock { device: &self.step.device, last: Instant::now() };
         self.trainer.step(&self.step.rows, 1)?;
-        let step = clock.lap();
+        let step = clock.lap()?;
         for (kernel, time) in self.step.device.kernel_times() {
             let before = before.get(kernel).map_or(Duration::ZERO, |before| before.total);
             *self.kernels.entry(kernel).or_default() += (time.total - before).as_secs_f64();
         }
         self.steps_seconds += step;
         // in a run, another thread does this while a step is computed
-        clock.lap();
+        clock.lap()?;
         self.step.data.rows(&self.step.batch)?;
-        *self.kernels.entry("data, beside the step").or_default() += clock.lap();
+        *self.kernels.entry("data, beside the step").or_default() += clock.lap()?;
 
         let trees = self.step.trees();
         let scoring = self.step.scoring();
         let mut grads = ParamGrads::default();
-        clock.lap();
+        clock.lap()?;
         let pass = scoring.forward(&trees, Mode::Record, None, self.layers_kept)?;
-        let forward = clock.lap();
+        let forward = clock.lap()?;
         let derivatives: Vec<_> = pass.answers().iter().map(|answer| (answer.policy.clone(), 0.05)).collect();
         pass.backward(derivatives, &mut grads)?;
-        let backward = clock.lap();
+        let backward = clock.lap()?;
         global_norm(&self.step.device, &grads)?;
         self.optimizer.step(&self.step.device, &self.step.adapter.params(), &grads, 1e-6, 1.0)?;
-        let optimiser = clock.lap();
+        let optimiser = clock.lap()?;
         drop(grads);
 
         // inside the device's thread pool, as in a step: from outside, each call would be handed over to the pool
@@ -301,9 +301,9 @@ impl<'s> Phases<'s> {
         let [head_forward, head_backward] = device.install(|| {
             let mut clock = Clock { device: &device, last: Instant::now() };
             head.forward()?;
-            let forward = clock.lap();
+            let forward = clock.lap()?;
             head.backward()?;
-            Ok::<_, Error>([forward, clock.lap()])
+            Ok::<_, Error>([forward, clock.lap()?])
         })?;
         Ok([step, forward, backward, optimiser, head_forward, head_backward])
     }
@@ -316,12 +316,12 @@ struct Clock<'a> {
 
 impl Clock<'_> {
     /// Returns the seconds since the last lap.
-    fn lap(&mut self) -> f64 {
-        self.device.synchronize();
+    fn lap(&mut self) -> Result<f64, KernelError> {
+        self.device.synchronize()?;
         let now = Instant::now();
         let seconds = (now - self.last).as_secs_f64();
         self.last = now;
-        seconds
+        Ok(seconds)
     }
 }
 

@@ -82,10 +82,13 @@ impl From<KernelError> for CliError {
             }
             KernelError::InstructionSet { .. } => CliError::Usage(text),
             KernelError::TokenId { .. } => CliError::Input(text),
+            KernelError::NoDevice { .. } => CliError::Runtime(format!("{text}; --device cpu trains on the processor")),
             KernelError::Shape { .. }
             | KernelError::Size { .. }
             | KernelError::Format { .. }
             | KernelError::RowIndex { .. }
+            | KernelError::Driver { .. }
+            | KernelError::NotOnDevice { .. }
             | KernelError::Threads { .. } => CliError::Runtime(text),
         }
     }

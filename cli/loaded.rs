@@ -1,6 +1,8 @@
 //! Loads the model that the flags name, and its adapters.
 
-use crate::args::{CacheArgs, DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs, ReferenceChoice};
+use crate::args::{
+    CacheArgs, DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs, PrecisionChoice, ReferenceChoice,
+};
 use crate::chat_template;
 use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
@@ -99,14 +101,22 @@ impl Demo {
 /// Returns the device that the flags name.
 ///
 /// # Errors
-/// [`CliError::Runtime`] for CUDA, which this version cannot use. The errors of [`Device::cpu`].
+/// [`CliError::Usage`] for bf16 on a GPU; [`CliError::Runtime`] for a GPU that cannot be used.
 pub(crate) fn device(args: &DeviceArgs) -> Result<Device, CliError> {
+    let threads = args.threads.map(|threads| threads as usize);
     match args.device {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::cpu(args.threads.map(|threads| threads as usize))?),
-        DeviceChoice::Cuda => Err(CliError::Runtime(
-            "--device cuda: this version computes on the processor only; leave the flag out, or give --device cpu"
+        DeviceChoice::Auto => {
+            if let Some(name) = Device::card() {
+                say!("device: the processor; a GPU is there ({name}), and --device cuda uses it");
+            }
+            Ok(Device::cpu(threads)?)
+        }
+        DeviceChoice::Cpu => Ok(Device::cpu(threads)?),
+        DeviceChoice::Cuda(_) if args.precision() == PrecisionChoice::Bf16 => Err(CliError::Usage(
+            "--precision bf16: --device cuda computes in f32 so far; leave the flag out, or give --precision f32"
                 .into(),
         )),
+        DeviceChoice::Cuda(ordinal) => Ok(Device::cuda(ordinal, threads)?),
     }
 }
 

@@ -35,9 +35,9 @@ impl Reference {
         Reference { set: None, name: BASE.to_owned() }
     }
 
-    fn of(set: Arc<AdapterSet>) -> Reference {
-        let name = adapter_hash(&set).to_string();
-        Reference { set: Some(set), name }
+    fn of(set: Arc<AdapterSet>) -> Result<Reference, CliError> {
+        let name = adapter_hash(&set)?.to_string();
+        Ok(Reference { set: Some(set), name })
     }
 
     /// Returns the reference of a command that compares answers with nothing, and reports that.
@@ -63,7 +63,7 @@ impl Reference {
         };
         let (reference, words) = match (flag, of_run) {
             (Some(ReferenceChoice::Adapter(dir)), _) => {
-                (Reference::of(loaded.adapter(dir)?.set().clone()), format!("the model with {}", dir.display()))
+                (Reference::of(loaded.adapter(dir)?.set().clone())?, format!("the model with {}", dir.display()))
             }
             (_, Some((reference, place))) => {
                 (reference, format!("the model with {}, as the adapter's run had it", place.display()))
@@ -95,14 +95,14 @@ fn of_run(dir: &Path, kept: &Kept, loaded: &LoadedModel) -> Result<Option<(Refer
                 dir.display(),
                 place.display()
             );
-            return Ok(Some((Reference::of(loaded.adapter(&place)?.set().clone()), place)));
+            return Ok(Some((Reference::of(loaded.adapter(&place)?.set().clone())?, place)));
         }
     };
     if [BASE, NONE].contains(&record.reference()) {
         return Ok(None);
     }
     for place in std::iter::once(own.clone()).chain(named_reference(dir)).filter(is_adapter) {
-        let reference = Reference::of(loaded.adapter(&place)?.set().clone());
+        let reference = Reference::of(loaded.adapter(&place)?.set().clone())?;
         if reference.name == record.reference() {
             return Ok(Some((reference, place)));
         }
@@ -126,10 +126,13 @@ fn named_reference(dir: &Path) -> Option<PathBuf> {
 }
 
 /// Returns the name of a run's reference: see [`Reference::name`].
-pub(crate) fn name_of(trainer: &Trainer<'_>) -> String {
-    match (trainer.objective().reference(), trainer.reference()) {
+///
+/// # Errors
+/// [`CliError::Runtime`] if the device has failed.
+pub(crate) fn name_of(trainer: &Trainer<'_>) -> Result<String, CliError> {
+    Ok(match (trainer.objective().reference(), trainer.reference()) {
         (false, _) => NONE.to_owned(),
         (true, None) => BASE.to_owned(),
-        (true, Some(set)) => adapter_hash(set).to_string(),
-    }
+        (true, Some(set)) => adapter_hash(set)?.to_string(),
+    })
 }

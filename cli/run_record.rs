@@ -7,6 +7,7 @@ use crate::run_files::RECORD;
 use align_data::{Decided, Encoder, Form, TemplateSources};
 use align_engine::bounded_read::read_regular;
 use align_engine::new_file::{NewFile, NewFileError};
+use align_kernels::KernelError;
 use align_lora::adapter::{Adapter, adapter_hash};
 use align_lora::objective::{History, KnobValue, Objective};
 use serde_json::{Map, Value, json};
@@ -41,7 +42,7 @@ impl Kept {
     pub(crate) fn beside(adapter: Option<(&Path, &Adapter)>) -> Result<Kept, CliError> {
         let Some((dir, adapter)) = adapter else { return Ok(Kept::Nothing) };
         let Some(record) = RunRecord::read(dir)? else { return Ok(Kept::Nothing) };
-        if record.adapter == adapter_hash(adapter.set()).to_string() {
+        if record.adapter == adapter_hash(adapter.set())?.to_string() {
             return Ok(Kept::Record(Box::new(record)));
         }
         say!(
@@ -106,8 +107,11 @@ pub(crate) fn template_of_run(dir: &Path) -> Result<Option<String>, CliError> {
 
 impl RunRecord {
     /// Makes the record of a run whose adapter is being saved.
-    pub(crate) fn new(adapter: &Adapter, of_run: &OfRun, history: History) -> RunRecord {
-        RunRecord { adapter: adapter_hash(adapter.set()).to_string(), history, of_run: of_run.clone() }
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`] if the device has failed.
+    pub(crate) fn new(adapter: &Adapter, of_run: &OfRun, history: History) -> Result<RunRecord, KernelError> {
+        Ok(RunRecord { adapter: adapter_hash(adapter.set())?.to_string(), history, of_run: of_run.clone() })
     }
 
     /// Returns the name of the run's reference.

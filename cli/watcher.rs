@@ -43,7 +43,7 @@ impl<'a> Watcher<'a> {
     /// [`TrainError::Adapter`] or [`TrainError::Write`] if a file cannot be written.
     pub(crate) fn keep(&self, state: &TrainState) -> Result<(), TrainError> {
         self.adapter.save(self.output)?;
-        let record = RunRecord::new(self.adapter, &self.of_run, state.history);
+        let record = RunRecord::new(self.adapter, &self.of_run, state.history)?;
         let path = self.output.join(RECORD);
         record.write(self.output).map_err(|error| TrainError::Write { path, source: error.source })
     }

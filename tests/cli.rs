@@ -215,13 +215,6 @@ fn usage_errors_have_exit_code_2() {
 }
 
 #[test]
-fn cuda_is_said_to_be_missing() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = train(folder.path(), &["--device", "cuda"]);
-    run.refused(1, &["--device cuda", "cpu"]);
-}
-
-#[test]
 fn losses_lists_the_registry() {
     let list = align(&["losses", "--json"]).ok().json();
     let names: Vec<&str> = list.as_array().unwrap().iter().map(|loss| loss["name"].as_str().unwrap()).collect();

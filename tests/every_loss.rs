@@ -91,7 +91,7 @@ fn train(name: &str, objective: Objective, model: &Model, rows: &[EncodedRow]) {
         ..watched_run::options()
     };
     let values = || -> Vec<(String, Vec<f32>)> {
-        adapter.params().map(|(name, param)| (name.to_string(), param.read().download())).collect()
+        adapter.params().map(|(name, param)| (name.to_string(), param.read().download().unwrap())).collect()
     };
     let before = values();
     let mut trainer = Trainer::new(model, adapter.set().clone(), None, objective, options).unwrap();

@@ -147,7 +147,7 @@ fn every_tensor_has_the_gradient_of_torch() {
             let mut tensors = 0;
             for (key, param) in world.adapter.params() {
                 let want = file.to_f32(file.tensor(&key).unwrap_or_else(|| panic!("{key}"))).unwrap();
-                let got = grads.get(param.id()).unwrap().download();
+                let got = grads.get(param.id()).unwrap().download().unwrap();
                 let difference: Vec<f32> = got.iter().zip(&want).map(|(g, w)| g - w).collect();
                 let relative = norm(&difference) / norm(&want);
                 assert!(relative <= 1e-4, "{} {golden}: {key} differs by {relative:e}", world.name);
@@ -172,7 +172,7 @@ fn check_sampled(world: &World, golden: &str, kind: RowKind) {
     let mut squares = 0.0;
     for (key, param) in world.adapter.params() {
         let want = &want["tensors"][&key];
-        let got = grads.get(param.id()).unwrap().download();
+        let got = grads.get(param.id()).unwrap().download().unwrap();
         let l2 = number(&want["l2"]);
         squares += norm(&got).powi(2);
         let largest = got.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
@@ -254,9 +254,10 @@ fn every_loss_has_the_gradient_of_its_value() {
             "{name}: the evaluation's loss is another"
         );
         let params = world.set(&objective).params();
-        let before: Vec<Vec<f32>> = params.iter().map(|param| param.read().download()).collect();
+        let before: Vec<Vec<f32>> = params.iter().map(|param| param.read().download().unwrap()).collect();
         // the direction is the gradient itself: along it the loss moves most
-        let gradient: Vec<Vec<f32>> = params.iter().map(|param| grads.get(param.id()).unwrap().download()).collect();
+        let gradient: Vec<Vec<f32>> =
+            params.iter().map(|param| grads.get(param.id()).unwrap().download().unwrap()).collect();
         let length = gradient.iter().map(|g| norm(g).powi(2)).sum::<f64>().sqrt();
         assert!(length > 0.0, "{}: the loss has a gradient here", name);
         // a loss of thousands has a gradient so large that a step of 1e-2 would be lost in the rounding of the parameters

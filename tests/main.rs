@@ -13,6 +13,8 @@ mod cases_sanity;
 mod cases_sources;
 mod cases_tokens;
 mod cli;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda;
 mod equalities;
 mod estimate;
 mod every_loss;

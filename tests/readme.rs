@@ -5,8 +5,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The manual: the pages for users other than the README.
-const MANUAL: [&str; 5] =
-    ["docs/training.md", "docs/data.md", "docs/objectives.md", "docs/reward-models.md", "docs/performance.md"];
+const MANUAL: [&str; 6] = [
+    "docs/training.md",
+    "docs/data.md",
+    "docs/objectives.md",
+    "docs/reward-models.md",
+    "docs/performance.md",
+    "docs/gpu.md",
+];
 
 fn page(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()

@@ -7,6 +7,7 @@ use align_kernels::Precision;
 use align_kernels::cpu::Isa;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Implements the conversion of a choice of the command line into the value of the same name in a library.
 macro_rules! named_alike {
@@ -256,11 +257,12 @@ named_alike!(UnpairedOrderChoice => UnpairedOrder { Interleaved, Trl });
 /// Where it runs, and how exactly.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DeviceArgs {
-    #[arg(long, value_enum, default_value = "auto", help_heading = "Machine")]
+    /// auto, cpu, cuda (the first GPU) or cuda:N. auto is the processor
+    #[arg(long, default_value = "auto", help_heading = "Machine")]
     pub device: DeviceChoice,
-    /// Number format of matrix products [default: bf16 where the processor multiplies it faster than f32, else f32]
-    #[arg(long, value_enum, default_value_t = PrecisionChoice::of_this_machine(), hide_default_value = true, help_heading = "Machine")]
-    pub precision: PrecisionChoice,
+    /// Number format of matrix products [default: bf16 where the processor multiplies it faster than f32, else f32; on a GPU f32]
+    #[arg(long, value_enum, help_heading = "Machine")]
+    precision: Option<PrecisionChoice>,
     /// Threads of the processor [default: all]
     #[arg(long, value_name = "N", value_parser = positive, help_heading = "Machine")]
     pub threads: Option<u64>,
@@ -274,12 +276,38 @@ pub(crate) struct PackArgs {
     pub micro_batch_tokens: u64,
 }
 
+impl DeviceArgs {
+    /// Returns the number format that the flags name, or the default of the device.
+    pub(crate) fn precision(&self) -> PrecisionChoice {
+        self.precision.unwrap_or_else(|| match self.device {
+            DeviceChoice::Auto | DeviceChoice::Cpu => PrecisionChoice::of_this_machine(),
+            DeviceChoice::Cuda(_) => PrecisionChoice::F32,
+        })
+    }
+}
+
 /// Where kernels run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeviceChoice {
     Auto,
     Cpu,
-    Cuda,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DeviceChoice, String> {
+        let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        match (text, number) {
+            ("auto", _) => Ok(DeviceChoice::Auto),
+            ("cpu", _) => Ok(DeviceChoice::Cpu),
+            ("cuda", _) => Ok(DeviceChoice::Cuda(0)),
+            (_, Some(number)) => Ok(DeviceChoice::Cuda(number)),
+            (_, None) => Err("give auto, cpu, cuda, or cuda:N for the GPU of number N".to_owned()),
+        }
+    }
 }
 
 /// See [`Precision`].

@@ -2,7 +2,7 @@
 
 use super::train::{adapters, data, options, summary, trainer};
 use super::{print, print_json};
-use crate::args::{EstimateArgs, TrainArgs};
+use crate::args::{DeviceChoice, EstimateArgs, TrainArgs};
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
 use crate::report::{self, PlannedTime, say};
@@ -25,6 +25,11 @@ pub(super) fn run(args: &EstimateArgs, knobs: &[(&'static str, KnobValue)]) -> R
     let options = options::options(run)?;
     options::check(run, &objective)?;
     check_without_rows(run, &options)?;
+    if let DeviceChoice::Cuda(_) = run.device.device {
+        return Err(CliError::Usage(
+            "--device cuda: estimate plans for the processor only; leave the flag out".to_owned(),
+        ));
+    }
     let device = loaded::device(&run.device)?;
     device.clone().install(|| estimate(args, objective, options, &device))
 }

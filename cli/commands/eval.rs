@@ -71,7 +71,7 @@ fn scoring<'m>(
     policy: Option<Adapter>,
     reference: Reference,
 ) -> Result<Scoring<'m>, CliError> {
-    let (precision, logp_temperature) = (args.device.precision.into(), args.logp.temperature());
+    let (precision, logp_temperature) = (args.device.precision().into(), args.logp.temperature());
     let choice = args.cache.reference_cache.as_ref();
     let cache = match objective.reference() {
         true => reference_cache::open(choice, loaded, reference.set.as_deref(), precision, logp_temperature)?,

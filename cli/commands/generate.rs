@@ -177,7 +177,7 @@ fn request(args: &GenerateArgs, loaded: &LoadedModel) -> Result<Request, CliErro
         min_new_tokens: args.min_new_tokens as usize,
         stop,
         sampling: Sampling { random, repetition_penalty: args.repetition_penalty },
-        precision: args.device.precision.into(),
+        precision: args.device.precision().into(),
         first_sequence: 0,
     })
 }

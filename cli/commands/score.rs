@@ -40,7 +40,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<(), CliError> {
 
 /// Returns what scores the answers, and the name of the reference.
 fn scoring<'m>(args: &ScoreArgs, loaded: &'m LoadedModel) -> Result<(Scoring<'m>, String), CliError> {
-    let (precision, logp_temperature) = (args.device.precision.into(), args.logp.temperature());
+    let (precision, logp_temperature) = (args.device.precision().into(), args.logp.temperature());
     let scoring = |adapters: Adapters, scorers: Scorers, cache: Option<ReferenceCache>| Scoring {
         model: &loaded.model,
         adapters,

@@ -159,7 +159,7 @@ impl Options {
         self.put("seed", integer(options.seed));
         self.put("no-shuffle", Value::from(args.no_shuffle));
         self.put("unpaired-order", word(args.unpaired_order));
-        self.put("precision", word(args.device.precision));
+        self.put("precision", word(args.device.precision()));
         match &args.cache.reference_cache {
             Some(CacheChoice::Off) => self.put("reference-cache", Value::from("off")),
             Some(CacheChoice::Memory) => self.put("reference-cache", Value::from("memory")),

@@ -34,7 +34,7 @@ impl DemoPrompts {
             min_new_tokens: 0,
             stop: stop_token_ids(&loaded.dir, loaded.model.config())?,
             sampling: Sampling::GREEDY,
-            precision: args.device.precision.into(),
+            precision: args.device.precision().into(),
             first_sequence: 0,
         };
         Ok(Some(DemoPrompts { encoder, prompts, request }))

@@ -5,6 +5,7 @@
 //! blocks of a step then reuse the pages of the step before, whatever their sizes.
 
 use crate::cpu::pages::{self, HUGE_PAGE};
+use crate::cuda::Context;
 use crate::device::memory_report::{MemoryCount, MemoryReport};
 use crate::{KernelError, Result};
 use bytemuck::Pod;
@@ -12,13 +13,57 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
-/// Every block begins at a cache line and consists of whole cache lines.
+/// Every block of the host begins at a cache line and is whole cache lines.
 const LINE: usize = 64;
+/// Every block of a card begins where the driver would let an allocation begin, and is a whole number of such pieces.
+const CARD_LINE: usize = 256;
 /// A new mapping has at least this many bytes, and at least as many as all earlier mappings together: pages that nobody touches
 /// cost nothing. If the system refuses so much, the mapping has only what the block needs.
 const MAPPING: usize = 256 << 20;
 /// Live blocks and touched gaps together take at most 5/4 of the peak of the live blocks.
 const KEEP: (usize, usize) = (5, 4);
+
+/// Where mappings come from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// The system. Fresh pages are zeros, and can be given back.
+    Host,
+    /// The memory of a GPU, which holds anything.
+    Card(Arc<Context>),
+    /// The same, each block an allocation of its own: then a checker knows where a block ends.
+    #[cfg(test)]
+    Apart(Arc<Context>),
+}
+
+impl Source {
+    /// A mapping of `wanted` bytes, or of `least` bytes if the system refuses the former.
+    fn map(&self, wanted: usize, least: usize) -> Option<(NonNull<u8>, usize)> {
+        let map = |len: usize| match self {
+            Source::Host => pages::map(len),
+            Source::Card(context) => context.map(len),
+            #[cfg(test)]
+            Source::Apart(_) => None,
+        };
+        map(wanted).map(|at| (at, wanted)).or_else(|| map(least).map(|at| (at, least)))
+    }
+
+    /// The least bytes of a mapping.
+    fn least(&self) -> usize {
+        if self.is_host() { MAPPING } else { CARD_MAPPING }
+    }
+
+    /// What blocks begin at a multiple of, and are a multiple of.
+    fn line(&self) -> usize {
+        if self.is_host() { LINE } else { CARD_LINE }
+    }
+
+    fn is_host(&self) -> bool {
+        matches!(self, Source::Host)
+    }
+}
+
+/// A mapping of a card is at least this large. A run reserves what it needs in one piece.
+const CARD_MAPPING: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -26,8 +71,9 @@ pub(crate) struct Memory {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    source: Source,
     count: MemoryCount,
     /// Bytes of all mappings.
     mapped: usize,
@@ -87,7 +133,21 @@ unsafe impl Sync for Block {}
 
 impl Memory {
     pub(crate) fn new(device: &'static str) -> Memory {
-        Memory { device, state: Mutex::default() }
+        Memory::of(device, Source::Host)
+    }
+
+    pub(crate) fn of(device: &'static str, source: Source) -> Memory {
+        let state = State {
+            source,
+            count: MemoryCount::default(),
+            mapped: 0,
+            fresh: 0,
+            mappings: Vec::new(),
+            gaps: Vec::new(),
+            by_len: Vec::new(),
+            touched: 0,
+        };
+        Memory { device, state: Mutex::new(state) }
     }
 
     pub(crate) fn report(&self) -> MemoryReport {
@@ -97,6 +157,21 @@ impl Memory {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().expect("no holder of the memory lock panics")
+    }
+
+    /// Maps what is missing until all blocks together may take `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
+        let mut state = self.lock();
+        let wanted = bytes.saturating_sub(state.count.in_use);
+        let largest = state.by_len.last().map_or(0, |(len, _)| *len);
+        let in_use = state.count.in_use;
+        if wanted > largest && state.map(wanted).is_none() {
+            return Err(KernelError::OutOfMemory { name: "plan", bytes: wanted, in_use, device: self.device });
+        }
+        Ok(())
     }
 
     /// Assigns this thread to the device. From now on, the bytes that the thread counts with [`Counted`] are in the device's
@@ -109,7 +184,20 @@ impl Memory {
     pub(crate) fn take(self: &Arc<Memory>, name: &'static str, bytes: usize) -> Result<Block> {
         let mut state = self.lock();
         let refused = |in_use| KernelError::OutOfMemory { name, bytes, in_use, device: self.device };
-        let len = block_len(bytes).ok_or_else(|| refused(state.count.in_use))?;
+        let len = block_len(bytes, state.source.line()).ok_or_else(|| refused(state.count.in_use))?;
+        #[cfg(test)]
+        if let Source::Apart(context) = &state.source {
+            let at = context.map(bytes.max(1)).ok_or_else(|| refused(state.count.in_use))?;
+            state.count.add(name, len);
+            return Ok(Block {
+                at,
+                place: Place { mapping: 0, offset: 0 },
+                len,
+                name,
+                zeroed: false,
+                home: self.clone(),
+            });
+        }
         let (place, zeroed) = state.cut(len).ok_or_else(|| refused(state.count.in_use))?;
         state.count.add(name, len);
         let at = state.mappings[place.mapping].at;
@@ -153,20 +241,22 @@ impl State {
     /// Adds a new mapping of at least `len` bytes, as one gap. `None` if the system has no more memory.
     fn map(&mut self, len: usize) -> Option<()> {
         let least = len.checked_next_multiple_of(HUGE_PAGE)?;
-        let wanted = least.max(self.mapped).max(MAPPING).next_multiple_of(HUGE_PAGE);
-        let (at, len) = match pages::map(wanted) {
-            Some(at) => (at, wanted),
-            None => (pages::map(least)?, least),
-        };
+        let wanted = least.max(self.mapped).max(self.source.least()).next_multiple_of(HUGE_PAGE);
+        let (at, len) = self.source.map(wanted, least)?;
         self.mappings.push(Mapping { at, len });
         self.mapped += len;
-        self.insert(Gap { place: Place { mapping: self.mappings.len() - 1, offset: 0 }, len, touched: 0 });
+        let touched = if self.source.is_host() { 0 } else { len };
+        self.insert(Gap { place: Place { mapping: self.mappings.len() - 1, offset: 0 }, len, touched });
         Some(())
     }
 
     /// Gives pages of gaps back to the system, so that [`KEEP`] holds when `len` more bytes are touched. Begins with the gap that
     /// has the most touched bytes.
     fn make_room(&mut self, len: usize) {
+        // a card keeps what it has mapped
+        if !self.source.is_host() {
+            return;
+        }
         let live = self.count.in_use.saturating_add(len);
         let allowed = (live.max(self.count.peak) / KEEP.1).saturating_mul(KEEP.0);
         while live.saturating_add(self.touched) > allowed && self.touched > 0 {
@@ -280,8 +370,14 @@ impl Drop for Counted {
 impl Drop for State {
     fn drop(&mut self) {
         for Mapping { at, len } in self.mappings.drain(..) {
-            // SAFETY: `map` made the mapping with this length. Every block keeps the memory alive, so no block is left.
-            unsafe { pages::unmap(at, len) };
+            match &self.source {
+                // SAFETY: `map` made the mapping with this length. Every block keeps the memory alive, so no block is left.
+                Source::Host => unsafe { pages::unmap(at, len) },
+                // SAFETY: as for the host.
+                Source::Card(context) => unsafe { context.unmap(at) },
+                #[cfg(test)]
+                Source::Apart(_) => unreachable!("a block apart is no mapping"),
+            }
         }
     }
 }
@@ -312,21 +408,31 @@ impl Drop for Block {
     fn drop(&mut self) {
         let mut state = self.home.lock();
         state.count.remove(self.name, self.len);
+        #[cfg(test)]
+        if let Source::Apart(context) = &state.source {
+            // SAFETY: the block was one allocation, and this is its owner.
+            return unsafe { context.unmap(self.at) };
+        }
         state.free(self.place, self.len);
     }
 }
 
-/// Returns how many bytes a block for `bytes` bytes occupies, or `bytes` itself for sizes that no machine has.
+/// Bytes that a block of `bytes` bytes takes on the host. A size that no machine has is returned unchanged.
 pub(crate) fn taken(bytes: usize) -> usize {
-    block_len(bytes).unwrap_or(bytes)
+    block_len(bytes, LINE).unwrap_or(bytes)
 }
 
-/// Rounds up to whole cache lines. `None` for sizes that no machine has.
-pub(crate) fn block_len(bytes: usize) -> Option<usize> {
+/// As [`taken`], on a card.
+pub(crate) fn taken_on_card(bytes: usize) -> usize {
+    block_len(bytes, CARD_LINE).unwrap_or(bytes)
+}
+
+/// Rounds up to whole lines. `None` for sizes that no machine has.
+fn block_len(bytes: usize, line: usize) -> Option<usize> {
     if bytes > isize::MAX as usize / 4 {
         return None; // so the roundings below cannot overflow
     }
-    Some(bytes.next_multiple_of(LINE).max(LINE))
+    Some(bytes.next_multiple_of(line).max(line))
 }
 
 #[cfg(test)]

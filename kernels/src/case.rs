@@ -3,6 +3,8 @@
 //! A [`Case`] makes random inputs for one shape on one device. Its [`Prepared`] form runs the kernel (the bench times that) and
 //! compares the output with the plain reference in f64 (the test asks for that), so a timed kernel is always a checked one.
 
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+pub(crate) mod card;
 #[cfg(test)]
 pub(crate) mod gradient;
 pub(crate) mod operands;
@@ -74,6 +76,12 @@ impl Comparison {
         Comparison { output, error: max_error(got, exact), bound }
     }
 
+    /// Says that the output is too far away, `place` first.
+    #[cfg(test)]
+    fn failure(&self, place: &str) -> String {
+        format!("{place}: {} is {:.3e} away, {:.3e} is allowed", self.output, self.error, self.bound)
+    }
+
     /// Whether the output is near enough. NaN never is.
     pub fn holds(&self) -> bool {
         self.error <= self.bound
@@ -111,11 +119,7 @@ pub(crate) fn check_all(cases: Vec<Case>) {
                 Ok((fault, comparisons)) => {
                     failures.extend(fault);
                     compared += comparisons.len();
-                    failures.extend(
-                        comparisons.iter().filter(|c| !c.holds()).map(|c| {
-                            format!("{place}: {} is {:.3e} away, {:.3e} is allowed", c.output, c.error, c.bound)
-                        }),
-                    );
+                    failures.extend(comparisons.iter().filter(|c| !c.holds()).map(|c| c.failure(&place)));
                 }
             }
         }

@@ -24,6 +24,15 @@ pub enum KernelError {
     /// The memory could not be allocated.
     #[error("out of memory: `{name}` needs {bytes} bytes and {in_use} are in use on {device}")]
     OutOfMemory { name: &'static str, bytes: usize, in_use: usize, device: &'static str },
+    /// The GPU that was asked for cannot be used.
+    #[error("no GPU to use: {reason}")]
+    NoDevice { reason: String },
+    /// The driver refused a call, or something that ran before it went wrong.
+    #[error("the GPU or its driver failed in {call}: {reason}")]
+    Driver { call: &'static str, reason: String },
+    /// A kernel that this kind of device does not have.
+    #[error("{kernel} cannot run on {device} yet")]
+    NotOnDevice { kernel: &'static str, device: &'static str },
     /// The pool of threads could not be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads { threads: usize, reason: String },

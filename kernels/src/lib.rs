@@ -1,8 +1,9 @@
 //! Arithmetic on rows of numbers: devices, buffers, and the kernels of a transformer.
 //!
 //! A kernel is a folder: `mod.rs` is the contract (argument structs, shapes, errors, the choice of device), `reference.rs`
-//! the plain version that defines it, `cpu.rs` or `cpu/` the fast one, `case.rs` the shapes that the tests and the benches share.
-//! Nothing here knows what a model, a gradient tape, a file format or a tokenizer is.
+//! the plain version that defines it, `cpu.rs` or `cpu/` the fast one, `cuda.rs` the one for a GPU, which launches what the `.cu`
+//! file beside it defines, `case.rs` the shapes that the tests and the benches share. Nothing here knows what a model, a gradient
+//! tape, a file format or a tokenizer is.
 
 pub mod adamw;
 pub mod add;
@@ -11,6 +12,7 @@ pub mod argmax;
 pub mod attention;
 pub mod case;
 pub mod cpu;
+pub mod cuda;
 pub mod device;
 pub mod dropout;
 pub mod embed;

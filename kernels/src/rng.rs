@@ -18,6 +18,11 @@ impl Key {
         Key(u64::from(words[0]) | u64::from(words[1]) << 32)
     }
 
+    /// The key as a kernel of a GPU takes it: the first word is the low half.
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Returns the four words at the counter `high * 2^64 + low`.
     pub fn words(self, high: u64, low: u64) -> [u32; 4] {
         philox(

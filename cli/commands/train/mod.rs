@@ -167,7 +167,7 @@ fn begin_folder(args: &TrainArgs, output: &Output, run: &mut Prepared<'_>) -> Re
     // names it anyway
     let template: Option<TemplateSources> = template.or_else(|| chat_template::of_model(&loaded.dir));
     let of_run = OfRun {
-        reference: reference::name_of(trainer),
+        reference: reference::name_of(trainer)?,
         objective: run_record::describe(trainer.objective(), trainer.options().logp_temperature),
         chat_template: Some(run_record::template_name(template.as_ref())),
         decided: data.train.survey().decided.clone(),

@@ -81,7 +81,7 @@ pub(crate) fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         seed: args.seed,
         shuffle: if args.no_shuffle { Shuffle::Off } else { Shuffle::Seeded(args.seed) },
         eval_steps: args.eval_steps,
-        precision: args.device.precision.into(),
+        precision: args.device.precision().into(),
         logp_temperature: args.logp.temperature(),
         memory: args.memory.map(|Size(bytes)| bytes),
     })

@@ -39,7 +39,7 @@ pub(crate) fn details(
     if loaded.unused.vision > 0 {
         detail!("  {} tensors of the vision tower are not used", loaded.unused.vision);
     }
-    let precision = match args.device.precision {
+    let precision = match args.device.precision() {
         PrecisionChoice::F32 => "f32",
         PrecisionChoice::Bf16 if device.has_bf16_unit() => "bf16",
         PrecisionChoice::Bf16 => "bf16 (rounded: this processor multiplies f32 faster)",

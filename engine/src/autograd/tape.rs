@@ -203,14 +203,14 @@ impl Tape {
             return Ok(SavedF32 { buffer, len });
         }
         let mut copy = self.alloc(buffer.name(), len)?;
-        self.device.copy(buffer.view().range(0..len), copy.view_mut());
+        self.device.copy(buffer.view().range(0..len), copy.view_mut())?;
         Ok(SavedF32 { buffer: copy, len })
     }
 
     /// Copies the first `len` elements of a buffer into a new one.
     fn prefix(&self, name: &'static str, buffer: &FloatBuffer, len: usize) -> Result<FloatBuffer> {
         let mut copy = self.device.alloc_float(name, buffer.dtype(), len)?;
-        self.device.copy_float(buffer.view().range(0..len), copy.view_mut());
+        self.device.copy_float(buffer.view().range(0..len), copy.view_mut())?;
         Ok(copy)
     }
 

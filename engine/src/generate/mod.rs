@@ -202,13 +202,13 @@ fn choose(
         let mut tokens = device.alloc("generate.tokens", rows)?;
         let left_out = device.upload_indices("generate.banned", banned)?;
         Argmax { rows, cols, x: logits.view(), left_out: left_out.view(), y: tokens.view_mut() }.run(device)?;
-        let tokens = tokens.download();
+        let tokens = tokens.download()?;
         return match tokens.iter().position(|token| *token == argmax::NONE) {
             Some(b) => Err(non_finite(b)),
             None => Ok(tokens),
         };
     }
-    let host = logits.download();
+    let host = logits.download()?;
     let chosen = host.chunks_exact(cols).zip(sequences).enumerate().map(|(b, (row, tokens))| {
         if !row.iter().all(|logit| logit.is_finite()) {
             return Err(non_finite(b));

@@ -54,7 +54,9 @@ impl Model {
     /// [`EngineError`] if a tensor is missing, has another shape than the configuration implies, or has a format that is not
     /// supported.
     pub fn load(device: &Device, config: ModelConfig, files: &WeightFiles) -> Result<Model, EngineError> {
-        Model::load_beside(device, config, files, device.free_bytes())
+        // what was copied to a card needs no pages of the files any more
+        let free_bytes = if device.reads_host_memory() { device.free_bytes() } else { u64::MAX };
+        Model::load_beside(device, config, files, free_bytes)
     }
 
     /// Does the same as [`Model::load`] on a machine with `free_bytes` of free memory. That number decides whether pages are read

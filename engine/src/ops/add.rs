@@ -12,7 +12,7 @@ pub fn add(tape: &mut Tape, x: &Var, delta: &Var) -> Result<Var> {
     let shape = [x.rows(), x.cols()];
     let device = tape.device().clone();
     let mut y = device.alloc_float("add.y", x.view().dtype(), x.view().len())?;
-    device.copy_float(x.view(), y.view_mut());
+    device.copy_float(x.view(), y.view_mut())?;
     add::Add { len: y.len(), x: delta.view(), y: y.view_mut() }.run(&device)?;
     tape.push(shape, x.grad_rows(), y, |_| Ok(Add { x: x.input(), delta: delta.input() }))
 }
@@ -28,7 +28,7 @@ impl Backward for Add {
         let device = grads.device().clone();
         let (d_delta, accumulate) = grads.slot(self.delta)?;
         match accumulate {
-            Accumulate::Set => device.copy_float(dy.view(), d_delta),
+            Accumulate::Set => device.copy_float(dy.view(), d_delta)?,
             Accumulate::Add => add::Add { len: dy.len(), x: dy.view(), y: d_delta }.run(&device)?,
         }
         grads.give(self.x, dy)

@@ -23,7 +23,7 @@ pub fn head_norm(
     let (rows, cols) = (qkv.rows(), geometry.head_dim);
     let device = tape.device().clone();
     let mut y = tape.alloc_float("head_norm.y", qkv.view().len())?;
-    device.copy_float(qkv.view(), y.view_mut());
+    device.copy_float(qkv.view(), y.view_mut())?;
     let mut all_rstd = Vec::with_capacity(2);
     for (groups, weight) in parts(geometry, qkv.cols()).into_iter().zip(weights) {
         let rows = rows * groups.per_row;
@@ -65,7 +65,7 @@ impl Backward for HeadNorm {
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();
         let mut dx = device.alloc_float("head_norm.dx", self.input.dtype, self.input.len())?;
-        device.copy_float(dy.view(), dx.view_mut());
+        device.copy_float(dy.view(), dx.view_mut())?;
         let parts = parts(self.geometry, self.input.cols);
         for ((groups, weight), rstd) in parts.into_iter().zip(&self.weights).zip(&self.rstd) {
             rms_norm::Backward {

@@ -171,7 +171,7 @@ fn forward(w: &World, dropout: Option<f32>, run: Run, x: &[Vec<f32>], c: &[f32])
         .map(|values| tape.leaf(ROWS, values.len() / ROWS, 6, w.device.upload("test", values).unwrap()))
         .collect();
     let y = run(w, &mut tape, &leaves).unwrap();
-    let with_gradient = y.view().download()[..y.grad_rows() * y.cols()].to_vec();
+    let with_gradient = y.view().download().unwrap()[..y.grad_rows() * y.cols()].to_vec();
     let sum = with_gradient.iter().zip(c).map(|(&y, &c)| f64::from(y) * f64::from(c)).sum();
     (sum, tape, leaves, y)
 }
@@ -198,7 +198,8 @@ fn every_op_has_the_gradient_of_its_forward() {
             }
         };
         for (which, grad) in grads.iter().enumerate() {
-            let grad = grad.as_ref().unwrap_or_else(|| panic!("{name}: input {which} has no gradient")).download();
+            let grad =
+                grad.as_ref().unwrap_or_else(|| panic!("{name}: input {which} has no gradient")).download().unwrap();
             compare(format!("x{which}"), &grad, &|i, h| {
                 let mut moved = x.clone();
                 moved[which][i] += h;
@@ -207,8 +208,8 @@ fn every_op_has_the_gradient_of_its_forward() {
         }
         for param in w.adapter.params().iter().chain([&w.score_head]) {
             let Some(grad) = params.get(param.id()) else { continue };
-            compare(format!("param{}", param.id().0), &grad.download(), &|i, h| {
-                let before = param.read().download();
+            compare(format!("param{}", param.id().0), &grad.download().unwrap(), &|i, h| {
+                let before = param.read().download().unwrap();
                 let mut moved = before.clone();
                 moved[i] += h;
                 *param.write() = w.device.upload("test", &moved).unwrap();

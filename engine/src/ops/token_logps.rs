@@ -82,13 +82,16 @@ pub fn token_logps(
         }),
     }
     .run(tape.device())?;
-    let extras = extras.map(|[entropy, target_is_argmax, twice]| TokenExtras {
-        entropy: entropy.download(),
-        target_is_argmax: target_is_argmax.download(),
-        log_sum_squares: (twice.download().iter().zip(lse.download()))
-            .map(|(&twice, lse)| f64::from(twice) - 2.0 * f64::from(lse))
-            .collect(),
-    });
+    let extras = match extras {
+        Some([entropy, target_is_argmax, twice]) => Some(TokenExtras {
+            entropy: entropy.download()?,
+            target_is_argmax: target_is_argmax.download()?,
+            log_sum_squares: (twice.download()?.iter().zip(lse.download()?))
+                .map(|(&twice, lse)| f64::from(twice) - 2.0 * f64::from(lse))
+                .collect(),
+        }),
+        None => None,
+    };
     let grad_rows = hidden_states.grad_rows();
     let logps = tape.push([rows, 1], grad_rows, logps, |tape| {
         Ok(Node {

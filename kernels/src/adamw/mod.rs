@@ -10,6 +10,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::error::check_len;
@@ -70,6 +71,9 @@ impl Update<'_> {
             check_len("adamw", "exp_avg_sq", exp_avg_sq.len(), param.len())?;
         }
         assert!(self.numbers.step > 0, "steps are counted from 1");
+        if let Device::Cuda(cuda) = device {
+            return cuda::step(cuda, self);
+        }
         device.run("adamw", |cpu| cpu::step(cpu, self))
     }
 }

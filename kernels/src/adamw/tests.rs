@@ -11,6 +11,59 @@ fn agrees_with_the_reference() {
     check_all(case::cases());
 }
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda {
+    use super::*;
+    use crate::case::card::{Card, check_on_cards};
+
+    #[test]
+    fn agrees_with_the_reference() {
+        check_on_cards(super::case::cases());
+    }
+
+    /// Both ends of the lerp; gradients from 0 to subnormal numbers to large ones.
+    #[test]
+    fn updates_are_those_of_the_processor_bit_for_bit() {
+        let card = Card::checked();
+        let host = Device::cpu(Some(1)).unwrap();
+        for (len, beta1, step) in [(1001, 0.9, 12), (257, 0.3, 1), (1, 0.9, 100_000)] {
+            let mut inputs = Inputs::of(&[len]);
+            let mut grad = inputs.normal(len, 0.1);
+            for (i, g) in grad.iter_mut().enumerate().step_by(3) {
+                *g *= [0.0, 1e-40, 1e-22, 1e10][i / 3 % 4];
+            }
+            let (p, m) = (inputs.normal(len, 1.0), inputs.normal(len, 0.1));
+            // from nothing to more than the squares that are added, so that the rounding of each of the two shows
+            let v: Vec<f32> =
+                grad.iter().enumerate().map(|(i, x)| [0.0, 1e-4, 0.3, 1e-4, 0.3][i % 5] * x * x).collect();
+            let on = |device: &Device| {
+                let [mut param, mut exp_avg, mut exp_avg_sq] = [&p, &m, &v].map(|x| device.upload("state", x).unwrap());
+                let grad = device.upload("grad", &grad).unwrap();
+                let numbers = Numbers {
+                    learning_rate: 2e-4,
+                    beta1,
+                    beta2: 0.999,
+                    eps: 1e-8,
+                    weight_decay: 0.01,
+                    step,
+                    grad_scale: 0.3,
+                };
+                let tensor = Tensor {
+                    param: param.view_mut(),
+                    grad: grad.view(),
+                    exp_avg: exp_avg.view_mut(),
+                    exp_avg_sq: exp_avg_sq.view_mut(),
+                };
+                Update { numbers, tensors: vec![tensor] }.run(device).unwrap();
+                [param, exp_avg, exp_avg_sq]
+                    .map(|x| x.download().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>())
+            };
+            assert!(on(&card) == on(&host), "[{len}] beta1 {beta1} step {step}");
+        }
+        card.assert_silent();
+    }
+}
+
 #[test]
 fn threads_do_not_change_bits() {
     check_thread_counts(case::Shape { len: 100_001, step: 7, beta1: 0.9 });
@@ -47,7 +100,12 @@ fn has_the_bits_of_the_reference_in_f32() {
         call.run(&device).unwrap();
         let (mut p, mut m, mut v) = (p.clone(), m.clone(), v.clone());
         reference::step(factors, &mut p, &grad, &mut m, &mut v);
-        assert_eq!([param.download(), exp_avg.download(), exp_avg_sq.download()], [p, m, v], "{}", isa.name());
+        assert_eq!(
+            [param.download().unwrap(), exp_avg.download().unwrap(), exp_avg_sq.download().unwrap()],
+            [p, m, v],
+            "{}",
+            isa.name()
+        );
     }
 }
 
@@ -103,7 +161,7 @@ fn three_steps_are_those_of_torch() {
             .run(&device)
             .unwrap();
         }
-        let got = [param.download(), exp_avg.download(), exp_avg_sq.download()];
+        let got = [param.download().unwrap(), exp_avg.download().unwrap(), exp_avg_sq.download().unwrap()];
         for (got, torch) in got.iter().zip(&TORCH) {
             for (&got, &torch) in got.iter().zip(torch) {
                 // an update is about lr = 3e-3, whatever the parameter: a small parameter has the rounding errors of its updates

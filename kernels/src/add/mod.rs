@@ -2,6 +2,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 pub(crate) use cpu::Sum;
@@ -27,6 +28,9 @@ impl Add<'_> {
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("add", "x", self.x.len(), self.len)?;
         check_len("add", "y", self.y.len(), self.len)?;
+        if let Device::Cuda(cuda) = device {
+            return cuda::add(cuda, self);
+        }
         device.run("add", |cpu| cpu::add(cpu, self))
     }
 }

@@ -343,11 +343,11 @@ impl Prepared for Run {
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.shape.geometry;
         let outputs: Vec<(&'static str, Vec<f32>)> = match self.shape.direction {
             Direction::Forward => vec![
-                ("o", self.part(&self.o.download(), heads, head_dim)),
-                ("lse", self.part(&self.lse.download(), heads, 1)),
+                ("o", self.part(&self.o.download().expect("the device works"), heads, head_dim)),
+                ("lse", self.part(&self.lse.download().expect("the device works"), heads, 1)),
             ],
             Direction::Backward => {
-                let [dq, dk, dv] = split(&self.dqkv.download(), &self.shape.geometry);
+                let [dq, dk, dv] = split(&self.dqkv.download().expect("the device works"), &self.shape.geometry);
                 vec![
                     ("dq", self.part(&dq, heads, head_dim)),
                     ("dk", self.part(&dk, kv_heads, head_dim)),
@@ -452,7 +452,8 @@ impl DecodeRun {
     }
 
     fn reference<R: Real>(&self) -> Vec<R> {
-        let [k, v] = [&self.k_cache, &self.v_cache].map(|buffer| widen::<R>(&buffer.download()));
+        let [k, v] =
+            [&self.k_cache, &self.v_cache].map(|buffer| widen::<R>(&buffer.download().expect("the device works")));
         let q = widen::<R>(&self.q);
         reference::decode(&self.shape.geometry, self.shape.capacity, &self.shape.lengths, &q, &k, &v)
     }
@@ -475,7 +476,7 @@ impl Prepared for DecodeRun {
 
     fn check(&self) -> Vec<Comparison> {
         let (exact, naive) = self.by_definition.get_or_init(|| (self.reference(), self.reference()));
-        let mut comparison = Comparison::with_naive("o", &self.o.download(), exact, naive);
+        let mut comparison = Comparison::with_naive("o", &self.o.download().expect("the device works"), exact, naive);
         if self.shape.floats == FloatDtype::Bf16 {
             comparison.bound += half_ulp_of_bf16(exact);
         }

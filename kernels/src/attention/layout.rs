@@ -1,6 +1,6 @@
 //! The segments of a pass, checked once for the calls of all its layers.
 
-use super::{Segment, cpu, segments};
+use super::{Segment, cpu, cuda, segments};
 use crate::{Device, Result};
 
 /// Which rows attend to which: checked segments, and what a device's kernels derive from them.
@@ -8,8 +8,14 @@ use crate::{Device, Result};
 pub struct Layout {
     rows: usize,
     segments: Vec<Segment>,
-    /// What the kernels walk over.
-    lists: cpu::Lists,
+    lists: Lists,
+}
+
+/// What the kernels walk over.
+#[derive(Debug)]
+enum Lists {
+    Cpu(cpu::Lists),
+    Cuda(Box<cuda::Lists>),
 }
 
 impl Layout {
@@ -21,7 +27,9 @@ impl Layout {
     pub fn new(device: &Device, rows: usize, segments: Vec<Segment>) -> Result<Layout> {
         segments::check("attention.layout", rows, &segments)?;
         let lists = match device {
-            Device::Cpu(_) | Device::Count(_) => cpu::Lists::new(rows, &segments),
+            Device::Cpu(_) => Lists::Cpu(cpu::Lists::new(rows, &segments)),
+            Device::Count(count) if count.cpu().is_some() => Lists::Cpu(cpu::Lists::new(rows, &segments)),
+            Device::Cuda(_) | Device::Count(_) => Lists::Cuda(Box::new(cuda::Lists::new(device, rows, &segments)?)),
         };
         Ok(Layout { rows, segments, lists })
     }
@@ -37,6 +45,16 @@ impl Layout {
     }
 
     pub(super) fn cpu(&self) -> &cpu::Lists {
-        &self.lists
+        match &self.lists {
+            Lists::Cpu(lists) => lists,
+            Lists::Cuda(_) => panic!("a layout of another device"),
+        }
+    }
+
+    pub(super) fn cuda(&self) -> &cuda::Lists {
+        match &self.lists {
+            Lists::Cuda(lists) => lists,
+            Lists::Cpu(_) => panic!("a layout of another device"),
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod layout;
 mod reference;
 mod segments;
@@ -131,8 +132,10 @@ impl Forward<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
+            Device::Cuda(cuda) => cuda::forward(cuda, self),
             Device::Count(count) => {
-                let scratch = cpu::forward_scratch(count.of(), self.qkv.dtype(), &self.geometry, self.layout);
+                let on_cpu = |cpu| cpu::forward_scratch(cpu, self.qkv.dtype(), &self.geometry, self.layout);
+                let scratch = count.cpu().map_or(0, on_cpu);
                 let operations = operations(FORWARD_PRODUCTS, &self.geometry, self.layout.segments());
                 count.call(KERNEL, Cost { operations, scratch, ..Cost::default() })
             }
@@ -160,8 +163,10 @@ impl Backward<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
+            Device::Cuda(cuda) => cuda::backward(cuda, self),
             Device::Count(count) => {
-                let scratch = cpu::backward_scratch(count.of(), self.qkv.dtype(), &self.geometry, self.layout);
+                let on_cpu = |cpu| cpu::backward_scratch(cpu, self.qkv.dtype(), &self.geometry, self.layout);
+                let scratch = count.cpu().map_or(0, on_cpu);
                 let operations = operations(BACKWARD_PRODUCTS, &self.geometry, self.layout.segments());
                 count.call(KERNEL, Cost { operations, scratch, ..Cost::default() })
             }
@@ -179,7 +184,7 @@ impl Decode<'_> {
         self.geometry.check(KERNEL)?;
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
         check_len(KERNEL, "lengths", self.lengths.len(), self.batch)?;
-        if let Some((_, got)) = self.lengths.first_outside(1..self.capacity.saturating_add(1)) {
+        if let Some((_, got)) = self.lengths.first_outside(1..self.capacity.saturating_add(1))? {
             let (got, want) = (got as usize, "from 1 to the capacity");
             return Err(KernelError::Size { kernel: KERNEL, argument: "lengths", got, want });
         }
@@ -194,6 +199,7 @@ impl Decode<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::decode(device, cpu, self),
+            Device::Cuda(cuda) => cuda::decode(cuda, self),
             // plans do not count generation
             Device::Count(_) => Ok(()),
         }

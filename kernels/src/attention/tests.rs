@@ -12,6 +12,15 @@ use std::ops::Range;
 const BOTH: [FloatDtype; 2] = [FloatDtype::F32, FloatDtype::Bf16];
 
 /// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks those.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda {
+    use crate::case::card::check_on_cards;
+    #[test]
+    fn agrees_with_the_reference() {
+        check_on_cards(crate::attention::case::cases());
+    }
+}
+
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = cases().into_iter().filter(|case| case.flops < 1e9).collect();
@@ -48,8 +57,8 @@ fn attend_in(
     Forward { geometry, layout, qkv: qkv.view(), o: o_view, lse: lse_view }.run(device)?;
     let (lse_view, d_o, dqkv_view) = (lse.view(), d_o.view(), dqkv.view_mut());
     Backward { geometry, layout, qkv: qkv.view(), o: o.view(), lse: lse_view, d_o, dqkv: dqkv_view }.run(device)?;
-    let [dq, dk, dv] = split(&dqkv.download(), &geometry);
-    Ok(Outputs { o: o.download(), lse: lse.download(), dq, dk, dv })
+    let [dq, dk, dv] = split(&dqkv.download().unwrap(), &geometry);
+    Ok(Outputs { o: o.download().unwrap(), lse: lse.download().unwrap(), dq, dk, dv })
 }
 
 /// Returns the rows `rows` of all inputs, one range after the other.
@@ -332,7 +341,7 @@ fn decode_is_the_last_row_of_forward() {
             }
             .run(&device)
             .unwrap();
-            for (got, want) in o.download().iter().zip(&whole.o[last]) {
+            for (got, want) in o.download().unwrap().iter().zip(&whole.o[last]) {
                 // each is within a few units in the last place of the exact value, and |o| <= 5
                 assert!((got - want).abs() < 2e-6, "{got} and {want} on {}", device.describe());
             }
@@ -370,7 +379,7 @@ fn a_decoding_step_depends_on_its_sequence_alone() {
                 }
                 .run(&device)
                 .unwrap();
-                o.download().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+                o.download().unwrap().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
             };
             let together = step(1, 0..lengths.len());
             assert_eq!(together, step(3, 0..lengths.len()), "{}", isa.name());

@@ -116,7 +116,7 @@ fn sized<T: std::fmt::Debug, const N: usize>(values: Vec<T>) -> [T; N] {
 impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usize> Prepared for Run<K, IDS, IN, OUT> {
     fn reset(&mut self) -> Result<()> {
         for (y, before) in self.y.iter_mut().zip(&self.before) {
-            self.device.copy(before.view(), y.view_mut());
+            self.device.copy(before.view(), y.view_mut())?;
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usiz
         let (exact, naive) = self.by_definition.get_or_init(|| (self.exact::<f64>(), self.exact::<f32>()));
         let mut comparisons = Vec::new();
         for j in 0..OUT {
-            let got = self.y[j].download();
+            let got = self.y[j].download().expect("the device works");
             let mut comparison = Comparison::with_naive(K::OUTPUTS[j], &got, &exact[j], &naive[j]);
             let largest = max_error(&vec![0.0; exact[j].len()], &exact[j]);
             comparison.bound += K::FUNCTION_ULPS * f64::from(f32::EPSILON) * largest;
@@ -156,7 +156,10 @@ pub(crate) fn check_thread_counts<const IDS: usize, const IN: usize, const OUT: 
             let device = Device::cpu_with(Some(threads), isa).unwrap();
             let mut run = Run::new(kernel.clone(), Fixed::default(), &device).unwrap();
             run.run().unwrap();
-            let bits = run.y.each_ref().map(|y| y.download().into_iter().map(f32::to_bits).collect::<Vec<_>>());
+            let bits = run
+                .y
+                .each_ref()
+                .map(|y| y.download().expect("the device works").into_iter().map(f32::to_bits).collect::<Vec<_>>());
             let first = first.get_or_insert_with(|| bits.clone());
             assert!(*first == bits, "{threads} threads give other bits than 1 on {}", isa.name());
         }

@@ -74,10 +74,13 @@ impl<T: Element> Buffer<T> {
 
     /// Borrows all of it.
     pub fn view(&self) -> Slice<'_, T> {
-        let at = match &self.storage {
-            Storage::Block(block) => block.as_ptr().cast_const().cast::<T>(),
-            Storage::Shared { at, .. } => *at,
-            Storage::Counted { .. } | Storage::Absent => return Slice::counted(self.len),
+        let at = match (&self.storage, &self.device) {
+            (Storage::Block(block), Device::Cuda(cuda)) => {
+                return Slice::of_cuda(cuda, block.as_ptr().addr() as u64, self.len);
+            }
+            (Storage::Block(block), _) => block.as_ptr().cast_const().cast::<T>(),
+            (Storage::Shared { at, .. }, _) => *at,
+            (Storage::Counted { .. } | Storage::Absent, _) => return Slice::counted(self.len),
         };
         // SAFETY: a block and shared memory each hold at least `len` initialised elements, aligned for T (blocks to 64 bytes;
         // `Device::weights` checked shared memory), and live as long as `self`.
@@ -89,6 +92,9 @@ impl<T: Element> Buffer<T> {
     /// # Panics
     /// If the buffer holds weights that [`Device::weights`] did not copy: the base model is never written.
     pub fn view_mut(&mut self) -> SliceMut<'_, T> {
+        if let (Storage::Block(block), Device::Cuda(cuda)) = (&self.storage, &self.device) {
+            return SliceMut::of_cuda(cuda, block.as_ptr().addr() as u64, self.len);
+        }
         match &self.storage {
             Storage::Block(block) => {
                 // SAFETY: the block holds at least `len` elements, aligned to 64 bytes; `&mut self` makes this the only borrow.
@@ -100,7 +106,10 @@ impl<T: Element> Buffer<T> {
     }
 
     /// Copies the content to the host.
-    pub fn download(&self) -> Vec<T> {
+    ///
+    /// # Errors
+    /// As [`Slice::download`].
+    pub fn download(&self) -> Result<Vec<T>> {
         self.view().download()
     }
 }
@@ -139,6 +148,17 @@ impl Device {
                 let mut copy = self.alloc::<T>(name, len)?;
                 bytemuck::cast_slice_mut::<T, u8>(copy.view_mut().cpu()).copy_from_slice(source);
                 Ok(copy)
+            }
+            (Device::Cuda(_), aligned) => {
+                let copied;
+                let values = match aligned {
+                    Ok(values) => values,
+                    Err(_) => {
+                        copied = bytemuck::pod_collect_to_vec::<u8, T>(source);
+                        &copied
+                    }
+                };
+                self.upload(name, values)
             }
             (Device::Count(_), Ok(_)) => Ok(Buffer { device: self.clone(), name, storage: Storage::Absent, len }),
             (Device::Count(_), Err(_)) => self.alloc(name, len),
@@ -192,11 +212,14 @@ impl WeightBuffer {
     }
 
     /// Copies the content to the host, widened to f32.
-    pub fn download(&self) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// As [`Slice::download`].
+    pub fn download(&self) -> Result<Vec<f32>> {
         match self {
             WeightBuffer::F32(buffer) => buffer.download(),
-            WeightBuffer::F16(buffer) => buffer.download().into_iter().map(f16::to_f32).collect(),
-            WeightBuffer::Bf16(buffer) => buffer.download().into_iter().map(bf16::to_f32).collect(),
+            WeightBuffer::F16(buffer) => Ok(buffer.download()?.into_iter().map(f16::to_f32).collect()),
+            WeightBuffer::Bf16(buffer) => Ok(buffer.download()?.into_iter().map(bf16::to_f32).collect()),
         }
     }
 

@@ -1,20 +1,27 @@
-//! A device that computes nothing and counts memory and operations. Its counts say what a pass would take on the processor,
-//! before the pass runs there.
+//! A device that counts and computes nothing. It tells what a pass takes on another device before it runs there.
 //!
 //! On this device a buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. Downloads are zeros.
 
+use super::Device;
 use super::memory_report::{MemoryCount, MemoryReport};
 use crate::Result;
-use crate::arena::taken;
+use crate::arena::{taken, taken_on_card};
 use crate::cpu::Cpu;
+use crate::cuda::Cuda;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts the memory and the operations that calls would take on a processor. Computes nothing.
 #[derive(Debug)]
 pub struct Count {
-    /// The processor that would run the calls.
-    of: Arc<Cpu>,
+    of: Counted,
     counts: Arc<Mutex<Counts>>,
+}
+
+/// The device whose calls are counted.
+#[derive(Debug, Clone)]
+pub(super) enum Counted {
+    Cpu(Arc<Cpu>),
+    Cuda(Arc<Cuda>),
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +52,13 @@ pub struct Packed {
     pub(crate) of_caller: [usize; 3],
     /// Bytes of each area of every other thread.
     pub(crate) of_others: [usize; 3],
+}
+
+impl Cost {
+    /// The cost of a call that only computes.
+    pub(crate) fn of_operations(operations: f64) -> Cost {
+        Cost { operations, ..Cost::default() }
+    }
 }
 
 impl Packed {
@@ -82,7 +96,7 @@ pub(super) struct CountedBlock {
 
 impl Count {
     /// Makes a device that counts what calls would take on `of`.
-    pub(super) fn new(of: Arc<Cpu>) -> Count {
+    pub(super) fn new(of: Counted) -> Count {
         Count { of, counts: Arc::default() }
     }
 
@@ -91,15 +105,29 @@ impl Count {
         Count::new(self.of.clone())
     }
 
-    /// The processor that would run the calls.
-    pub(crate) fn of(&self) -> &Cpu {
-        &self.of
+    /// The processor whose calls are counted. `None` for a card.
+    pub(crate) fn cpu(&self) -> Option<&Cpu> {
+        match &self.of {
+            Counted::Cpu(cpu) => Some(cpu),
+            Counted::Cuda(_) => None,
+        }
+    }
+
+    /// The device whose calls are counted.
+    pub(super) fn of(&self) -> Device {
+        match &self.of {
+            Counted::Cpu(cpu) => Device::Cpu(cpu.clone()),
+            Counted::Cuda(cuda) => Device::Cuda(cuda.clone()),
+        }
     }
 
     /// Counts a block of `bytes` bytes, rounded up as in the arena, until it is dropped.
     pub(super) fn take(&self, name: &'static str, bytes: usize) -> CountedBlock {
         // a size that no machine has is counted too: the plan that compares the count with its limit refuses it
-        let bytes = taken(bytes);
+        let bytes = match self.of {
+            Counted::Cpu(_) => taken(bytes),
+            Counted::Cuda(_) => taken_on_card(bytes),
+        };
         lock(&self.counts).memory.add(name, bytes);
         CountedBlock { counts: self.counts.clone(), name, bytes }
     }

@@ -47,19 +47,32 @@ impl Device {
 
     /// Copies `from` to `to`, which must have the same length, with all threads. Rounds f32 if `to` is bf16.
     ///
+    /// # Errors
+    /// [`crate::KernelError::Driver`] if the GPU has failed.
+    ///
     /// # Panics
     /// If the lengths differ.
-    pub fn copy_float(&self, from: FloatSlice<'_>, to: FloatSliceMut<'_>) {
+    pub fn copy_float(&self, from: FloatSlice<'_>, to: FloatSliceMut<'_>) -> Result<()> {
         assert_eq!(from.len(), to.len(), "a copy is as long as what it copies");
         match self {
             Device::Cpu(cpu) => match (from, to) {
-                (FloatSlice::F32(from), FloatSliceMut::F32(to)) => self.copy(from, to),
-                (FloatSlice::Bf16(from), FloatSliceMut::Bf16(to)) => self.copy(from, to),
+                (FloatSlice::F32(from), FloatSliceMut::F32(to)) => return self.copy(from, to),
+                (FloatSlice::Bf16(from), FloatSliceMut::Bf16(to)) => return self.copy(from, to),
                 (FloatSlice::F32(from), FloatSliceMut::Bf16(to)) => cpu.convert(from.cpu(), to.cpu()),
                 (FloatSlice::Bf16(from), FloatSliceMut::F32(to)) => cpu.convert(from.cpu(), to.cpu()),
             },
+            Device::Cuda(cuda) => {
+                let len = from.len();
+                return match (from, to) {
+                    (FloatSlice::F32(from), FloatSliceMut::F32(to)) => cuda.copy(to.cuda(), from.cuda(), len),
+                    (FloatSlice::Bf16(from), FloatSliceMut::Bf16(to)) => cuda.copy(to.cuda(), from.cuda(), len),
+                    (FloatSlice::F32(from), FloatSliceMut::Bf16(to)) => cuda.narrow(to.cuda(), from.cuda(), len),
+                    (FloatSlice::Bf16(from), FloatSliceMut::F32(to)) => cuda.widen(to.cuda(), from.cuda(), len),
+                };
+            }
             Device::Count(_) => {}
         }
+        Ok(())
     }
 }
 
@@ -96,7 +109,10 @@ impl FloatBuffer {
     }
 
     /// Copies the content to the host, widened to f32.
-    pub fn download(&self) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// As [`Slice::download`].
+    pub fn download(&self) -> Result<Vec<f32>> {
         self.view().download()
     }
 }
@@ -155,10 +171,13 @@ impl<'a> FloatSlice<'a> {
     }
 
     /// Copies the content to the host, widened to f32.
-    pub fn download(&self) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// As [`Slice::download`].
+    pub fn download(&self) -> Result<Vec<f32>> {
         match self {
             FloatSlice::F32(slice) => slice.download(),
-            FloatSlice::Bf16(slice) => slice.download().into_iter().map(bf16::to_f32).collect(),
+            FloatSlice::Bf16(slice) => Ok(slice.download()?.into_iter().map(bf16::to_f32).collect()),
         }
     }
 }

@@ -101,7 +101,7 @@ impl<'a> IndexSlice<'a> {
 
     /// Returns the place and the value of the first index outside `allowed`. Reads the indices only if their bounds are not
     /// inside `allowed`, or if one of the indices is [`IGNORE`].
-    pub(crate) fn first_outside(self, allowed: Range<usize>) -> Option<(usize, u32)> {
+    pub(crate) fn first_outside(self, allowed: Range<usize>) -> Result<Option<(usize, u32)>> {
         if self.bounds.ignore {
             self.find(|index| !allowed.contains(&index))
         } else {
@@ -110,17 +110,17 @@ impl<'a> IndexSlice<'a> {
     }
 
     /// As [`IndexSlice::first_outside`], but lets [`IGNORE`] pass.
-    pub(crate) fn first_scored_outside(self, allowed: Range<usize>) -> Option<(usize, u32)> {
+    pub(crate) fn first_scored_outside(self, allowed: Range<usize>) -> Result<Option<(usize, u32)>> {
         let within =
             |(smallest, largest): (u32, u32)| smallest as usize >= allowed.start && (largest as usize) < allowed.end;
         if self.bounds.range.is_none_or(within) {
-            return None;
+            return Ok(None);
         }
         self.find(|index| index != IGNORE as usize && !allowed.contains(&index))
     }
 
-    fn find(self, wrong: impl Fn(usize) -> bool) -> Option<(usize, u32)> {
-        self.values.download().into_iter().enumerate().find(|(_, index)| wrong(*index as usize))
+    fn find(self, wrong: impl Fn(usize) -> bool) -> Result<Option<(usize, u32)>> {
+        Ok(self.values.download()?.into_iter().enumerate().find(|(_, index)| wrong(*index as usize)))
     }
 }
 
@@ -132,23 +132,23 @@ mod tests {
     fn bounds_answer_for_the_indices() {
         let device = Device::cpu(Some(1)).unwrap();
         let indices = device.upload_indices("test", &[3, 7, 2]).unwrap();
-        assert_eq!(indices.view().first_outside(0..8), None);
-        assert_eq!(indices.view().first_outside(0..7), Some((1, 7)));
-        assert_eq!(indices.view().first_outside(3..8), Some((2, 2)));
+        assert_eq!(indices.view().first_outside(0..8).unwrap(), None);
+        assert_eq!(indices.view().first_outside(0..7).unwrap(), Some((1, 7)));
+        assert_eq!(indices.view().first_outside(3..8).unwrap(), Some((2, 2)));
         assert_eq!(
-            indices.view().range(0..1).first_outside(0..4),
+            indices.view().range(0..1).first_outside(0..4).unwrap(),
             None,
             "the bound of the whole, the places of the part"
         );
-        assert_eq!(device.upload_indices("test", &[]).unwrap().view().first_outside(0..0), None);
+        assert_eq!(device.upload_indices("test", &[]).unwrap().view().first_outside(0..0).unwrap(), None);
     }
 
     #[test]
     fn an_ignored_index_is_one_only_where_none_may_be_ignored() {
         let device = Device::cpu(Some(1)).unwrap();
         let indices = device.upload_indices("test", &[1, IGNORE, 4]).unwrap();
-        assert_eq!(indices.view().first_outside(0..5), Some((1, IGNORE)));
-        assert_eq!(indices.view().first_scored_outside(0..5), None);
-        assert_eq!(indices.view().first_scored_outside(0..4), Some((2, 4)));
+        assert_eq!(indices.view().first_outside(0..5).unwrap(), Some((1, IGNORE)));
+        assert_eq!(indices.view().first_scored_outside(0..5).unwrap(), None);
+        assert_eq!(indices.view().first_scored_outside(0..4).unwrap(), Some((2, 4)));
     }
 }

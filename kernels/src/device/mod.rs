@@ -16,6 +16,7 @@ pub use crate::cpu::KernelTime;
 pub use crate::formats::{Element, FloatDtype, WeightDtype};
 pub use buffer::{Buffer, WeightBuffer, WeightSlice};
 pub(crate) use count::Cost;
+use count::Counted;
 pub use count::{Count, Packed};
 pub use float::{Columns, FloatBuffer, FloatSlice, FloatSliceMut};
 pub use indices::{IGNORE, IndexSlice, Indices};
@@ -26,6 +27,7 @@ pub(crate) use widened::Widened;
 use crate::Result;
 use crate::cpu::threads::blocks::BLOCK;
 use crate::cpu::{Cpu, Isa, Timed};
+use crate::cuda::Cuda;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -34,7 +36,9 @@ use std::sync::Arc;
 pub enum Device {
     /// This machine's processor, through one pool of threads.
     Cpu(Arc<Cpu>),
-    /// No real device: counts what calls would take on the processor.
+    /// A GPU of NVIDIA's.
+    Cuda(Arc<Cuda>),
+    /// No device: counts what calls would take on another one.
     Count(Arc<Count>),
 }
 
@@ -51,6 +55,9 @@ impl Headroom {
     /// The headroom of the host. What `share` leaves is for the pages of the mapped weights and for everything else on the machine.
     /// On a model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks held.
     pub const HOST: Headroom = Headroom { share: 0.4, uncounted: 12 };
+
+    /// The headroom of a card, which is this program's alone. What `share` leaves is for the kernels' code and for the screen.
+    pub const CARD: Headroom = Headroom { share: 0.95, uncounted: 50 };
 
     /// Bytes that a plan may fill under a limit of `limit` bytes.
     pub fn room(self, limit: u64) -> u64 {
@@ -82,10 +89,25 @@ impl Device {
         Ok(Device::Cpu(Arc::new(Cpu::new(threads, isa)?)))
     }
 
+    /// The GPU with this number, with `threads` threads of the host beside it.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::NoDevice`], [`crate::KernelError::Driver`], and those of [`Device::cpu`].
+    pub fn cuda(ordinal: usize, threads: Option<usize>) -> Result<Device> {
+        Ok(Device::Cuda(Arc::new(Cuda::open(ordinal, threads)?)))
+    }
+
+    /// Returns the name of the first GPU that [`Device::cuda`] could open. `None` if there is none, or if it is the machine that
+    /// tests use.
+    pub fn card() -> Option<String> {
+        Cuda::first().filter(|name| name != TEST_CARD)
+    }
+
     /// Makes a counter of what calls would take on this device. Wrap it in [`Device::Count`] and run the calls on that.
     pub fn count(&self) -> Arc<Count> {
         match self {
-            Device::Cpu(cpu) => Arc::new(Count::new(cpu.clone())),
+            Device::Cpu(cpu) => Arc::new(Count::new(Counted::Cpu(cpu.clone()))),
+            Device::Cuda(cuda) => Arc::new(Count::new(Counted::Cuda(cuda.clone()))),
             Device::Count(count) => Arc::new(count.again()),
         }
     }
@@ -98,6 +120,7 @@ impl Device {
     pub fn alloc<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
         match self {
             Device::Cpu(cpu) => Ok(Buffer::from_block(self.clone(), name, cpu.take(name, bytes_of::<T>(len))?, len)),
+            Device::Cuda(cuda) => Ok(Buffer::from_block(self.clone(), name, cuda.take(name, bytes_of::<T>(len))?, len)),
             Device::Count(count) => Ok(Buffer::counted(self.clone(), name, count.take(name, bytes_of::<T>(len)), len)),
         }
     }
@@ -114,6 +137,7 @@ impl Device {
             Device::Cpu(cpu) => {
                 cpu.for_each_block(buffer.view_mut().cpu().chunks_mut(BLOCK), |block| block.fill(T::zeroed()));
             }
+            Device::Cuda(cuda) => cuda.clear(buffer.view_mut().cuda(), len)?,
             Device::Count(_) => {}
         }
         Ok(buffer)
@@ -127,6 +151,7 @@ impl Device {
         let mut buffer = self.alloc(name, data.len())?;
         match self {
             Device::Cpu(_) => buffer.view_mut().cpu().copy_from_slice(data),
+            Device::Cuda(cuda) => cuda.upload(buffer.view_mut().cuda(), data)?,
             Device::Count(_) => {}
         }
         Ok(buffer)
@@ -134,38 +159,71 @@ impl Device {
 
     /// Copies `from` to `to`, which must have the same length, with all threads.
     ///
+    /// # Errors
+    /// [`crate::KernelError::Driver`] if the GPU has failed.
+    ///
     /// # Panics
     /// If the lengths differ.
-    pub fn copy<T: Element>(&self, from: Slice<'_, T>, to: SliceMut<'_, T>) {
+    pub fn copy<T: Element>(&self, from: Slice<'_, T>, to: SliceMut<'_, T>) -> Result<()> {
         assert_eq!(from.len(), to.len(), "a copy is as long as what it copies");
         match self {
             Device::Cpu(cpu) => {
                 let blocks = from.cpu().chunks(BLOCK).zip(to.cpu().chunks_mut(BLOCK));
                 cpu.for_each_block(blocks, |(from, to)| to.copy_from_slice(from));
             }
+            Device::Cuda(cuda) => {
+                let len = from.len();
+                cuda.copy(to.cuda(), from.cuda(), len)?;
+            }
             Device::Count(_) => {}
         }
+        Ok(())
     }
 
     /// Waits until the device has done everything that was asked of it. Call it before a clock is read. On the processor a
     /// kernel call is done when it returns.
-    pub fn synchronize(&self) {
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Driver`] if the GPU has failed.
+    pub fn synchronize(&self) -> Result<()> {
         match self {
-            Device::Cpu(_) | Device::Count(_) => {}
+            Device::Cuda(cuda) => cuda.synchronize(),
+            Device::Cpu(_) | Device::Count(_) => Ok(()),
         }
     }
 
-    /// Bytes that this program could still get of the device's memory.
+    /// Bytes of the device's memory that this program could hold: what is free, and on a card also what its arena has mapped, since
+    /// the base weights live there.
     pub fn free_bytes(&self) -> u64 {
         match self {
+            // a card that does not answer has no memory; the next call says why
+            Device::Cuda(cuda) => cuda.free_bytes().unwrap_or(0) + cuda.memory().mapped as u64,
             Device::Cpu(_) | Device::Count(_) => crate::cpu::free_bytes(),
         }
+    }
+
+    /// Whether kernels read mapped weights where they are, in the memory of the host.
+    pub fn reads_host_memory(&self) -> bool {
+        !matches!(self, Device::Cuda(_))
     }
 
     /// How much of the memory a plan may use.
     pub fn headroom(&self) -> Headroom {
         match self {
+            Device::Cuda(_) => Headroom::CARD,
             Device::Cpu(_) | Device::Count(_) => Headroom::HOST,
+        }
+    }
+
+    /// Makes sure that all blocks together may take `bytes` bytes. On a card that memory is mapped now, in one piece, so that a run
+    /// which starts does not run out of memory later because another program took it.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::OutOfMemory`] if the card has not so much.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        match self {
+            Device::Cuda(cuda) => cuda.reserve(usize::try_from(bytes).unwrap_or(usize::MAX)),
+            Device::Cpu(_) | Device::Count(_) => Ok(()),
         }
     }
 
@@ -173,6 +231,7 @@ impl Device {
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self {
             Device::Cpu(cpu) => cpu.install(work),
+            Device::Cuda(cuda) => cuda.host().install(work),
             Device::Count(_) => work(),
         }
     }
@@ -181,6 +240,7 @@ impl Device {
     pub fn threads(&self) -> usize {
         match self {
             Device::Cpu(cpu) => cpu.threads(),
+            Device::Cuda(cuda) => cuda.host().threads(),
             Device::Count(count) => count.of().threads(),
         }
     }
@@ -189,6 +249,7 @@ impl Device {
     pub fn memory(&self) -> MemoryReport {
         match self {
             Device::Cpu(cpu) => cpu.memory(),
+            Device::Cuda(cuda) => cuda.memory(),
             Device::Count(count) => count.report(),
         }
     }
@@ -197,7 +258,8 @@ impl Device {
     pub fn kernel_times(&self) -> BTreeMap<&'static str, KernelTime> {
         match self {
             Device::Cpu(cpu) => cpu.kernel_times(),
-            Device::Count(_) => BTreeMap::new(),
+            // a launch returns before its kernel has run, so the host has no time to count
+            Device::Cuda(_) | Device::Count(_) => BTreeMap::new(),
         }
     }
 
@@ -206,6 +268,7 @@ impl Device {
         let _timed = self.timed(kernel);
         match self {
             Device::Cpu(cpu) => on_cpu(cpu),
+            Device::Cuda(_) => return Err(crate::KernelError::NotOnDevice { kernel, device: "cuda" }),
             Device::Count(_) => {}
         }
         Ok(())
@@ -215,7 +278,7 @@ impl Device {
     pub(crate) fn timed(&self, kernel: &'static str) -> Option<Timed<'_>> {
         match self {
             Device::Cpu(cpu) => Some(cpu.timed(kernel)),
-            Device::Count(_) => None,
+            Device::Cuda(_) | Device::Count(_) => None,
         }
     }
 
@@ -224,7 +287,8 @@ impl Device {
     pub fn has_bf16_unit(&self) -> bool {
         match self {
             Device::Cpu(cpu) => cpu.isa().has_bf16_unit(),
-            Device::Count(count) => count.of().isa().has_bf16_unit(),
+            Device::Cuda(_) => false,
+            Device::Count(count) => count.of().has_bf16_unit(),
         }
     }
 
@@ -233,7 +297,8 @@ impl Device {
     pub fn arithmetic(&self) -> String {
         match self {
             Device::Cpu(cpu) => format!("cpu {}", cpu.isa().name()),
-            Device::Count(count) => format!("none, counted as cpu {}", count.of().isa().name()),
+            Device::Cuda(cuda) => cuda.arithmetic(),
+            Device::Count(count) => format!("none, counted as {}", count.of().arithmetic()),
         }
     }
 
@@ -244,6 +309,7 @@ impl Device {
                 let threads = self.threads();
                 format!("cpu, {threads} thread{}, {}", if threads == 1 { "" } else { "s" }, cpu.isa().name())
             }
+            Device::Cuda(cuda) => cuda.describe(),
             Device::Count(_) => self.arithmetic(),
         }
     }
@@ -253,6 +319,9 @@ impl Device {
 fn bytes_of<T>(len: usize) -> usize {
     len.saturating_mul(size_of::<T>())
 }
+
+/// The name of the card that runs PTX on the processor, for tests.
+const TEST_CARD: &str = "PTX machine";
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,10 @@
 //! Borrowed elements of a buffer. This crate's kernels read and write them. Outside the crate a slice can only be cut, passed on,
 //! downloaded, filled and copied. On a device that counts, a slice is a length.
 
+use crate::Result;
+use crate::cuda::{Cuda, Ptr, PtrMut};
 use crate::formats::Element;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Borrowed elements of a [`super::Buffer`].
@@ -16,6 +19,7 @@ pub struct SliceMut<'a, T>(ElementsMut<'a, T>);
 #[derive(Debug, Clone, Copy)]
 enum Elements<'a, T> {
     Cpu(&'a [T]),
+    Cuda(Span<'a, T>),
     Counted { len: usize },
 }
 
@@ -23,7 +27,27 @@ enum Elements<'a, T> {
 #[derive(Debug)]
 enum ElementsMut<'a, T> {
     Cpu(&'a mut [T]),
-    Counted { len: usize },
+    /// Nobody else has them: it is not copied.
+    Cuda(Span<'a, T>),
+    Counted {
+        len: usize,
+    },
+}
+
+/// Elements in the memory of a GPU: an address that only kernels follow.
+#[derive(Debug, Clone, Copy)]
+struct Span<'a, T> {
+    at: u64,
+    len: usize,
+    home: &'a Cuda,
+    of: PhantomData<&'a [T]>,
+}
+
+impl<'a, T> Span<'a, T> {
+    fn range(self, range: Range<usize>) -> Span<'a, T> {
+        let len = len_of(range.clone(), self.len);
+        Span { at: self.at + (range.start * size_of::<T>()) as u64, len, ..self }
+    }
 }
 
 impl<'a, T: Element> Slice<'a, T> {
@@ -37,10 +61,24 @@ impl<'a, T: Element> Slice<'a, T> {
         Slice(Elements::Counted { len })
     }
 
+    /// Memory of a GPU.
+    pub(crate) fn of_cuda(home: &'a Cuda, at: u64, len: usize) -> Slice<'a, T> {
+        Slice(Elements::Cuda(Span { at, len, home, of: PhantomData }))
+    }
+
+    /// The address of the elements, for a kernel's CUDA version.
+    pub(crate) fn cuda(self) -> Ptr<T> {
+        match self.0 {
+            Elements::Cuda(span) => Ptr::new(span.at),
+            Elements::Cpu(_) | Elements::Counted { .. } => panic!("{OF_ANOTHER_DEVICE}"),
+        }
+    }
+
     /// The elements, for a kernel's CPU version.
     pub(crate) fn cpu(self) -> &'a [T] {
         match self.0 {
             Elements::Cpu(elements) => elements,
+            Elements::Cuda(_) => panic!("{OF_ANOTHER_DEVICE}"),
             Elements::Counted { .. } => panic!("{NOT_THERE}"),
         }
     }
@@ -49,7 +87,7 @@ impl<'a, T: Element> Slice<'a, T> {
     pub(crate) fn cpu_or_none(self) -> &'a [T] {
         match self.0 {
             Elements::Cpu(elements) => elements,
-            Elements::Counted { .. } => &[],
+            Elements::Cuda(_) | Elements::Counted { .. } => &[],
         }
     }
 
@@ -57,6 +95,7 @@ impl<'a, T: Element> Slice<'a, T> {
     pub fn len(&self) -> usize {
         match self.0 {
             Elements::Cpu(elements) => elements.len(),
+            Elements::Cuda(span) => span.len,
             Elements::Counted { len } => len,
         }
     }
@@ -70,16 +109,21 @@ impl<'a, T: Element> Slice<'a, T> {
     pub fn range(&self, range: Range<usize>) -> Slice<'a, T> {
         match self.0 {
             Elements::Cpu(elements) => Slice::of_cpu(&elements[range]),
+            Elements::Cuda(span) => Slice(Elements::Cuda(span.range(range))),
             Elements::Counted { len } => Slice::counted(len_of(range, len)),
         }
     }
 
-    /// Copies the content to the host: for per-sequence log-probs, metrics, saved adapters and tests. On a device that counts, the
-    /// content is zeros.
-    pub fn download(&self) -> Vec<T> {
+    /// Copies the content to the host: for per-sequence log-probs, metrics, saved adapters and tests. Waits for what was queued
+    /// before.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Driver`] if the GPU has failed.
+    pub fn download(&self) -> Result<Vec<T>> {
         match self.0 {
-            Elements::Cpu(elements) => elements.to_vec(),
-            Elements::Counted { len } => vec![T::zeroed(); len],
+            Elements::Cpu(elements) => Ok(elements.to_vec()),
+            Elements::Cuda(Span { at, len, home, .. }) => home.download(Ptr::new(at), len),
+            Elements::Counted { len } => Ok(vec![T::zeroed(); len]),
         }
     }
 }
@@ -95,10 +139,24 @@ impl<'a, T: Element> SliceMut<'a, T> {
         SliceMut(ElementsMut::Counted { len })
     }
 
+    /// Memory of a GPU that nobody else has.
+    pub(crate) fn of_cuda(home: &'a Cuda, at: u64, len: usize) -> SliceMut<'a, T> {
+        SliceMut(ElementsMut::Cuda(Span { at, len, home, of: PhantomData }))
+    }
+
+    /// The address of the elements, for a kernel's CUDA version.
+    pub(crate) fn cuda(self) -> PtrMut<T> {
+        match self.0 {
+            ElementsMut::Cuda(span) => PtrMut::new(span.at),
+            ElementsMut::Cpu(_) | ElementsMut::Counted { .. } => panic!("{OF_ANOTHER_DEVICE}"),
+        }
+    }
+
     /// The elements, for a kernel's CPU version.
     pub(crate) fn cpu(self) -> &'a mut [T] {
         match self.0 {
             ElementsMut::Cpu(elements) => elements,
+            ElementsMut::Cuda(_) => panic!("{OF_ANOTHER_DEVICE}"),
             ElementsMut::Counted { .. } => panic!("{NOT_THERE}"),
         }
     }
@@ -107,7 +165,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
     pub(crate) fn cpu_or_none(self) -> &'a mut [T] {
         match self.0 {
             ElementsMut::Cpu(elements) => elements,
-            ElementsMut::Counted { .. } => &mut [],
+            ElementsMut::Cuda(_) | ElementsMut::Counted { .. } => &mut [],
         }
     }
 
@@ -125,6 +183,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
     pub fn as_slice(&self) -> Slice<'_, T> {
         match &self.0 {
             ElementsMut::Cpu(elements) => Slice::of_cpu(elements),
+            ElementsMut::Cuda(span) => Slice(Elements::Cuda(*span)),
             ElementsMut::Counted { len } => Slice::counted(*len),
         }
     }
@@ -133,6 +192,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
     pub fn reborrow(&mut self) -> SliceMut<'_, T> {
         match &mut self.0 {
             ElementsMut::Cpu(elements) => SliceMut::of_cpu(elements),
+            ElementsMut::Cuda(span) => SliceMut(ElementsMut::Cuda(*span)),
             ElementsMut::Counted { len } => SliceMut::counted(*len),
         }
     }
@@ -141,18 +201,27 @@ impl<'a, T: Element> SliceMut<'a, T> {
     pub fn range(self, range: Range<usize>) -> SliceMut<'a, T> {
         match self.0 {
             ElementsMut::Cpu(elements) => SliceMut::of_cpu(&mut elements[range]),
+            ElementsMut::Cuda(span) => SliceMut(ElementsMut::Cuda(span.range(range))),
             ElementsMut::Counted { len } => SliceMut::counted(len_of(range, len)),
         }
     }
 
-    /// Sets every element to `value`.
-    pub fn fill(&mut self, value: T) {
+    /// Sets every element, on one thread.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Driver`] if the GPU has failed.
+    pub fn fill(&mut self, value: T) -> Result<()> {
         match &mut self.0 {
             ElementsMut::Cpu(elements) => elements.fill(value),
+            ElementsMut::Cuda(Span { at, len, home, .. }) => home.upload(PtrMut::new(*at), &vec![value; *len])?,
             ElementsMut::Counted { .. } => {}
         }
+        Ok(())
     }
 }
+
+/// Why a kernel cannot follow a pointer: a defect of the caller.
+const OF_ANOTHER_DEVICE: &str = "an operand of another device";
 
 /// Message of the panic if the CPU version of a kernel runs on a device that counts: a defect of the code that called it.
 const NOT_THERE: &str = "this memory is counted and not there";

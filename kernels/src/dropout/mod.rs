@@ -7,6 +7,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::error::{check_dtype, check_len, check_size};
@@ -45,6 +46,9 @@ impl Dropout<'_> {
         check_dtype("dropout", "y", self.y.dtype(), self.x.dtype())?;
         check_size("dropout", "cols", self.cols, self.cols > 0, "at least 1")?;
         assert!((0.0..1.0).contains(&self.p), "a dropout probability is checked where the user gives it");
+        if let Device::Cuda(cuda) = device {
+            return cuda::dropout(cuda, self);
+        }
         device.run("dropout", |cpu| cpu::dropout(cpu, self))
     }
 }

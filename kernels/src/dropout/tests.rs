@@ -17,12 +17,53 @@ fn apply(device: &Device, cols: usize, p: f32, key: Key, first_row: u64, x: &[f3
     Dropout { rows, cols, p, key, numbers: numbers.view(), x: x.view().into(), y: y.view_mut().into() }
         .run(device)
         .unwrap();
-    y.download()
+    y.download().unwrap()
 }
 
 #[test]
 fn agrees_with_the_reference() {
     check_all(case::cases());
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda {
+    use super::*;
+    use crate::case::card::{Card, check_on_cards};
+    use half::bf16;
+
+    #[test]
+    fn agrees_with_the_reference() {
+        check_on_cards(super::case::cases());
+    }
+
+    /// Both formats, row numbers on both sides of 2^32, a share that drops next to nothing and one that drops next to all.
+    #[test]
+    fn numbers_are_those_of_the_processor_bit_for_bit() {
+        let card = Card::checked();
+        let host = device(1);
+        for (rows, cols, p) in [(7, 1030, 0.1), (5, 67, 0.5), (3, 130, 0.999_999), (3, 130, 1e-9), (4, 3, 0.0)] {
+            let key = Key::new(0x1234_5678_9abc_def0, u64::MAX - 3, 77);
+            let numbers: Vec<u64> = (0..rows as u64).map(|row| (1 << 32) + 2 - row).collect();
+            let x = Inputs::of(&[rows, cols]).normal(rows * cols, 1.0);
+            let narrow: Vec<bf16> = x.iter().map(|&x| bf16::from_f32(x)).collect();
+            let on = |device: &Device| {
+                let numbers = device.upload("numbers", &numbers).unwrap();
+                let numbers = numbers.view();
+                let (from, mut to) = (device.upload("x", &x).unwrap(), device.alloc::<f32>("y", x.len()).unwrap());
+                let (f32s, y) = (FloatSlice::F32(from.view()), FloatSliceMut::F32(to.view_mut()));
+                Dropout { rows, cols, p, key, numbers, x: f32s, y }.run(device).unwrap();
+                let wide: Vec<u32> = to.download().unwrap().into_iter().map(f32::to_bits).collect();
+                let (from, mut to) =
+                    (device.upload("x", &narrow).unwrap(), device.alloc::<bf16>("y", x.len()).unwrap());
+                let (bf16s, y) = (FloatSlice::Bf16(from.view()), FloatSliceMut::Bf16(to.view_mut()));
+                Dropout { rows, cols, p, key, numbers, x: bf16s, y }.run(device).unwrap();
+                let narrow: Vec<u16> = to.download().unwrap().into_iter().map(bf16::to_bits).collect();
+                (wide, narrow)
+            };
+            assert!(on(&card) == on(&host), "[{rows}, {cols}] p {p}");
+        }
+        card.assert_silent();
+    }
 }
 
 /// The kept share of `n` draws has a standard deviation of `sqrt(p (1 - p) / n)`. A share is off by more than five standard

@@ -2,6 +2,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::error::{check_len, check_size};
@@ -36,8 +37,11 @@ impl Forward<'_> {
         check_len(KERNEL, "y", self.y.len(), self.rows.saturating_mul(self.hidden_size))?;
         check_size(KERNEL, "hidden_size", self.hidden_size, self.hidden_size > 0, "at least 1")?;
         let vocab_size = self.vocab_size;
-        if let Some((row, id)) = self.ids.first_outside(0..vocab_size) {
+        if let Some((row, id)) = self.ids.first_outside(0..vocab_size)? {
             return Err(KernelError::TokenId { kernel: KERNEL, row, id, vocab_size });
+        }
+        if let Device::Cuda(cuda) = device {
+            return cuda::forward(cuda, self);
         }
         device.run(KERNEL, |cpu| cpu::forward(cpu, self))
     }

@@ -48,51 +48,85 @@ fn at(device: &Device, activation: Activation, gate: f32) -> [f32; 3] {
     Forward { rows: 1, cols: 1, activation, gate_up, y: y.view_mut().into() }.run(device).unwrap();
     let d_gate_up = dx.view_mut().into();
     Backward { rows: 1, cols: 1, activation, gate_up, dy, d_gate_up }.run(device).unwrap();
-    let dx = dx.download();
-    [y.download()[0], dx[0], dx[1]]
+    let dx = dx.download().unwrap();
+    [y.download().unwrap()[0], dx[0], dx[1]]
 }
 
 /// bf16 operands are computed in f32, and each result is rounded once.
-#[test]
-fn operands_of_bf16_give_the_result_of_f32_rounded() {
+fn check_bf16(device: &Device) {
     let (rows, cols) = (5, 45);
     let mut inputs = Inputs::of(&[rows, cols]);
     let (x, dy) = (inputs.normal_bf16(rows * 2 * cols, 3.0), inputs.normal_bf16(rows * cols, 1.0));
     let wide = |values: &[bf16]| -> Vec<f32> { values.iter().map(|x| x.to_f32()).collect() };
+    for activation in BOTH {
+        let run = |x: &FloatBuffer, dy: &FloatBuffer| {
+            let mut y = device.alloc_float("y", x.dtype(), rows * cols).unwrap();
+            let mut dx = device.alloc_float("dx", x.dtype(), rows * 2 * cols).unwrap();
+            let gate_up = x.view();
+            Forward { rows, cols, activation, gate_up, y: y.view_mut() }.run(device).unwrap();
+            let d_gate_up = dx.view_mut();
+            Backward { rows, cols, activation, gate_up, dy: dy.view(), d_gate_up }.run(device).unwrap();
+            [y.download().unwrap(), dx.download().unwrap()].concat()
+        };
+        let narrow = |values: &[bf16]| FloatBuffer::Bf16(device.upload("narrow", values).unwrap());
+        let widened = |values: &[bf16]| FloatBuffer::F32(device.upload("wide", &wide(values)).unwrap());
+        let want: Vec<f32> = run(&widened(&x), &widened(&dy)).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
+        assert_eq!(run(&narrow(&x), &narrow(&dy)), want, "{activation:?} on {}", device.describe());
+    }
+}
+
+#[test]
+fn operands_of_bf16_give_the_result_of_f32_rounded() {
     for isa in Isa::available() {
-        let device = Device::cpu_with(Some(2), isa).unwrap();
-        for activation in BOTH {
-            let run = |x: &FloatBuffer, dy: &FloatBuffer| {
-                let mut y = device.alloc_float("y", x.dtype(), rows * cols).unwrap();
-                let mut dx = device.alloc_float("dx", x.dtype(), rows * 2 * cols).unwrap();
-                let gate_up = x.view();
-                Forward { rows, cols, activation, gate_up, y: y.view_mut() }.run(&device).unwrap();
-                let d_gate_up = dx.view_mut();
-                Backward { rows, cols, activation, gate_up, dy: dy.view(), d_gate_up }.run(&device).unwrap();
-                [y.download(), dx.download()].concat()
-            };
-            let narrow = |values: &[bf16]| FloatBuffer::Bf16(device.upload("narrow", values).unwrap());
-            let widened = |values: &[bf16]| FloatBuffer::F32(device.upload("wide", &wide(values)).unwrap());
-            let want: Vec<f32> =
-                run(&widened(&x), &widened(&dy)).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
-            assert_eq!(run(&narrow(&x), &narrow(&dy)), want, "{activation:?} on {}", isa.name());
+        check_bf16(&Device::cpu_with(Some(2), isa).unwrap());
+    }
+}
+
+fn check_extremes(device: &Device) {
+    for activation in BOTH {
+        let place = format!("{activation:?} on {}", device.describe());
+        assert_eq!(at(device, activation, 100.0), [100.0, 1.0, 100.0], "{place}");
+        // the smallest sigmoid is 2e-35, times the gate and its slope of 4e3
+        for value in at(device, activation, -100.0) {
+            assert!(value.abs() < 1e-28, "{place}: {value}");
         }
+        assert!(at(device, activation, f32::NAN).iter().all(|x| x.is_nan()), "{place}");
+        assert_eq!(at(device, activation, 0.0), [0.0, 0.5, 0.0], "{place}");
     }
 }
 
 #[test]
 fn large_gates_saturate_and_nan_propagates() {
     for isa in Isa::available() {
-        let device = Device::cpu_with(Some(1), isa).unwrap();
-        for activation in BOTH {
-            assert_eq!(at(&device, activation, 100.0), [100.0, 1.0, 100.0], "{activation:?} on {}", isa.name());
-            // the sigmoid is at most 2e-35, times the gate of 100 and, in GELU, the slope of 2e3
-            for value in at(&device, activation, -100.0) {
-                assert!(value.abs() < 1e-28, "{activation:?} on {}: {value}", isa.name());
-            }
-            assert!(at(&device, activation, f32::NAN).iter().all(|x| x.is_nan()), "{activation:?} on {}", isa.name());
-            assert_eq!(at(&device, activation, 0.0), [0.0, 0.5, 0.0], "{activation:?} on {}", isa.name());
-        }
+        check_extremes(&Device::cpu_with(Some(1), isa).unwrap());
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda {
+    use super::*;
+    use crate::case::card::{Card, check_on_cards};
+
+    #[test]
+    fn agrees_with_the_reference() {
+        check_on_cards(case::cases());
+    }
+
+    /// Runs a test on a card with every checker.
+    fn on_a_card(test: impl FnOnce(&Device)) {
+        let card = Card::checked();
+        test(&card);
+        card.assert_silent();
+    }
+
+    #[test]
+    fn operands_of_bf16_give_the_result_of_f32_rounded() {
+        on_a_card(check_bf16);
+    }
+
+    #[test]
+    fn large_gates_saturate_and_nan_propagates() {
+        on_a_card(check_extremes);
     }
 }
 

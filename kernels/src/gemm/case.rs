@@ -208,7 +208,8 @@ impl Run {
     fn reference(&self) -> ByReference {
         let Shape { layout, alpha, accumulate, precision, .. } = self.shape;
         let [left_side, right_side, [rows, cols]] = self.shape.sides();
-        let (left, right) = (self.left.download(), self.right.download());
+        let (left, right) =
+            (self.left.download().expect("the device works"), self.right.download().expect("the device works"));
         let (sampled_rows, sampled_cols) = (sample(rows), sample(cols));
         let [all_left, all_right] = [left_side, right_side].map(|[rows, cols]| [all(rows), all(cols)]);
         // the parts of the operands that the sampled outputs need, and the sizes of that smaller product
@@ -236,7 +237,9 @@ impl Run {
         };
         let before: Vec<f64> = match accumulate {
             Accumulate::Set => vec![0.0; sampled_rows.len() * sampled_cols.len()],
-            Accumulate::Add => self.sampled(&self.before.download()).into_iter().map(f64::from).collect(),
+            Accumulate::Add => {
+                self.sampled(&self.before.download().expect("the device works")).into_iter().map(f64::from).collect()
+            }
         };
         let mut exact = before.clone();
         reference([m, n, k], alpha, &left, &right, &mut exact, accumulate, precision);
@@ -254,7 +257,7 @@ impl Prepared for Run {
     fn run(&mut self) -> Result<()> {
         let Shape { layout, m, n, k, alpha, accumulate, precision, .. } = self.shape;
         if accumulate == Accumulate::Add {
-            self.device.copy_float(self.before.view(), self.output.view_mut());
+            self.device.copy_float(self.before.view(), self.output.view_mut())?;
         }
         let left = self.left.view();
         let right = self.right.view();
@@ -294,7 +297,12 @@ impl Prepared for Run {
             let value = exact.iter().fold(0.0f64, |value, x| value.max(x.abs()));
             bound += (value + bound) / 256.0;
         }
-        vec![Comparison::with_bound("output", &self.sampled(&self.output.download()), exact, bound)]
+        vec![Comparison::with_bound(
+            "output",
+            &self.sampled(&self.output.download().expect("the device works")),
+            exact,
+            bound,
+        )]
     }
 }
 

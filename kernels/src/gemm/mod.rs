@@ -12,12 +12,14 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 mod stack;
 
 pub(crate) use cpu::cost::{dx as dx_cost, forward as forward_cost};
 pub use stack::{LowRank, Piece, StackDx, StackForward};
 
+use crate::device::Cost;
 use crate::error::check_shape;
 use crate::{Columns, Device, FloatSlice, FloatSliceMut, Precision, Result, SliceMut, WeightSlice};
 
@@ -107,7 +109,11 @@ impl Forward<'_> {
         let _timed = device.timed("gemm.forward");
         match device {
             Device::Cpu(cpu) => cpu::forward(self, device, cpu),
-            Device::Count(count) => count.call("gemm.forward", cpu::cost::forward(count.of(), self)),
+            Device::Cuda(cuda) => cuda::forward(self, cuda),
+            Device::Count(count) => {
+                let on_card = Cost::of_operations(operations(self.m, self.n, self.k));
+                count.call("gemm.forward", count.cpu().map_or(on_card, |cpu| cpu::cost::forward(cpu, self)))
+            }
         }
     }
 }
@@ -122,7 +128,11 @@ impl Dx<'_> {
         let _timed = device.timed("gemm.dx");
         match device {
             Device::Cpu(cpu) => cpu::dx(self, device, cpu),
-            Device::Count(count) => count.call("gemm.dx", cpu::cost::dx(count.of(), self)),
+            Device::Cuda(cuda) => cuda::dx(self, cuda),
+            Device::Count(count) => {
+                let on_card = Cost::of_operations(operations(self.m, self.n, self.k));
+                count.call("gemm.dx", count.cpu().map_or(on_card, |cpu| cpu::cost::dx(cpu, self)))
+            }
         }
     }
 }
@@ -137,9 +147,18 @@ impl Dw<'_> {
         let _timed = device.timed("gemm.dw");
         match device {
             Device::Cpu(cpu) => cpu::dw(self, device, cpu),
-            Device::Count(count) => count.call("gemm.dw", cpu::cost::dw(count.of(), self)),
+            Device::Cuda(cuda) => cuda::dw(self, cuda),
+            Device::Count(count) => {
+                let on_card = Cost::of_operations(operations(self.m, self.n, self.k));
+                count.call("gemm.dw", count.cpu().map_or(on_card, |cpu| cpu::cost::dw(cpu, self)))
+            }
         }
     }
+}
+
+/// Operations of a product.
+fn operations(m: usize, n: usize, k: usize) -> f64 {
+    2.0 * m as f64 * n as f64 * k as f64
 }
 
 #[cfg(test)]

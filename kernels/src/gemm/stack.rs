@@ -2,6 +2,7 @@
 //! the input once, and to write the outputs once for a layer and its update.
 
 use super::cpu;
+use crate::device::Cost;
 use crate::error::{check_dtype, check_shape, check_size};
 use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
 use std::ops::Range;
@@ -89,9 +90,13 @@ impl StackForward<'_, '_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_forward(self, device, cpu),
-            Device::Count(count) => {
-                cpu::stack::forward_runs(self, |run| count.call(KERNEL, cpu::cost::stack_forward(count.of(), run)))
-            }
+            Device::Cuda(cuda) => super::cuda::stack_forward(self, cuda),
+            Device::Count(count) => match count.cpu() {
+                Some(cpu) => {
+                    cpu::stack::forward_runs(self, |run| count.call(KERNEL, cpu::cost::stack_forward(cpu, run)))
+                }
+                None => count.call(KERNEL, Cost::of_operations(operations(self.m, self.k, self.pieces))),
+            },
         }
     }
 }
@@ -107,11 +112,22 @@ impl StackDx<'_, '_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_dx(self, device, cpu),
-            Device::Count(count) => {
-                cpu::stack::dx_runs(self, |run| count.call(KERNEL, cpu::cost::stack_dx(count.of(), run)))
-            }
+            Device::Cuda(cuda) => super::cuda::stack_dx(self, cuda),
+            Device::Count(count) => match count.cpu() {
+                Some(cpu) => cpu::stack::dx_runs(self, |run| count.call(KERNEL, cpu::cost::stack_dx(cpu, run))),
+                None => count.call(KERNEL, Cost::of_operations(operations(self.m, self.k, self.pieces))),
+            },
         }
     }
+}
+
+/// Operations of a stack in either direction.
+pub(super) fn operations(m: usize, k: usize, pieces: &[Piece<'_>]) -> f64 {
+    let of_piece = |piece: &Piece<'_>| {
+        let of_update = |update: &LowRank<'_>| super::operations(update.rows.len(), update.rank, k + piece.n);
+        super::operations(m, piece.n, k) + piece.updates.iter().map(of_update).sum::<f64>()
+    };
+    pieces.iter().map(of_piece).sum()
 }
 
 /// Refuses operands that are not as long as the sizes imply, and updates whose rows overlap, are not in order or are not in the

@@ -6,6 +6,15 @@ use crate::cpu::Isa;
 use crate::{Buffer, Device, FloatBuffer, FloatDtype, KernelError};
 
 /// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks the cases that it times.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda {
+    use crate::case::card::check_on_cards;
+    #[test]
+    fn agrees_with_the_reference() {
+        check_on_cards(super::case::cases());
+    }
+}
+
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = case::cases().into_iter().filter(|case| case.flops < 3e8).collect();
@@ -23,7 +32,7 @@ fn devices() -> Vec<Device> {
 }
 
 fn bits(buffer: &Buffer<f32>) -> Vec<u32> {
-    buffer.download().into_iter().map(f32::to_bits).collect()
+    buffer.download().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
 /// Which of the three products is computed.
@@ -222,8 +231,8 @@ fn stacked(device: &Device, inputs: &StackInputs, rows: std::ops::Range<usize>) 
     }
     .unwrap();
     drop(pieces);
-    let mut all = vec![output.download()];
-    all.extend(u.iter().map(|u| u.download()));
+    let mut all = vec![output.download().unwrap()];
+    all.extend(u.iter().map(|u| u.download().unwrap()));
     all
 }
 
@@ -323,7 +332,7 @@ fn updates_of_different_rows_are_calls_of_their_own() {
             let mut pieces = [Piece { n, w: w.view().into(), bias: None, updates: updates.collect() }];
             let (m, pieces) = (part.len(), &mut pieces[..]);
             let rows = |values: &Buffer<f32>, cols| -> FloatBuffer {
-                device.upload("rows", &values.download()[part.start * cols..part.end * cols]).unwrap().into()
+                device.upload("rows", &values.download().unwrap()[part.start * cols..part.end * cols]).unwrap().into()
             };
             let cols = if let FORWARD = layout { n } else { k };
             let mut output = device.zeros::<f32>("output", m * cols).unwrap();
@@ -380,7 +389,7 @@ fn stacked_with_zeros(device: &Device, stack: &Stack) -> Vec<u32> {
     let mut y = device.alloc_float("y", precision.into(), m * n).unwrap();
     let x = x.view().into();
     StackForward { m, k, x, pieces: &mut pieces, y: y.view_mut(), residual: None, precision }.run(device).unwrap();
-    y.download().into_iter().map(f32::to_bits).collect()
+    y.download().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
 /// Zero times infinity is NaN, so no term may be skipped because one factor is zero.
@@ -431,7 +440,7 @@ fn a_product_of_no_terms_is_zero() {
         }
         .run(&device)
         .unwrap();
-        assert_eq!(y.download(), [0.0; 6]);
+        assert_eq!(y.download().unwrap(), [0.0; 6]);
     }
 }
 

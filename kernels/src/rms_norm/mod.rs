@@ -5,6 +5,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::error::{check_dtype, check_len, check_size};
@@ -101,6 +102,9 @@ impl Forward<'_> {
         check_len(KERNEL, "y", self.y.len(), n)?;
         check_len(KERNEL, "rstd", self.rstd.len(), self.rows)?;
         check_narrower(KERNEL, "y", self.x.dtype(), self.y.dtype())?;
+        if let Device::Cuda(cuda) = device {
+            return cuda::forward(cuda, self);
+        }
         device.run(KERNEL, |cpu| cpu::forward(cpu, self))
     }
 }
@@ -119,6 +123,9 @@ impl Backward<'_> {
         check_len(KERNEL, "dx", self.dx.len(), n)?;
         check_narrower(KERNEL, "dy", self.x.dtype(), self.dy.dtype())?;
         check_dtype(KERNEL, "dx", self.dx.dtype(), self.x.dtype())?;
+        if let Device::Cuda(cuda) = device {
+            return cuda::backward(cuda, self);
+        }
         device.run(KERNEL, |cpu| cpu::backward(cpu, self))
     }
 }

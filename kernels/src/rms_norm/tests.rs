@@ -9,6 +9,15 @@ use crate::case::{Inputs, check_all, gradient};
 use crate::cpu::Isa;
 use half::bf16;
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda {
+    use crate::case::card::check_on_cards;
+    #[test]
+    fn agrees_with_the_reference() {
+        check_on_cards(super::case::cases());
+    }
+}
+
 #[test]
 fn agrees_with_the_reference() {
     check_all(case::cases());
@@ -67,7 +76,7 @@ fn a_row_alone_has_the_bits_of_the_row_in_a_batch() {
             Backward { rows, cols, groups, offset: 0.0, x, weight, rstd, dy, dx: dx_view, accumulate }
                 .run(&device)
                 .unwrap();
-            [y.download(), dx.download()].concat().into_iter().map(f32::to_bits).collect()
+            [y.download().unwrap(), dx.download().unwrap()].concat().into_iter().map(f32::to_bits).collect()
         };
         let batch = both(&x, &dy);
         for r in [0, 1, 33, 66] {
@@ -92,7 +101,7 @@ fn nan_in_a_row_stays_in_that_row() {
         Forward { rows: 2, cols: 3, groups, eps: 0.0, offset: 0.0, x, weight, y: y_view, rstd: rstd.view_mut() }
             .run(&device)
             .unwrap();
-        let y = y.download();
+        let y = y.download().unwrap();
         assert!(y[..3].iter().all(|y| y.is_nan()) && y[3..].iter().all(|y| y.is_finite()), "{y:?}");
     }
 }
@@ -141,7 +150,7 @@ fn heads_are_rows_of_their_own() {
             Backward { rows, cols, groups, offset: 1.0, x, weight, rstd, dy, dx: dx_view, accumulate }
                 .run(&device)
                 .unwrap();
-            [y.download(), dx.download()]
+            [y.download().unwrap(), dx.download().unwrap()]
         };
         let heads = |values: &[f32]| -> Vec<f32> { values.chunks(11).flat_map(|row| row[1..7].to_vec()).collect() };
         let want = run(Groups::rows(cols), &heads(&x), &heads(&dy), &[0.0; 12]);
@@ -177,7 +186,7 @@ fn operands_of_bf16_give_the_result_of_f32_rounded() {
             Backward { rows, cols, groups, offset: 0.0, x, weight, rstd, dy, dx: dx_view, accumulate }
                 .run(&device)
                 .unwrap();
-            [y.download(), dx.download()]
+            [y.download().unwrap(), dx.download().unwrap()]
         };
         let narrow = |values: &[bf16]| FloatBuffer::Bf16(device.upload("narrow", values).unwrap());
         let widened = |values: &[bf16]| FloatBuffer::F32(device.upload("wide", &wide(values)).unwrap());

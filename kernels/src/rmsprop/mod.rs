@@ -9,6 +9,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::error::check_len;
@@ -55,6 +56,9 @@ impl Update<'_> {
         for Tensor { param, grad, square_avg } in &self.tensors {
             check_len("rmsprop", "grad", grad.len(), param.len())?;
             check_len("rmsprop", "square_avg", square_avg.len(), param.len())?;
+        }
+        if let Device::Cuda(cuda) = device {
+            return cuda::step(cuda, self);
         }
         device.run("rmsprop", |cpu| cpu::step(cpu, self))
     }

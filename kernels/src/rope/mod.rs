@@ -6,6 +6,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::error::{check_len, check_size};
@@ -76,8 +77,11 @@ impl Tables<'_> {
         check_len(KERNEL, "cos", self.cos.len(), self.rows.saturating_mul(self.half))?;
         check_len(KERNEL, "sin", self.sin.len(), self.rows.saturating_mul(self.half))?;
         check_size(KERNEL, "half", self.half, self.half > 0, "at least 1")?;
-        if let Some((place, index)) = self.variants.first_outside(0..n_variants) {
+        if let Some((place, index)) = self.variants.first_outside(0..n_variants)? {
             return Err(KernelError::RowIndex { kernel: KERNEL, place, index, rows: n_variants });
+        }
+        if let Device::Cuda(cuda) = device {
+            return cuda::tables(cuda, self);
         }
         device.run(KERNEL, |cpu| cpu::tables(cpu, self))
     }
@@ -99,6 +103,9 @@ impl Rotate<'_> {
         check_size(KERNEL, "heads * head_dim", cols, cols <= self.stride, "at most the stride")?;
         if half == 0 || self.heads == 0 {
             return Ok(()); // nothing turns
+        }
+        if let Device::Cuda(cuda) = device {
+            return cuda::rotate(cuda, self);
         }
         device.run(KERNEL, |cpu| cpu::rotate(cpu, self))
     }

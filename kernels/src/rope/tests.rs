@@ -59,8 +59,7 @@ fn threads_do_not_change_bits() {
 }
 
 /// No operations of the kernel are fused or reordered, so there is no tolerance.
-#[test]
-fn rotation_has_the_bits_of_the_reference_in_f32() {
+fn check_rotation_bits(device: &Device) {
     let (rows, sizes @ [heads, head_dim, rotary_dim]) = (5, [3, 40, 34]);
     let mut inputs = Inputs::of(&sizes);
     let x = inputs.normal(rows * heads * head_dim, 1.0);
@@ -68,15 +67,19 @@ fn rotation_has_the_bits_of_the_reference_in_f32() {
     for direction in [Direction::Forward, Direction::Backward] {
         let mut want = x.clone();
         reference::rotate(sizes, direction, &cos, &sin, &mut want);
-        for isa in Isa::available() {
-            let device = Device::cpu_with(Some(1), isa).unwrap();
-            let (cos, sin) = (device.upload("cos", &cos).unwrap(), device.upload("sin", &sin).unwrap());
-            let mut x = device.upload("x", &x).unwrap();
-            let (cos, sin) = (cos.view(), sin.view());
-            let (stride, view) = (heads * head_dim, x.view_mut().into());
-            Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, stride, x: view }.run(&device).unwrap();
-            assert_eq!(x.download(), want, "{direction:?} on {}", isa.name());
-        }
+        let (cos, sin) = (device.upload("cos", &cos).unwrap(), device.upload("sin", &sin).unwrap());
+        let mut x = device.upload("x", &x).unwrap();
+        let (cos, sin) = (cos.view(), sin.view());
+        let (stride, view) = (heads * head_dim, x.view_mut().into());
+        Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, stride, x: view }.run(device).unwrap();
+        assert_eq!(x.download().unwrap(), want, "{direction:?} on {}", device.describe());
+    }
+}
+
+#[test]
+fn rotation_has_the_bits_of_the_reference_in_f32() {
+    for isa in Isa::available() {
+        check_rotation_bits(&Device::cpu_with(Some(1), isa).unwrap());
     }
 }
 
@@ -116,25 +119,95 @@ fn wrong_sizes_are_refused_by_name() {
 
 /// In bf16, the result is that of the f32 rotation, rounded once. The heads are at the front of longer rows, whose other columns
 /// keep their values.
-#[test]
-fn operands_of_bf16_give_the_result_of_f32_rounded() {
+fn check_bf16(device: &Device) {
     let (rows, heads, head_dim, rotary_dim, stride) = (3, 2, 40, 34, 100);
     let mut inputs = Inputs::of(&[heads, head_dim]);
     let x = inputs.normal_bf16(rows * stride, 1.0);
     let (cos, sin) = (inputs.normal(rows * rotary_dim / 2, 1.0), inputs.normal(rows * rotary_dim / 2, 1.0));
-    for isa in Isa::available() {
-        let device = Device::cpu_with(Some(1), isa).unwrap();
-        let (cos, sin) = (device.upload("cos", &cos).unwrap(), device.upload("sin", &sin).unwrap());
+    let (cos, sin) = (device.upload("cos", &cos).unwrap(), device.upload("sin", &sin).unwrap());
+    for direction in [Direction::Forward, Direction::Backward] {
         let rotate = |x: crate::FloatSliceMut<'_>| {
-            let (cos, sin, direction) = (cos.view(), sin.view(), Direction::Forward);
-            Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, stride, x }.run(&device).unwrap();
+            let (cos, sin) = (cos.view(), sin.view());
+            Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, stride, x }.run(device).unwrap();
         };
         let mut narrow = device.upload("x", &x).unwrap();
         let mut wide = device.upload("x", &x.iter().map(|x| x.to_f32()).collect::<Vec<_>>()).unwrap();
         rotate(narrow.view_mut().into());
         rotate(wide.view_mut().into());
-        let rounded: Vec<_> = wide.download().into_iter().map(half::bf16::from_f32).collect();
-        assert_eq!(narrow.download(), rounded, "{}", isa.name());
-        assert!(rounded.chunks(stride).zip(x.chunks(stride)).all(|(y, x)| y[80..] == x[80..]), "{}", isa.name());
+        let place = format!("{direction:?} on {}", device.describe());
+        let rounded: Vec<_> = wide.download().unwrap().into_iter().map(half::bf16::from_f32).collect();
+        assert_eq!(narrow.download().unwrap(), rounded, "{place}");
+        assert!(rounded.chunks(stride).zip(x.chunks(stride)).all(|(y, x)| y[80..] == x[80..]), "{place}");
+    }
+}
+
+#[test]
+fn operands_of_bf16_give_the_result_of_f32_rounded() {
+    for isa in Isa::available() {
+        check_bf16(&Device::cpu_with(Some(1), isa).unwrap());
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda {
+    use super::*;
+    use crate::case::card::{Card, check_on_cards};
+
+    #[test]
+    fn agrees_with_the_reference() {
+        check_on_cards(case::cases());
+    }
+
+    /// Runs a test on a card with every checker.
+    fn on_a_card(test: impl FnOnce(&Device)) {
+        let card = Card::checked();
+        test(&card);
+        card.assert_silent();
+    }
+
+    #[test]
+    fn rotation_has_the_bits_of_the_reference_in_f32() {
+        on_a_card(check_rotation_bits);
+    }
+
+    #[test]
+    fn operands_of_bf16_give_the_result_of_f32_rounded() {
+        on_a_card(check_bf16);
+    }
+
+    /// Both round an f64 once, so they differ only where it is within 1e-15 of the middle between two f32. The positions go up
+    /// to the largest.
+    #[test]
+    fn tables_have_the_bits_of_the_cpu() {
+        let (half, positions) = (3, [0, 1, 2, 3, 4, 5, 100, 4095, 131_071, 16_777_217, u32::MAX]);
+        let inv_freq = [1.0, 0.333_333_34, 1e-4, 0.25, 0.1, 7e-6];
+        let tables = |device: &Device| {
+            let rows = positions.len();
+            let variants: Vec<u32> = (0..rows as u32).map(|row| row % 2).collect();
+            let variants = device.upload_indices("variants", &variants).unwrap();
+            let positions = device.upload("positions", &positions).unwrap();
+            let inv_freq = device.upload("inv_freq", &inv_freq).unwrap();
+            let scaling = device.upload("scaling", &[1.0, 1.346_573_6]).unwrap();
+            let [mut cos, mut sin] = [(); 2].map(|()| device.alloc::<f32>("table", rows * half).unwrap());
+            Tables {
+                rows,
+                half,
+                positions: positions.view(),
+                variants: variants.view(),
+                inv_freq: inv_freq.view(),
+                scaling: scaling.view(),
+                cos: cos.view_mut(),
+                sin: sin.view_mut(),
+            }
+            .run(device)
+            .unwrap();
+            [cos.download().unwrap(), sin.download().unwrap()]
+                .concat()
+                .into_iter()
+                .map(f32::to_bits)
+                .collect::<Vec<_>>()
+        };
+        let want = tables(&Device::cpu(Some(1)).unwrap());
+        on_a_card(|device| assert_eq!(tables(device), want));
     }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::error::{check_dtype, check_len, check_size};
@@ -50,6 +51,9 @@ impl Gather<'_> {
     /// out of range; [`crate::KernelError::Size`] if there are no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         check_indexed("rows.gather", self.cols, self.index, ("y", self.y.len()), ("x", self.x.len()))?;
+        if let Device::Cuda(cuda) = device {
+            return cuda::gather(cuda, self);
+        }
         device.run("rows.gather", |cpu| cpu::gather(cpu, self))
     }
 }
@@ -64,6 +68,9 @@ impl Scatter<'_> {
         check_dtype(KERNEL, "y", self.y.dtype(), self.x.values.dtype())?;
         let dense = self.index.len().saturating_mul(self.cols);
         check_indexed(KERNEL, self.cols, self.index, ("x", dense), ("y", self.y.len()))?;
+        if let Device::Cuda(cuda) = device {
+            return cuda::scatter(cuda, self);
+        }
         device.run(KERNEL, |cpu| cpu::scatter(cpu, self))
     }
 }
@@ -73,6 +80,9 @@ impl ScatterAdd<'_> {
     /// As [`Gather::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         check_indexed("rows.scatter_add", self.cols, self.index, ("x", self.x.len()), ("y", self.y.len()))?;
+        if let Device::Cuda(cuda) = device {
+            return cuda::scatter_add(cuda, self);
+        }
         device.run("rows.scatter_add", |cpu| cpu::scatter_add(cpu, self))
     }
 }
@@ -89,7 +99,7 @@ fn check_indexed(
     check_len(kernel, dense.0, dense.1, index.len().saturating_mul(cols))?;
     let rows = indexed.1 / cols;
     check_len(kernel, indexed.0, indexed.1, rows * cols)?;
-    match index.first_outside(0..rows) {
+    match index.first_outside(0..rows)? {
         Some((place, index)) => Err(KernelError::RowIndex { kernel, place, index, rows }),
         None => Ok(()),
     }

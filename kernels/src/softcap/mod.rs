@@ -2,6 +2,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::error::check_len;
@@ -22,6 +23,9 @@ impl Softcap<'_> {
     /// [`crate::KernelError::Shape`] if `x` does not have `len` elements.
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("softcap", "x", self.x.len(), self.len)?;
+        if let Device::Cuda(cuda) = device {
+            return cuda::softcap(cuda, self);
+        }
         device.run("softcap", |cpu| cpu::softcap(cpu, self))
     }
 }

@@ -11,6 +11,15 @@ fn agrees_with_the_reference() {
     check_all(case::cases());
 }
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda {
+    use crate::case::card::check_on_cards;
+    #[test]
+    fn agrees_with_the_reference() {
+        check_on_cards(super::case::cases());
+    }
+}
+
 #[test]
 fn threads_do_not_change_bits() {
     check_thread_counts(case::Shape { len: 100_001, cap: 50.0 });

@@ -14,6 +14,45 @@ fn agrees_with_the_reference() {
     check_all(case::cases());
 }
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda {
+    use super::*;
+    use crate::case::card::{Card, check_on_cards};
+
+    #[test]
+    fn agrees_with_the_reference() {
+        check_on_cards(super::case::cases());
+    }
+
+    /// The card adds in the order of the processor: one block of elements, several, a part of one, none.
+    #[test]
+    fn sums_are_those_of_the_processor_bit_for_bit() {
+        let card = Card::checked();
+        let host = Device::cpu(Some(1)).unwrap();
+        let xs = [200_003, 0, 1, 33, 65_536, 65_537].map(|len| Inputs::of(&[len]).normal(len, 1.0));
+        let on = |device: &Device| -> Vec<u64> {
+            let xs = xs.each_ref().map(|x| device.upload("x", x).unwrap());
+            let views = xs.each_ref().map(|x| x.view());
+            // the sum of nothing is a zero of either sign
+            SumSquares { xs: &views }.run(device).unwrap().into_iter().map(|sum| (sum + 0.0).to_bits()).collect()
+        };
+        assert_eq!(on(&card), on(&host));
+        card.assert_silent();
+    }
+
+    #[test]
+    fn large_values_do_not_overflow_and_others_show() {
+        let card = Card::checked();
+        assert_eq!(sum(&card, &[1e30, -1e30]), 2.0 * f64::from(1e30f32) * f64::from(1e30f32));
+        assert_eq!(sum(&card, &[1e-40]), f64::from(1e-40f32) * f64::from(1e-40f32));
+        assert_eq!(sum(&card, &[1.0, f32::NEG_INFINITY]), f64::INFINITY);
+        assert!(sum(&card, &[1.0, f32::NAN, 2.0]).is_nan());
+        assert_eq!(sum(&card, &[]), 0.0);
+        assert!(SumSquares { xs: &[] }.run(&card).unwrap().is_empty());
+        card.assert_silent();
+    }
+}
+
 /// Every instruction set adds an element to the same running sum, so all sets give the same bits too.
 #[test]
 fn threads_and_instruction_sets_do_not_change_bits() {

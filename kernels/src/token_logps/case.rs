@@ -176,8 +176,8 @@ impl Run {
             shape,
             compared: if timed { (0..rows).step_by(rows / 8).collect() } else { (0..rows).collect() },
             device: device.clone(),
-            hidden: hidden_states.download(),
-            weights: lm_head.download(),
+            hidden: hidden_states.download().expect("the device works"),
+            weights: lm_head.download().expect("the device works"),
             target_ids,
             on_device: OnDevice { hidden_states, lm_head, targets },
             d_logps: device.upload("case", &inputs.normal(rows, 1.0))?,
@@ -220,7 +220,7 @@ impl Run {
         let d_hidden = match self.shape.direction {
             Direction::Forward => Vec::new(),
             Direction::Backward => {
-                let d_logps = widen(&self.part(&self.d_logps.download(), 1));
+                let d_logps = widen(&self.part(&self.d_logps.download().expect("the device works"), 1));
                 reference::backward(hidden_size, &hidden, &weights, &targets, logit, &outputs.lse, &d_logps)
             }
         };
@@ -247,7 +247,8 @@ impl Prepared for Run {
             self.by_definition.get_or_init(|| (self.reference(), self.reference()));
         match self.shape.direction {
             Direction::Forward => {
-                let got = self.outputs.each_ref().map(|output| self.part(&output.download(), 1));
+                let got =
+                    self.outputs.each_ref().map(|output| self.part(&output.download().expect("the device works"), 1));
                 let compare = |name, got: &[f32], exact, naive, functions: f64| {
                     let mut comparison = Comparison::with_naive(name, got, exact, naive);
                     comparison.bound += functions;
@@ -276,7 +277,7 @@ impl Prepared for Run {
                 comparisons
             }
             Direction::Backward => {
-                let got = self.part(&self.d_hidden.download(), self.shape.hidden_size);
+                let got = self.part(&self.d_hidden.download().expect("the device works"), self.shape.hidden_size);
                 let mut comparison = Comparison::with_naive("d_hidden", &got, exact_d, naive_d);
                 if self.shape.floats == FloatDtype::Bf16 {
                     comparison.bound += half_ulp_of_bf16(exact_d);
@@ -285,7 +286,7 @@ impl Prepared for Run {
                     // The product rounds each logit's gradient by at most 2^-9 of its value. The magnitudes of a row's gradients
                     // add up to at most 2 |d_logp|: Σ p is 1, and the target adds 1.
                     let largest = |values: &[f32]| values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-                    let d_logp = largest(&self.d_logps.download());
+                    let d_logp = largest(&self.d_logps.download().expect("the device works"));
                     comparison.bound += 2f64.powi(-8) * f64::from(d_logp) * f64::from(largest(&self.weights));
                 }
                 vec![comparison]

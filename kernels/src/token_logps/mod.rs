@@ -6,6 +6,7 @@
 
 pub(crate) mod case;
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -102,8 +103,12 @@ impl Forward<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
+            Device::Cuda(cuda) => cuda::forward(device, cuda, self),
             Device::Count(count) => {
-                let cost = cpu::forward_cost(count.of(), &self.head, self.extras.is_some());
+                let cost = match count.cpu() {
+                    Some(cpu) => cpu::forward_cost(cpu, &self.head, self.extras.is_some()),
+                    None => cuda::forward_cost(&self.head),
+                };
                 count.call(KERNEL, Cost { operations: self.head.operations(FORWARD_PRODUCTS), ..cost })
             }
         }
@@ -123,8 +128,12 @@ impl Backward<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
+            Device::Cuda(cuda) => cuda::backward(device, cuda, self),
             Device::Count(count) => {
-                let cost = cpu::backward_cost(count.of(), &self.head);
+                let cost = match count.cpu() {
+                    Some(cpu) => cpu::backward_cost(cpu, &self.head),
+                    None => cuda::backward_cost(&self.head, self.d_hidden.dtype()),
+                };
                 count.call(KERNEL, Cost { operations: self.head.operations(BACKWARD_PRODUCTS), ..cost })
             }
         }
@@ -141,7 +150,7 @@ impl Head<'_> {
         check_shape(kernel, "hidden_states", hidden_states.len(), [rows, hidden_size])?;
         check_shape(kernel, "lm_head", lm_head.len(), [vocab_size, hidden_size])?;
         check_len(kernel, "targets", targets.len(), rows)?;
-        match targets.first_scored_outside(0..vocab_size) {
+        match targets.first_scored_outside(0..vocab_size)? {
             Some((row, id)) => Err(KernelError::TokenId { kernel, row, id, vocab_size }),
             None => Ok(rows),
         }

@@ -5,6 +5,7 @@ use align_engine::adapters::AdapterSet;
 use align_engine::model::{Layout, ModelConfig};
 use align_engine::param::Param;
 use align_engine::weights::{Dtype, SafetensorsFile, TensorInfo, WeightFiles};
+use align_kernels::KernelError;
 use blake3::{Hash, Hasher};
 use half::{bf16, f16};
 use std::collections::HashMap;
@@ -57,28 +58,32 @@ fn rounded(dtype: Dtype, numbers: &[u8]) -> Vec<u8> {
 
 /// Hashes an adapter: the shapes and values of its matrices and its score head, and the layer and scaling of each update. Names
 /// do not count.
-pub fn adapter_hash(adapter: &AdapterSet) -> Hash {
+///
+/// # Errors
+/// [`KernelError::Driver`] if the device has failed.
+pub fn adapter_hash(adapter: &AdapterSet) -> Result<Hash, KernelError> {
     let mut hasher = Hasher::new();
     let mut add = |param: &Param| {
         for size in param.shape() {
             hasher.update(&(size as u64).to_le_bytes());
         }
-        let values = param.read().view().download();
+        let values = param.read().view().download()?;
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         hasher.update(&bytes);
+        Ok::<_, KernelError>(())
     };
     for (_, update) in adapter.iter() {
-        add(&update.lora_a);
-        add(&update.lora_b);
+        add(&update.lora_a)?;
+        add(&update.lora_b)?;
     }
     if let Some(head) = adapter.score_head() {
-        add(head);
+        add(head)?;
     }
     for (linear, update) in adapter.iter() {
         hasher.update(&(linear.0 as u64).to_le_bytes());
         hasher.update(&update.scaling.to_le_bytes());
     }
-    hasher.finalize()
+    Ok(hasher.finalize())
 }
 
 #[cfg(test)]
@@ -132,7 +137,8 @@ mod tests {
     fn an_adapter_is_known_by_its_values_scaling_and_layers() {
         let model = load_model(&tiny_model("tiny-llama"));
         let plain = LoraConfig { rank: 2, ..LoraConfig::default() };
-        let fresh = |config: &LoraConfig, seed| adapter_hash(Adapter::fresh(&model, config, seed).unwrap().set());
+        let fresh =
+            |config: &LoraConfig, seed| adapter_hash(Adapter::fresh(&model, config, seed).unwrap().set()).unwrap();
         let first = fresh(&plain, 0);
         assert_eq!(fresh(&plain, 0), first);
         assert_ne!(fresh(&plain, 1), first);

@@ -131,17 +131,15 @@ impl Adapter {
     ///
     /// # Errors
     /// [`AdapterError::Io`], [`AdapterError::Write`]; [`AdapterError::NonFinite`] for values that [`Adapter::load`] would
-    /// refuse.
+    /// refuse; [`AdapterError::Kernel`] if the device has failed.
     pub fn save(&self, dir: &Path) -> Result<(), AdapterError> {
         let io = |source| AdapterError::Io { path: dir.to_owned(), action: "make the folder", source };
         std::fs::create_dir_all(dir).map_err(io)?;
-        let tensor = |(key, param): (String, &Param)| Tensor {
-            key,
-            shape: param.shape().to_vec(),
-            values: param.read().download(),
+        let tensor = |(key, param): (String, &Param)| {
+            Ok(Tensor { key, shape: param.shape().to_vec(), values: param.read().download()? })
         };
         let not_run = self.not_run.iter().flat_map(|update| [update.lora_a.clone(), update.lora_b.clone()]);
-        let tensors = self.params().map(tensor).chain(not_run).collect();
+        let tensors = self.params().map(tensor).chain(not_run.map(Ok)).collect::<Result<_, AdapterError>>()?;
         peft::write(&dir.join(folder::WEIGHTS), tensors, self.base.as_deref())?;
         self.config.write(&dir.join(folder::CONFIG))
     }
@@ -199,9 +197,9 @@ impl Adapter {
     /// Copies the values. Training does not change the copy: it is the reference of a run that starts from this adapter.
     ///
     /// # Errors
-    /// [`AdapterError::Kernel`] if the memory is too small.
+    /// [`AdapterError::Kernel`] if the memory is too small or the device has failed.
     pub fn snapshot(&self) -> Result<Arc<AdapterSet>, AdapterError> {
-        let copy = |param: &Param| Param::new(&self.device, param.id(), param.shape(), &param.read().download());
+        let copy = |param: &Param| Param::new(&self.device, param.id(), param.shape(), &param.read().download()?);
         Ok(Arc::new(self.set.map(copy)?))
     }
 }

@@ -62,6 +62,7 @@ impl Trainer<'_> {
     pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
         let plan = self.estimate(train, eval)?;
         if plan.fits {
+            self.model.device().reserve(plan.peak)?;
             return Ok(plan);
         }
         Err(TrainError::Memory {
@@ -359,12 +360,12 @@ impl Trainer<'_> {
         let mut tape = Tape::new(device, pass, Mode::Record);
         let started = Instant::now();
         let y = self.model.first_layer(&mut tape, &ids)?;
-        device.synchronize();
+        device.synchronize()?;
         let forward = started.elapsed().as_secs_f64();
         let dy = device.zeros::<f32>("gradient", y.input().len())?;
         let started = Instant::now();
         tape.backward(&y, dy, &mut ParamGrads::default())?;
-        device.synchronize();
+        device.synchronize()?;
         Ok(Probe { forward, backward: started.elapsed().as_secs_f64() })
     }
 }

@@ -210,7 +210,7 @@ impl<'m> Scoring<'m> {
             let head = self.adapters.policy.as_ref().and_then(|set| set.score_head());
             let head = head.expect("whoever asks for rewards has an adapter with a score head");
             let outputs = model.scores(&mut tape, &ids, &ScoredRows { rows, policy }, head, layers_kept)?;
-            let tokens = outputs.view().download();
+            let tokens = outputs.view().download()?;
             return Ok(Forward { tape, outputs, tokens, log_sum_squares: None, answers });
         }
         let targets = Rc::new(device.upload_indices("batch.targets", &forest.targets)?);
@@ -221,7 +221,7 @@ impl<'m> Scoring<'m> {
             with_extras: self.extras,
         };
         let TokenLogps { logps, extras } = model.token_logps(&mut tape, &inputs, layers_kept)?;
-        let tokens = logps.view().download();
+        let tokens = logps.view().download()?;
         let log_sum_squares = extras.map(|extras| extras.log_sum_squares);
         Ok(Forward { tape, outputs: logps, tokens, log_sum_squares, answers })
     }

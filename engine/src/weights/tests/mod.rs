@@ -59,9 +59,9 @@ fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
 
 fn widen(weights: WeightSlice<'_>) -> Vec<f32> {
     match weights {
-        WeightSlice::F32(values) => values.download(),
-        WeightSlice::F16(values) => values.download().iter().map(|value| value.to_f32()).collect(),
-        WeightSlice::Bf16(values) => values.download().iter().map(|value| value.to_f32()).collect(),
+        WeightSlice::F32(values) => values.download().unwrap(),
+        WeightSlice::F16(values) => values.download().unwrap().iter().map(|value| value.to_f32()).collect(),
+        WeightSlice::Bf16(values) => values.download().unwrap().iter().map(|value| value.to_f32()).collect(),
     }
 }
 

@@ -7,14 +7,15 @@ use super::{unit, vectors};
 use crate::arena::taken;
 use crate::cpu::Cpu;
 use crate::device::{Cost, Packed};
-use crate::gemm::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
+use crate::gemm::stack::operations as stack_operations;
+use crate::gemm::{self, Accumulate, Dw, Dx, Forward, LowRank, StackDx, StackForward};
 use crate::{Columns, FloatDtype};
 
 const F32: usize = size_of::<f32>();
 
 pub(crate) fn forward(cpu: &Cpu, call: Forward<'_>) -> Cost {
     let Forward { m, n, k, x, ref y, accumulate, precision, .. } = call;
-    let operations = product(m, n, k);
+    let operations = gemm::operations(m, n, k);
     if let Some(unit) = unit::fitting(cpu, precision, [[n, k]]) {
         return Cost { operations, scratch: 0, packed: unit::forward(unit, call).packed(cpu) };
     }
@@ -24,7 +25,7 @@ pub(crate) fn forward(cpu: &Cpu, call: Forward<'_>) -> Cost {
 
 pub(crate) fn dx(cpu: &Cpu, call: Dx<'_>) -> Cost {
     let Dx { m, n, k, dy, ref dx, accumulate, precision, .. } = call;
-    let operations = product(m, n, k);
+    let operations = gemm::operations(m, n, k);
     if let Some(unit) = unit::fitting(cpu, precision, [[n, k]]) {
         return Cost { operations, scratch: 0, packed: unit::dx(unit, call).packed(cpu) };
     }
@@ -34,7 +35,7 @@ pub(crate) fn dx(cpu: &Cpu, call: Dx<'_>) -> Cost {
 
 pub(in crate::gemm) fn dw(cpu: &Cpu, call: Dw<'_>) -> Cost {
     let Dw { m, n, k, dy, x, precision, .. } = call;
-    let operations = product(m, n, k);
+    let operations = gemm::operations(m, n, k);
     if let Some(unit) = unit::fitting(cpu, precision, [[n, k]]).filter(|_| m > 0) {
         return Cost { operations, scratch: 0, packed: unit::dw(unit, call).packed(cpu) };
     }
@@ -45,7 +46,7 @@ pub(in crate::gemm) fn dw(cpu: &Cpu, call: Dw<'_>) -> Cost {
 /// Returns the cost of a stack's outputs for one run of rows.
 pub(in crate::gemm) fn stack_forward(cpu: &Cpu, run: StackForward<'_, '_>) -> Cost {
     let StackForward { m, k, x, ref y, residual, precision, .. } = run;
-    let operations = stack(m, k, run.pieces);
+    let operations = stack_operations(m, k, run.pieces);
     let of_y = wide(y.dtype(), m * columns(run.pieces));
     if let Some(unit) = unit::fitting(cpu, precision, run.pieces.iter().map(|piece| [piece.n, k])) {
         let has_biases = run.pieces.iter().any(|piece| piece.bias.is_some());
@@ -69,7 +70,7 @@ pub(in crate::gemm) fn stack_forward(cpu: &Cpu, run: StackForward<'_, '_>) -> Co
 /// Returns the cost of the gradient of a stack's input for one run of rows.
 pub(in crate::gemm) fn stack_dx(cpu: &Cpu, run: StackDx<'_, '_>) -> Cost {
     let StackDx { m, k, dy, ref dx, precision, .. } = run;
-    let operations = stack(m, k, run.pieces);
+    let operations = stack_operations(m, k, run.pieces);
     if let Some(unit) = unit::fitting(cpu, precision, run.pieces.iter().map(|piece| [piece.n, k])) {
         return Cost { operations, scratch: 0, packed: unit::stack_dx(unit, run).packed(cpu) };
     }
@@ -85,20 +86,6 @@ pub(in crate::gemm) fn stack_dx(cpu: &Cpu, run: StackDx<'_, '_>) -> Cost {
         }
     }
     Cost { operations, scratch: wide(dx.dtype(), m * k) + dense, packed }
-}
-
-/// Operations of a product.
-fn product(m: usize, n: usize, k: usize) -> f64 {
-    2.0 * m as f64 * n as f64 * k as f64
-}
-
-/// Operations of a stack in either direction.
-fn stack(m: usize, k: usize, pieces: &[Piece<'_>]) -> f64 {
-    let of_piece = |piece: &Piece<'_>| {
-        let of_update = |update: &LowRank<'_>| product(update.rows.len(), update.rank, k + piece.n);
-        product(m, piece.n, k) + piece.updates.iter().map(of_update).sum::<f64>()
-    };
-    pieces.iter().map(of_piece).sum()
 }
 
 /// Bytes of a copy in f32; 0 if the values are f32 already.

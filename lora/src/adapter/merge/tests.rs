@@ -65,7 +65,7 @@ fn exactly_merged(model: &Path, adapter: &Path) -> HashMap<String, Vec<(f64, f64
     for (id, update) in adapter.set().iter() {
         let name = tensor_name(&model.linears()[id.0].name);
         let [rank, in_features] = update.lora_a.shape();
-        let (a, b) = (update.lora_a.read().download(), update.lora_b.read().download());
+        let (a, b) = (update.lora_a.read().download().unwrap(), update.lora_b.read().download().unwrap());
         let scaling = f64::from(update.scaling);
         let sums = widen(&base[&name]).into_iter().enumerate().map(|(at, weight)| {
             let (row, col) = (at / in_features, at % in_features);

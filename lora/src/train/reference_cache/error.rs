@@ -1,6 +1,7 @@
 //! Why a cache cannot be used, and notes about one in use.
 
 use crate::train::size::Size;
+use align_kernels::KernelError;
 use std::io;
 use std::path::PathBuf;
 
@@ -17,6 +18,8 @@ pub enum CacheError {
         "the file of this program cannot be read, so nothing says which build has computed a cached number: {source}"
     )]
     Program { source: io::Error },
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
 }
 
 /// Something about the cache that the user should know. A note never ends a run.

@@ -34,7 +34,7 @@ impl Fingerprint {
     /// weights.
     ///
     /// # Errors
-    /// [`CacheError::Program`] if this program's file cannot be read.
+    /// [`CacheError::Program`] if this program's file cannot be read, [`CacheError::Kernel`] if the device has failed.
     pub(super) fn new(
         model: &Model,
         weights: Hash,
@@ -46,7 +46,10 @@ impl Fingerprint {
             program: format!("{} {}", env!("CARGO_PKG_VERSION"), program()?),
             weights: weights.to_string(),
             config: blake3::hash(format!("{:?}", model.config()).as_bytes()).to_string(),
-            reference: reference.map_or_else(|| "base".to_owned(), |adapter| adapter_hash(adapter).to_string()),
+            reference: match reference {
+                Some(adapter) => adapter_hash(adapter)?.to_string(),
+                None => "base".to_owned(),
+            },
             precision: match precision {
                 Precision::Bf16 => "bf16".to_owned(),
                 Precision::F32 => "f32".to_owned(),

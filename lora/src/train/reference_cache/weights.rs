@@ -72,7 +72,7 @@ impl WatchedWeights {
             let io = |source| CacheError::Io { path: file.path().to_owned(), action: "read it", source };
             Ok(Watched { file: file.clone(), hash: None, stamp: Some(Stamp::of(&file.metadata().map_err(io)?)) })
         };
-        let files = files.shards().iter().map(|shard| watch(shard.mapped())).collect::<Result<_, _>>()?;
+        let files = files.shards().iter().map(|shard| watch(shard.mapped())).collect::<Result<_, CacheError>>()?;
         Ok(WatchedWeights { files })
     }
 

@@ -77,7 +77,7 @@ pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &C
     let x = cpu.widened(device, x)?;
     cpu.in_f32(device, y, false, |y| {
         if let Some(residual) = residual {
-            device.copy(residual, SliceMut::of_cpu(y));
+            device.copy(residual, SliceMut::of_cpu(y))?;
         }
         let accumulate = if residual.is_some() { Accumulate::Add } else { Accumulate::Set };
         let mut first = 0;

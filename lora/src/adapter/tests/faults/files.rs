@@ -105,7 +105,7 @@ fn an_adapter_that_diverged_is_not_written_over_a_sound_one() {
     let before = files(dir.path());
     let adapter = Adapter::load(&model, dir.path()).unwrap();
     let (key, param) = adapter.params().nth(9).unwrap();
-    param.write().view_mut().fill(f32::NAN);
+    param.write().view_mut().fill(f32::NAN).unwrap();
     let error = adapter.save(dir.path()).unwrap_err();
     assert!(matches!(&error, AdapterError::NonFinite { tensor, .. } if *tensor == key), "{error}");
     assert!(files(dir.path()) == before);

@@ -1,0 +1,197 @@
+//! A GPU: its context, its streams, its memory, its kernels. Nothing outside this folder calls the driver.
+//!
+//! Work is queued on one stream, the compute stream, which alone touches the arena; so a block can be handed out again as soon as
+//! its buffer is dropped. The host waits only where it needs a result: `download` and `synchronize`.
+
+mod convert;
+mod driver;
+mod launch;
+mod modules;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use driver::Context;
+#[cfg(test)]
+pub(crate) use launch::AnyEntry;
+pub(crate) use launch::{Entry, Grid, Ptr, PtrMut};
+pub(crate) use modules::Module;
+
+use crate::arena::{Block, Memory, Source};
+use crate::cpu::{Cpu, Isa};
+use crate::device::memory_report::MemoryReport;
+use crate::formats::Element;
+use crate::{KernelError, Result};
+use driver::Stream;
+use modules::Modules;
+use staging::Staging;
+use std::ffi::CStr;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A GPU, and the processor beside it for what the host does.
+pub struct Cuda {
+    context: Arc<Context>,
+    compute: Stream,
+    memory: Arc<Memory>,
+    staging: Mutex<Staging>,
+    modules: Modules,
+    host: Arc<Cpu>,
+    /// The kernel that was called last.
+    last: Mutex<Option<&'static CStr>>,
+    /// The first call that failed. A context is lost with it, and every later call fails.
+    fault: OnceLock<KernelError>,
+}
+
+/// Bytes of page-locked memory for uploads.
+const STAGING: usize = 8 << 20;
+
+impl Cuda {
+    /// Opens the GPU with this number.
+    ///
+    /// # Errors
+    /// [`KernelError::NoDevice`] if there is no driver, no such GPU, or one of the two is too old; [`KernelError::Driver`] for what
+    /// the driver refuses.
+    pub(crate) fn open(ordinal: usize, threads: Option<usize>) -> Result<Cuda> {
+        Cuda::with_memory(ordinal, threads, Source::Card)
+    }
+
+    /// Opens the GPU with this number. Each block is an allocation of its own.
+    ///
+    /// # Errors
+    /// As [`Cuda::open`].
+    #[cfg(test)]
+    pub(crate) fn apart(ordinal: usize, threads: Option<usize>) -> Result<Cuda> {
+        Cuda::with_memory(ordinal, threads, Source::Apart)
+    }
+
+    /// Opens the GPU with this number. Its memory comes from `source`.
+    ///
+    /// # Errors
+    /// As [`Cuda::open`].
+    fn with_memory(ordinal: usize, threads: Option<usize>, source: fn(Arc<Context>) -> Source) -> Result<Cuda> {
+        let context = Arc::new(Context::open(ordinal)?);
+        let memory = Arc::new(Memory::of("cuda", source(context.clone())));
+        Ok(Cuda {
+            compute: Stream::new(&context)?,
+            memory,
+            staging: Mutex::new(Staging::new(&context, STAGING)?),
+            modules: Modules::new(&context),
+            host: Arc::new(Cpu::new(threads, Isa::chosen()?)?),
+            context,
+            last: Mutex::new(None),
+            fault: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn take(&self, name: &'static str, bytes: usize) -> Result<Block> {
+        self.memory.take(name, bytes)
+    }
+
+    /// See [`crate::Device::reserve`].
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
+        self.memory.reserve(bytes)
+    }
+
+    pub(crate) fn memory(&self) -> MemoryReport {
+        self.memory.report()
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Cpu> {
+        &self.host
+    }
+
+    /// Returns the name of the first card. `None` if no card can be opened.
+    pub(crate) fn first() -> Option<String> {
+        Context::look(0).ok().map(|(_, facts)| facts.name)
+    }
+
+    /// Returns the card's name and architecture and what its driver supports, e.g. `NVIDIA GeForce RTX 4090 (sm_89), driver of CUDA
+    /// 12.4`.
+    pub(crate) fn describe(&self) -> String {
+        let facts = self.context.facts();
+        let (major, minor) = facts.driver;
+        format!("{} (sm_{}), driver of CUDA {major}.{minor}", facts.name, facts.capability)
+    }
+
+    /// Names what computes: the architecture, and a hash of the kernels.
+    pub(crate) fn arithmetic(&self) -> String {
+        format!("cuda sm_{} {}", self.context.facts().capability, modules::hash())
+    }
+
+    /// Bytes of the card's memory that are free.
+    pub(crate) fn free_bytes(&self) -> Result<u64> {
+        self.context.free_bytes()
+    }
+
+    /// Waits until everything that was queued has run.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`] for a fault of anything that ran.
+    pub(crate) fn synchronize(&self) -> Result<()> {
+        self.call(|| self.compute.synchronize())
+    }
+
+    /// Calls the driver, unless an earlier call failed: then that fault is the answer. The driver may report the fault of a kernel in
+    /// any later call, so a fault names the kernel that was called last.
+    fn call<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if let Some(fault) = self.fault.get() {
+            return Err(fault.clone());
+        }
+        work().map_err(|error| match error {
+            KernelError::Driver { call, reason } => {
+                let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+                let reason = match last {
+                    Some(kernel) => format!("{reason}; the kernel called last was {}", kernel.to_string_lossy()),
+                    None => reason,
+                };
+                self.fault.get_or_init(|| KernelError::Driver { call, reason }).clone()
+            }
+            other => other,
+        })
+    }
+
+    /// Copies host data, which may be dropped at once.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub(crate) fn upload<T: Element>(&self, to: PtrMut<T>, data: &[T]) -> Result<()> {
+        self.call(|| self.staging().upload(&self.compute, to.bits(), bytemuck::cast_slice(data)))
+    }
+
+    /// Copies to the host, after everything that was queued.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub(crate) fn download<T: Element>(&self, from: Ptr<T>, len: usize) -> Result<Vec<T>> {
+        let mut data = vec![T::zeroed(); len];
+        self.call(|| self.compute.download(bytemuck::cast_slice_mut(&mut data), from.bits()))?;
+        Ok(data)
+    }
+
+    /// Copies on the card.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub(crate) fn copy<T: Element>(&self, to: PtrMut<T>, from: Ptr<T>, len: usize) -> Result<()> {
+        self.call(|| self.compute.copy(to.bits(), from.bits(), len * size_of::<T>()))
+    }
+
+    /// Sets bytes to zero.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub(crate) fn clear<T: Element>(&self, to: PtrMut<T>, len: usize) -> Result<()> {
+        self.call(|| self.compute.clear(to.bits(), len * size_of::<T>()))
+    }
+
+    fn staging(&self) -> MutexGuard<'_, Staging> {
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cuda({})", self.describe())
+    }
+}

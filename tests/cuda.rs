@@ -1,0 +1,159 @@
+//! `--device cuda`: whole runs on the PTX machine beside the same runs on the processor, and what a user is told if there is no
+//! GPU to use. With `ALIGN_TEST_CUDA=driver` the runs are on the real driver's first card.
+
+use crate::align::{Run, command, golden_model, lines_in, number, read_lines, text};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// A folder with the driver of the PTX machine, under the names that programs ask for.
+struct Driver(tempfile::TempDir);
+
+impl Driver {
+    fn new() -> Driver {
+        let folder = tempfile::tempdir().unwrap();
+        let library = ptx_machine::driver::library().expect("cargo builds libptx_driver.so with the tests");
+        for name in ["libcuda.so", "libcuda.so.1"] {
+            std::fs::copy(&library, folder.path().join(name)).unwrap();
+        }
+        Driver(folder)
+    }
+
+    /// Runs `align-cli` with a card of this description. The user's cache folder is empty.
+    fn run(&self, card: &str, arguments: &[&str]) -> Run {
+        let caches = tempfile::tempdir().unwrap();
+        let mut command = command(arguments);
+        command.env("XDG_CACHE_HOME", caches.path());
+        if std::env::var("ALIGN_TEST_CUDA").is_ok_and(|which| which == "driver") {
+            assert_eq!(card, LATE, "a real card has no description");
+        } else {
+            command.env("LD_LIBRARY_PATH", self.0.path()).env("PTX_MACHINE", card);
+        }
+        Run::of(command.output().unwrap())
+    }
+}
+
+/// What is queued runs as late as it may, so that a missing wait shows in the numbers.
+const LATE: &str = "mode=late;memory=1000000000";
+
+/// The golden models, one of each family and of each way to scale positions.
+const MODELS: [&str; 9] = [
+    "tiny-gemma2", "tiny-gemma3", "tiny-llama", "tiny-llama31", "tiny-mistral", "tiny-phi3", "tiny-qwen2",
+    "tiny-qwen3", "tiny-yarn",
+];
+
+fn pairs() -> Vec<Value> {
+    let pair = |prompt, chosen, rejected| json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
+    vec![
+        pair("What is two and two?", " Four.", " It is five, I think."),
+        pair("Name a colour.", " Blue, like the sky.", " Seven."),
+        pair("Say something kind.", " You did well.", " No."),
+        pair("Where do fish live?", " In water.", " In trees, all of them."),
+    ]
+}
+
+/// Trains on `device` and returns the metrics of the steps and the bytes of the adapter.
+fn train(driver: &Driver, model: &str, data: &Path, device: &str, more: &[&str]) -> (Vec<Value>, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, output) = (golden_model(model), folder.path().join("run"));
+    let common =
+        ["train", "--model", text(&model), "--data", text(data), "--output", text(&output), "--device", device];
+    let settings = ["--precision", "f32", "--batch-size", "2", "--max-length", "48"];
+    let settings = [&settings[..], &["--seed", "7", "--lora-rank", "4", "--reference-cache", "off"]].concat();
+    driver.run(LATE, &[&common[..], &settings, more].concat()).ok();
+    let steps = read_lines(&output.join("metrics.jsonl")).into_iter().filter(|line| line.get("loss").is_some());
+    (steps.collect(), std::fs::read(output.join("adapter_model.safetensors")).unwrap())
+}
+
+/// Checks that the losses agree to 1e-5, and the gradient norms to 1e-4.
+fn assert_agree(what: &str, on_card: &[Value], on_cpu: &[Value]) {
+    assert_eq!(on_card.len(), on_cpu.len(), "{what}");
+    for (card, cpu) in on_card.iter().zip(on_cpu) {
+        for (key, tolerance) in [("loss", 1e-5), ("grad_norm", 1e-4)] {
+            let (card, cpu) = (number(&card[key]), number(&cpu[key]));
+            assert!(
+                (card - cpu).abs() <= tolerance * cpu.abs(),
+                "{what}: {key} {card} on the card, {cpu} on the processor"
+            );
+        }
+    }
+}
+
+#[test]
+fn five_steps_of_every_family_are_those_of_the_processor() {
+    let (driver, folder) = (Driver::new(), tempfile::tempdir().unwrap());
+    let data = lines_in(folder.path(), "pairs.jsonl", &pairs());
+    for model in MODELS {
+        let run = |device| train(&driver, model, &data, device, &["--max-steps", "5", "--epochs", "3"]).0;
+        assert_agree(model, &run("cuda"), &run("cpu"));
+    }
+}
+
+#[test]
+fn losses_of_other_kinds_of_rows_are_those_of_the_processor() {
+    let (driver, folder) = (Driver::new(), tempfile::tempdir().unwrap());
+    let data = lines_in(folder.path(), "pairs.jsonl", &pairs());
+    for loss in ["exo", "ipo", "kto", "sft", "rm_bt"] {
+        let run = |device| train(&driver, "tiny-llama", &data, device, &["--max-steps", "2", "--loss", loss]).0;
+        assert_agree(loss, &run("cuda"), &run("cpu"));
+    }
+}
+
+#[test]
+fn a_run_on_a_card_repeats_bit_for_bit_and_recomputing_changes_nothing() {
+    let (driver, folder) = (Driver::new(), tempfile::tempdir().unwrap());
+    let data = lines_in(folder.path(), "pairs.jsonl", &pairs());
+    let run = |more: &[&str]| train(&driver, "tiny-llama", &data, "cuda", &[&["--max-steps", "2"], more].concat());
+    let (steps, adapter) = run(&[]);
+    assert_eq!(number(&steps[0]["rewards/margins"]), 0.0, "a fresh adapter is the reference");
+    assert!(run(&[]).1 == adapter, "the same seed");
+    assert!(run(&["--memory", "1200KiB"]).1 == adapter, "recomputed layers");
+}
+
+#[test]
+fn scores_and_greedy_tokens_are_those_of_the_processor() {
+    let (driver, folder) = (Driver::new(), tempfile::tempdir().unwrap());
+    let data = lines_in(folder.path(), "pairs.jsonl", &pairs());
+    let model = golden_model("tiny-llama");
+    let on = |device: &'static str, arguments: &[&str]| {
+        let place = ["--model", text(&model), "--device", device, "--precision", "f32"];
+        driver.run(LATE, &[arguments, &place].concat()).ok().stdout
+    };
+    let score = |device| -> Vec<f64> {
+        let lines =
+            on(device, &["score", "--data", text(&data), "--max-length", "48", "--reference-cache", "off", "--json"]);
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.flat_map(|line| ["chosen", "rejected"].map(|key| number(&line[key]["logps"]))).collect()
+    };
+    for (card, cpu) in score("cuda").into_iter().zip(score("cpu")) {
+        assert!((card - cpu).abs() <= 1e-5 * cpu.abs(), "{card} on the card, {cpu} on the processor");
+    }
+    let generate = |device| on(device, &["generate", "--prompt", "What is two and two?", "--max-new-tokens", "8"]);
+    assert_eq!(generate("cuda"), generate("cpu"));
+}
+
+/// `auto` is the processor, and says nothing of the machine that tests use.
+#[test]
+fn the_machine_is_taken_only_if_it_is_asked_for() {
+    let (driver, folder) = (Driver::new(), tempfile::tempdir().unwrap());
+    let data = lines_in(folder.path(), "pairs.jsonl", &pairs());
+    let model = golden_model("tiny-llama");
+    let score = |card: &str, more: &[&str]| {
+        driver.run(card, &[&["score", "--model", text(&model), "--data", text(&data), "--verbose"], more].concat())
+    };
+    let run = score(LATE, &[]).ok();
+    assert!(!run.stderr.contains("GPU") && !run.stderr.contains("PTX"), "{}", run.stderr);
+    if std::env::var("ALIGN_TEST_CUDA").is_ok_and(|which| which == "driver") {
+        return;
+    }
+    let run = score("name=Some Card", &[]).ok();
+    assert!(run.stderr.contains("a GPU is there (Some Card), and --device cuda uses it"), "{}", run.stderr);
+
+    score(LATE, &["--device", "cuda", "--precision", "bf16"]).refused(2, &["--precision bf16", "f32"]);
+    score(LATE, &["--device", "cuda:3"]).refused(1, &["there is no GPU 3", "--device cpu"]);
+    score(LATE, &["--device", "gpu"]).refused(2, &["auto, cpu, cuda, or cuda:N"]);
+    score("none", &["--device", "cuda"]).refused(1, &["there is no NVIDIA GPU"]);
+    score("driver=11080", &["--device", "cuda"]).refused(1, &["the driver is of CUDA 11.8", "525"]);
+    score("capability=75", &["--device", "cuda"]).refused(1, &["compute capability 7.5", "8.0"]);
+    score("memory=100000", &["--device", "cuda"]).refused(4, &["out of memory"]);
+    score("lost=5", &["--device", "cuda"]).refused(1, &["the GPU or its driver failed in"]);
+}
