@@ -1,5 +1,5 @@
-//! Measures how fast the machine is at this moment. Arithmetic: products on its matrix unit, or fused multiply-adds in registers.
-//! Memory: a copy between two large arrays.
+//! Measures how fast the machine is at this moment. For arithmetic, it times products on the matrix unit, or fused multiply-adds
+//! in registers. For memory, it times a copy between two large arrays.
 
 use align_kernels::cpu::Isa;
 use align_kernels::{Device, Precision};
@@ -10,7 +10,7 @@ use std::time::Instant;
 /// exceed most shared caches.
 const COPY_FLOATS: usize = 32 << 20;
 
-/// Measures the two ceilings, of arithmetic and of memory, any number of times.
+/// Measures the ceiling of arithmetic and the ceiling of memory. Each can be measured any number of times.
 pub(crate) struct Ceiling {
     threads: usize,
     isa: Isa,
@@ -26,7 +26,8 @@ impl Ceiling {
 
     /// Measures the operations per second of all threads together. A fused multiply-add counts as two. If the machine has a
     /// matrix unit for bf16, the result is the rate that a product with bf16 weights can reach at `precision`. For
-    /// [`Precision::F32`], the unit multiplies several bf16 terms for each f32, which lowers the rate.
+    /// [`Precision::F32`], each f32 is split into several bf16 terms and the unit multiplies each of them, which lowers the rate.
+    /// Without a unit or a `precision`, measures multiply-adds.
     pub(crate) fn flops(&self, precision: Option<Precision>) -> f64 {
         self.on_all_threads(|_| {
             let start = Instant::now();

@@ -1,5 +1,5 @@
-//! Greedy generation of a batch with an adapter: one pass over the prompts, then passes over one token of each sequence. Each of
-//! these later passes reads all weights once, so its ceiling is the speed of a memory copy.
+//! Measures greedy generation of a batch with an adapter. One pass reads the prompts. Each later pass reads one token of each
+//! sequence. A later pass reads all weights once, so its ceiling is the speed of a memory copy.
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;
@@ -15,11 +15,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Sequences of the batch.
+/// Number of sequences in the batch.
 const BATCH: usize = 8;
-/// Tokens of each prompt.
+/// Number of tokens in each prompt.
 const PROMPT: usize = 96;
-/// New tokens of each sequence, not counting the first one.
+/// Number of new tokens of each sequence after its first new token.
 const NEW: usize = 64;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -78,9 +78,9 @@ fn measure(
     Ok(())
 }
 
-/// Returns the bytes that a pass over one token of each sequence reads: weights, adapter, and the keys and values so far. It
-/// assumes that the head has the number format of the layers. An embedding that is separate from the head is not counted: the
-/// pass reads only its rows for the tokens.
+/// Returns the bytes that a pass over one token of each sequence reads: weights, adapter, and the keys and values that are cached
+/// halfway through the generation. Assumes that the head has the number format of the layers. An embedding that is separate from
+/// the head is not counted, because the pass reads only its rows for the tokens.
 fn bytes_read(model: &Model, precision: Precision) -> usize {
     let config = model.config();
     let (mut weights, mut numbers, mut adapter) = (0, 0, 0);

@@ -35,7 +35,7 @@ pub(crate) fn run(
             return Err(format!("{} {}: {wrong:?}", case.kernel, case.shape).into());
         }
         let (flops, bytes) = (flops.median(), bytes.median());
-        // the ceiling that limits more
+        // compares with the ceiling at which the case's work would take longer
         let rate = if case.flops / flops > case.bytes / bytes {
             Rate::Flops { work: case.flops, ceiling: flops }
         } else {

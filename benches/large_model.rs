@@ -12,11 +12,11 @@ const HIDDEN: usize = 4096;
 const INTERMEDIATE: usize = 11008;
 const LAYERS: usize = 32;
 const VOCAB: usize = 32000;
-/// Standard deviation of the weights, as in a fresh model. Weights of norms are 1.
+/// Standard deviation of the weights, that of a freshly initialised model. Weights of norms are 1.
 const SPREAD: f32 = 0.02;
 /// A shard is closed once it has this many bytes.
 const SHARD: usize = 4 << 30;
-/// Values that a thread makes at a time: 8 MiB.
+/// Number of values that a thread makes at a time. They fill 8 MiB.
 const PIECE: usize = 4 << 20;
 
 type Error = Box<dyn std::error::Error>;
@@ -110,8 +110,8 @@ fn shards() -> Vec<Vec<TensorSpec>> {
     shards
 }
 
-/// Makes a table of draws from a normal distribution, one for each value of 16 random bits. A new draw for each weight would take
-/// minutes.
+/// Makes a table of draws from a normal distribution, one for each possible value of 16 random bits. To draw a new number for
+/// each weight would take minutes.
 fn table() -> Vec<bf16> {
     let key = Key::new(7, 0, 0);
     let draw = |i: u64| {

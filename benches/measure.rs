@@ -1,12 +1,13 @@
-//! Times a piece of work. A sample repeats it until the clock is precise enough, and the spread over samples is kept.
+//! Times a piece of work. Each sample repeats the work until the clock is precise enough. All samples are kept, so that their
+//! spread can be reported.
 
 use align_kernels::{Device, KernelError};
 use std::time::{Duration, Instant};
 
-/// A sample takes at least this long, so that the clock and the surrounding call do not count.
+/// Each sample is meant to last at least this long, so that the precision of the clock does not matter.
 const SAMPLE: Duration = Duration::from_millis(2);
 
-/// Seconds of each sample.
+/// The values of all samples so far: seconds, rates or ratios.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Samples(Vec<f64>);
 
@@ -15,7 +16,7 @@ impl Samples {
         self.0.push(seconds);
     }
 
-    /// Returns the value below which `share` of the samples lie.
+    /// Returns the sample at the quantile `share`, which is from 0 to 1. A share of 0 means the smallest sample, 1 the largest.
     pub(crate) fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -44,7 +45,7 @@ pub(crate) fn warm_up<E: From<KernelError>>(
     Ok((SAMPLE.as_secs_f64() / one).ceil().max(1.0) as usize)
 }
 
-/// Returns the seconds of one run, as the mean over `repeats`.
+/// Runs `work` `repeats` times. Returns the mean seconds of one run.
 pub(crate) fn sample<E: From<KernelError>>(
     device: &Device,
     repeats: usize,

@@ -1,4 +1,4 @@
-//! Prints rows on stdout when they are measured, and writes all of them to a file on request.
+//! Prints each row on stdout as soon as it is measured, and writes all rows to a file on request.
 
 use crate::measure::Samples;
 use align_kernels::Device;
@@ -82,8 +82,8 @@ impl Report {
         }));
     }
 
-    /// Prints the share of `all_seconds` that each kernel takes, if it is at least 0.5 %, and the joint share of products,
-    /// attention and log-probs.
+    /// Prints the share of `all_seconds` that products, attention and log-probs take together. Then prints the share of each
+    /// kernel, and of the time between kernels, if it is at least 0.5 %.
     pub(crate) fn kernels(&mut self, of: &str, name: &str, kernels: &BTreeMap<&'static str, f64>, all_seconds: f64) {
         let heavy =
             |kernel: &str| ["gemm.", "attention.", "token_logps."].iter().any(|prefix| kernel.starts_with(prefix));
@@ -115,8 +115,8 @@ impl Report {
         }));
     }
 
-    /// Prints the peak of the memory in use. Also prints the peak of each name in the report, if it is at least 1 % of the
-    /// overall peak.
+    /// Prints the peak of the memory in use. Also prints the peak of each name under which memory is allocated, if it is at least
+    /// 1 % of the overall peak.
     pub(crate) fn memory(&mut self, name: &str, memory: &MemoryReport) {
         let mut names: Vec<_> = memory.names.iter().map(|(name, used)| (*name, used.peak)).collect();
         names.sort_by_key(|(name, peak)| (std::cmp::Reverse(*peak), *name));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 type Error = Box<dyn std::error::Error>;
 
-/// Smallest and largest number of words of a prompt and of an answer.
+/// Smallest and largest number of words in a prompt. [`ANSWER_WORDS`] has the numbers for an answer.
 const PROMPT_WORDS: [usize; 2] = [10, 60];
 const ANSWER_WORDS: [usize; 2] = [10, 120];
 /// Number of different words, of two or three syllables.

@@ -1,9 +1,9 @@
-//! A training step on a real batch, and its phases: DPO with LoRA of rank 16 on all linear layers, four pairs a step, in f32
-//! and in bf16.
+//! Measures a training step on a real batch, and the phases of such a step. The step is one of DPO with LoRA of rank 16 on all
+//! linear layers. It has four pairs, and is measured in f32 and in bf16.
 //!
-//! It runs on the small golden model, and, if `ALIGN_SMOLLM2` names its directory, on a larger one with pairs of
-//! `tests/data/pref_train.jsonl`. Only operations that the step needs are counted: a value that is computed twice to save memory
-//! counts once. So the printed share of the ceiling is the share that useful work reaches.
+//! It runs on the small golden model. If `ALIGN_SMOLLM2` names the directory of a larger model, it also runs on that one, with
+//! pairs of `tests/data/pref_train.jsonl`. Only operations that the step needs are counted: a value that is computed twice to
+//! save memory counts once. So the printed share of the ceiling is the share that useful work reaches.
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;
@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 const PAIRS: usize = 4;
 const MAX_LENGTH: usize = 512;
 const MICRO_BATCH_TOKENS: usize = 4096;
-/// The timed batch has the median length of this many batches.
+/// Number of batches to choose from. The one of median length is timed.
 const BATCHES: usize = 15;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;

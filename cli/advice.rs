@@ -12,7 +12,7 @@ pub(crate) fn with_advice(error: &impl Display, advice: Option<String>) -> Strin
     advice.map_or_else(|| error.to_string(), |advice| format!("{error}{advice}"))
 }
 
-/// Returns advice about an error of training or evaluation, to append to its message. `None` if there is none to give.
+/// Returns advice about an error of training or evaluation, to append to its message. `None` if there is no advice.
 pub(crate) fn of_training(error: &TrainError) -> Option<String> {
     Some(match error {
         TrainError::NonFinite { .. } => ". Lower --learning-rate, or look at these rows with `inspect`".to_owned(),
@@ -35,7 +35,7 @@ pub(crate) fn of_training(error: &TrainError) -> Option<String> {
     })
 }
 
-/// Returns advice about rows that a run cannot use, to append to the message of the error. `None` if there is none to give.
+/// Returns advice about rows that a run cannot use, to append to the message of the error. `None` if there is no advice.
 pub(crate) fn of_data(error: &DataError) -> Option<String> {
     let advice = match error {
         // other rows may have the column that this one lacks
@@ -51,7 +51,7 @@ pub(crate) fn of_data(error: &DataError) -> Option<String> {
     Some(advice.to_owned())
 }
 
-/// Returns advice about an adapter that was refused, to append to the message of the error. `None` if there is none to give.
+/// Returns advice about an adapter that was refused, to append to the message of the error. `None` if there is no advice.
 pub(crate) fn of_adapter(error: &AdapterError) -> Option<String> {
     let AdapterError::Task { needed, .. } = error else { return None };
     let advice = match needed {
@@ -61,8 +61,7 @@ pub(crate) fn of_adapter(error: &AdapterError) -> Option<String> {
     Some(advice.to_owned())
 }
 
-/// Returns advice about a folder that does not hold a model, to append to the message of the error. `None` if there is none to
-/// give.
+/// Returns advice about a folder that does not hold a model, to append to the message of the error. `None` if there is no advice.
 pub(crate) fn of_config(error: &ConfigError) -> Option<String> {
     let ConfigError::NoConfig { holds, .. } = error else { return None };
     let advice = match holds {
@@ -76,7 +75,7 @@ pub(crate) fn of_config(error: &ConfigError) -> Option<String> {
     Some(advice.to_owned())
 }
 
-/// Returns advice about an error of `merge`, to append to its message. `None` if there is none to give.
+/// Returns advice about an error of `merge`, to append to its message. `None` if there is no advice.
 pub(crate) fn of_merge(error: &MergeError) -> Option<String> {
     Some(match error {
         MergeError::NotEmpty { .. } => "; give another --output, or --overwrite to replace it".to_owned(),

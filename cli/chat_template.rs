@@ -7,9 +7,9 @@ use crate::run_record::{template_name, template_of_run};
 use align_data::{TEMPLATE_FILE, TemplateSources};
 use std::path::{Path, PathBuf};
 
-/// Returns the path of the template to use instead of the model's own: that of `--chat-template`, or, if the model has none, that
-/// of an adapter from another program. `None` if there is no such path. Warns if such an adapter's template differs from the
-/// model's, or if a run's template has changed.
+/// Returns the path of the chat template to use instead of the model's own. That is the path of `--chat-template`. If the flag is
+/// not given and the model has no template, it is the folder of an adapter from another program. Otherwise `None`. Warns if the
+/// template of such an adapter differs from the model's, or if the template of a run has changed.
 ///
 /// # Errors
 /// [`CliError::Input`] if the record or the template of a run cannot be read, or if the template is gone.
@@ -82,8 +82,8 @@ fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) 
     Ok(())
 }
 
-/// Returns the template of a model. `None` if there is none, or if it cannot be read: plain strings do not need it, and the first
-/// conversation that needs it reports the error.
+/// Returns the template of a model. `None` if the model has no template, or if it cannot be read: plain strings do not need a
+/// template, and the first conversation that needs one reports the error.
 pub(crate) fn of_model(model: &Path) -> Option<TemplateSources> {
     TemplateSources::of_folder(model).ok().flatten()
 }

@@ -47,9 +47,9 @@ pub(crate) struct DataOptions<'a> {
 /// How many rows may be dropped. Bad rows and rows that make no pair do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Drops {
-    /// The command ends if more than a tenth are dropped.
+    /// The command fails if more than a tenth of the rows are dropped.
     Few,
-    /// Any number of rows. It is only reported.
+    /// Any number of rows may be dropped. The number is only reported.
     Reported,
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum CliError {
     /// The computation met a number that is not finite. Exit code 5.
     #[error("{0}")]
     NonFinite(String),
-    /// The reader of stdout has gone away, for example a `| head` that has finished. No message; exit code 0.
+    /// The reader of stdout has gone away, for example a `| head` that has finished. No message is printed. Exit code 0.
     #[error("the output was closed")]
     ClosedOutput,
 }

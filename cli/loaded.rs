@@ -35,7 +35,7 @@ pub(crate) fn long_answers(objective: &Objective) -> LongAnswers {
     }
 }
 
-/// Returns the task of adapters for an objective.
+/// Returns the task that an adapter must have for an objective.
 pub(crate) fn task_of(objective: &Objective) -> Task {
     match objective.scores() {
         Scores::LogProbs => Task::CausalLm,
@@ -122,14 +122,15 @@ pub(crate) fn device(args: &DeviceArgs) -> Result<Device, CliError> {
 
 /// A model with the facts that are printed about it.
 pub(crate) struct LoadedModel {
-    /// The model, on the device that computes. A model without weights, for a plan, is on a counting device.
+    /// The model, on the device that computes. A model that is loaded without weights, only to plan a run, is on a counting
+    /// device.
     pub model: Model,
     pub dir: PathBuf,
     /// Says how the model that the user named was found.
     pub found: String,
     /// The name of this base in the config of an adapter that is trained on it.
     pub base_name: String,
-    /// Tensors of the files that the model does not use.
+    /// Tensors in the weight files that the model does not use.
     pub unused: UnusedTensors,
     /// Names of the matrices that are all zeros, which is rarely intended.
     pub all_zero: Vec<String>,
@@ -147,7 +148,7 @@ pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, Cl
     load(args, device, |dir| Ok(Some(WeightFiles::open(dir, ValueCheck::Finite)?)))
 }
 
-/// Loads the model for a plan. Unlike [`model`], does not check the values of the weights, which may even be missing.
+/// Loads the model for a plan. Unlike [`model`], accepts a folder without weight files, and does not check the values of weights.
 ///
 /// # Errors
 /// [`CliError`] if the model is not found or cannot be read.

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 /// Returns an error with better advice than clap's, or with the flag's place in the `--config` file. If there is neither, prints
-/// clap's message and exits: with 0 for help and version, else with 2.
+/// clap's message and exits. The exit code is 0 for help and version, and 2 for errors.
 fn refused(mut error: clap::Error, expanded: &config_file::Expanded) -> error::CliError {
     if let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
         && let Some(instead) = args::instead_of(verb)

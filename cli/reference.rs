@@ -46,8 +46,8 @@ impl Reference {
         Reference { set: None, name: NONE.to_owned() }
     }
 
-    /// Returns the reference that the flag names, else that of the run whose adapter is in `run`, else the base. Reports which
-    /// one it is.
+    /// Returns the reference that the flag names. Without the flag, returns the reference of the run whose adapter is in `run`.
+    /// If no such reference is known, returns the base. Reports which one it is.
     ///
     /// # Errors
     /// [`CliError::Input`] if an adapter cannot be read, or if the one that the run was trained against is gone or was changed.
@@ -81,7 +81,8 @@ impl Reference {
     }
 }
 
-/// Finds the adapter that a run was trained against, and its place. `None` if there was no such adapter, or if that is unknown.
+/// Finds the adapter that a run was trained against. Returns it with its folder. `None` if the run had no such adapter, or if
+/// nothing says which adapter it was.
 fn of_run(dir: &Path, kept: &Kept, loaded: &LoadedModel) -> Result<Option<(Reference, PathBuf)>, CliError> {
     let own = dir.join(REFERENCE);
     let is_adapter = |place: &PathBuf| place.join(ADAPTER_CONFIG).exists();
@@ -115,7 +116,8 @@ fn of_run(dir: &Path, kept: &Kept, loaded: &LoadedModel) -> Result<Option<(Refer
     )))
 }
 
-/// Returns the adapter that a run's options name as its reference: `reference`, else the adapter that the run started from.
+/// Returns the folder of the adapter that a run's options name as its reference: `reference`, or else `adapter`, from which the
+/// run started. `None` if the loss needs no reference, or if the options name no adapter.
 fn named_reference(dir: &Path) -> Option<PathBuf> {
     let table = run_files::options(dir)?;
     let value = |key: &str| table.get(key).and_then(toml::Value::as_str);

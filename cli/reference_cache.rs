@@ -61,7 +61,7 @@ pub(crate) fn open(
     }))
 }
 
-/// Reports where the cache is, and prints its notes.
+/// Reports where the cache is, only with `--verbose`. Then prints the notes of the cache.
 pub(crate) fn summary(cache: &ReferenceCache) {
     match cache.path() {
         Some(path) => detail!("reference cache: {}, {} answers", path.display(), cache.found()),

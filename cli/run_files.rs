@@ -10,13 +10,13 @@ use std::path::Path;
 
 /// The file with every option and its resolved value.
 pub(crate) const OPTIONS: &str = "config.toml";
-/// The file with a line for each step and each evaluation.
+/// The file with one line for each step and each evaluation.
 pub(crate) const METRICS: &str = "metrics.jsonl";
 /// The file with the rows that a run left out. Only runs with `--on-bad-row skip` and without `--rejects` write it.
 pub(crate) const REJECTS: &str = "rejects.jsonl";
 /// The file with the run's record: hashes and running statistics.
 pub(crate) const RECORD: &str = "run_state.json";
-/// Files of every run that has an adapter.
+/// Files that every run writes once it has an adapter.
 pub(crate) const ALWAYS: [&str; 5] = [OPTIONS, METRICS, ADAPTER_WEIGHTS, ADAPTER_CONFIG, RECORD];
 /// Files that only some runs have.
 pub(crate) const OPTIONAL: [&str; 5] = [

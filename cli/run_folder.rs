@@ -8,8 +8,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// A run that replaces an earlier one writes into a folder inside the output directory. The name of that folder begins with
-/// this.
+/// Prefix of the name of a folder inside the output directory. A run writes into such a folder if the directory is not empty when
+/// the run starts.
 const STAGED: &str = ".run-";
 /// Files that a run writes before it has an adapter. It may also write the `OPTIONAL` ones.
 const BEFORE_THE_ADAPTER: [&str; 3] = [OPTIONS, METRICS, REJECTS];
@@ -23,7 +23,8 @@ pub(crate) enum Output {
     Fresh { runs: PathBuf, name: String },
 }
 
-/// Where a run writes its files. No other run writes there as long as this value lives.
+/// Where a run writes its files. While this value lives, the directory is locked against other runs, unless the file system has
+/// no locks.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     output: PathBuf,
@@ -155,7 +156,7 @@ impl Drop for RunFolder {
     }
 }
 
-/// Moves the files of a directory into another, each in one step, and removes the first directory.
+/// Moves the files of a directory into another, each in one step, and removes the emptied directory.
 fn move_files(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
     let fail = |error| (from.to_owned(), error);
     for entry in fs::read_dir(from).map_err(fail)? {
@@ -175,7 +176,7 @@ fn make_with_parents(path: &Path) -> io::Result<()> {
     fs::create_dir(path)
 }
 
-/// Locks a directory against other runs. `None` if the file system has no locks.
+/// Locks a directory against other runs. `None` if it cannot be locked, for example because the file system has no locks.
 fn lock(path: &Path) -> Result<Option<File>, CliError> {
     let folder = File::open(path).map_err(|error| CliError::file(path, &error))?;
     match folder.try_lock() {
@@ -188,7 +189,8 @@ fn lock(path: &Path) -> Result<Option<File>, CliError> {
     }
 }
 
-/// Removes the folders that interrupted runs left in an output directory. Keeps and reports those that hold an adapter.
+/// Removes the folders that interrupted runs left in an output directory. Keeps and reports a folder that holds an adapter. Also
+/// keeps a folder without the options of a run.
 fn clear_interrupted(output: &Path) -> io::Result<()> {
     for entry in fs::read_dir(output)? {
         let (entry, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;

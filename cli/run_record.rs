@@ -73,7 +73,7 @@ impl Kept {
 pub(crate) struct OfRun {
     /// See [`Reference::name`](crate::reference::Reference::name).
     pub reference: String,
-    /// Loss, knobs and temperature, which running statistics depend on: see [`describe`].
+    /// Loss, knobs and temperature, on which running statistics depend. [`describe`] makes it.
     pub objective: Value,
     /// See [`template_name`]. `None` if the record does not hold it.
     pub chat_template: Option<String>,
@@ -119,7 +119,7 @@ impl RunRecord {
         &self.of_run.reference
     }
 
-    /// Reads the record in the folder of a run. `None` if there is none.
+    /// Reads the record in the folder of a run. `None` if the folder has no record.
     ///
     /// # Errors
     /// [`CliError::Input`] for a file that is damaged.

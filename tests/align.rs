@@ -94,7 +94,7 @@ impl Run {
     }
 }
 
-/// Returns a path as an argument.
+/// Returns a path as a string, for a command line.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are UTF-8")
 }

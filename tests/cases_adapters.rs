@@ -267,7 +267,7 @@ fn gemma_3_adapters_give_the_log_probs_of_peft() {
         for (row, (found, expected)) in logps(&run).iter().zip(expected[name].as_array().unwrap()).enumerate() {
             for (answer, found) in found.iter().enumerate() {
                 let expected = number(&expected[answer]);
-                // log-probs of 40 and more tokens, summed in f32
+                // each number is a sum over 40 or more tokens, whose log-probs are f32
                 assert!((found - expected).abs() < 1e-3, "{}, row {row}: {found}, {expected}", adapter.display());
             }
         }
@@ -456,7 +456,7 @@ fn an_adapter_in_the_models_folder_is_said_and_not_merged() {
     let rewards = score(&beside, &["--reward-model", text(&beside)], &rows).ok();
     assert!(!rewards.stderr.contains("also holds an adapter"), "{}", rewards.stderr);
     assert_eq!(rewards.stdout, score(&golden_model, &["--reward-model", text(&reward)], &rows).ok().stdout);
-    // only the configuration
+    // only the configuration of the adapter is left, without its weights
     fs::remove_file(both.join(WEIGHTS)).unwrap();
     fs::remove_file(both.join("adapter_model.bin")).unwrap();
     let run = score(&both, &[], &rows).ok();
@@ -511,7 +511,7 @@ fn a_merge_copies_nothing_that_makes_the_result_load_wrongly() {
     for name in copied {
         assert!(output.join(name).exists(), "{name} was not copied");
     }
-    // the result is a model without an adapter, the same as from a clean folder
+    // the files are the same as those of a merge from a clean folder, and no adapter is reported
     let clean = home.path().join("clean");
     align(&["merge", "--model", text(&golden_model), "--adapter", text(&other), "--output", text(&clean)]).ok();
     for entry in fs::read_dir(&clean).unwrap() {

@@ -42,7 +42,7 @@ fn says(run: &Run, parts: &[&str]) {
     assert_eq!(said(run, parts).len(), 1, "{parts:?}: {}", run.stderr);
 }
 
-/// The tokenizer cuts marks of another model's template into pieces: in texts, and in turns that a foreign template renders.
+/// The tokenizer cuts marks of another model's template into pieces, both in texts and in turns that such a template renders.
 #[test]
 fn marks_that_are_no_tokens_are_warned_of() {
     let written = |i: usize| {
@@ -77,12 +77,12 @@ fn marks_that_are_no_tokens_are_warned_of() {
     says(&over("inspect", "tiny-qwen2", &eight(llama2), &[]).ok(), &["\"<s>\" is no token", "`prompt`"]);
     let deepseek = |i: usize| json!({"prompt": format!("<｜User｜>{}<｜Assistant｜>", question(i)), "chosen": format!("River {i}"), "rejected": "Fish"});
     says(&over("inspect", "tiny-qwen2", &eight(deepseek), &[]).ok(), &["\"<｜User｜>\" is no token"]);
-    // text that only resembles a mark
+    // text that only resembles a mark is not reported
     let code = |i: usize| json!({"prompt": question(i), "chosen": format!("a <| b |> {i} <s>old</s> way"), "rejected": "x |> y <| z"});
     assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(code), &[]).ok(), &["is no token"]), [] as [&str; 0]);
 }
 
-/// Rows may have the model's own marks inside the content of a turn.
+/// Rows may have the model's own marks inside the content of a turn. This is reported.
 #[test]
 fn marks_within_turns_are_warned_of() {
     let ended = |i: usize| {
@@ -103,7 +103,7 @@ fn marks_within_turns_are_warned_of() {
     assert_eq!(said(&run, &["warning: "]).len(), 1, "{}", run.stderr);
 }
 
-/// A text may begin with the start token that the tokenizer adds too.
+/// A text may begin with the start token that the tokenizer also adds. This is reported.
 #[test]
 fn a_second_start_is_warned_of() {
     for (model, start, prompt) in [
@@ -131,7 +131,7 @@ fn a_second_start_is_warned_of() {
     }
 }
 
-/// In CSV, a quote that was meant as a character would merge two rows into one.
+/// In CSV, a quote that was meant as a character would merge two rows into one, so text after a closing quote is refused.
 #[test]
 fn text_behind_a_closing_quote_of_csv_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -185,7 +185,7 @@ fn hostile_marks_are_looked_at_in_time() {
     assert!(run.code == Some(0) || run.code == Some(2), "{}", run.stderr);
 }
 
-/// The text of an answer contains the next turns of the conversation.
+/// An answer whose text contains the next turns of the conversation is reported.
 #[test]
 fn turns_of_others_in_the_text_of_an_answer_are_warned_of() {
     for (prompt, next) in [
@@ -251,7 +251,7 @@ fn roles_that_nobody_knows_are_warned_of() {
     assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(row("human")), &[]).ok(), &[".role`"]), [] as [&str; 0]);
 }
 
-/// A column that says which answer is better may contradict the rows.
+/// A column that says which answer is better may contradict the rows. This is reported.
 #[test]
 fn unread_columns_that_contradict_the_pairs_are_warned_of() {
     let scored = |chosen: f64| {
@@ -346,7 +346,7 @@ fn answers_of_blanks_are_counted() {
     says(&over("inspect", "tiny-qwen2", &eight(row), &[]).ok(), &["8 answers that are empty or blank"]);
 }
 
-/// Rows from which a loss learns nothing.
+/// Rows from which a loss learns nothing are reported.
 #[test]
 fn rows_that_teach_nothing_are_warned_of() {
     let labelled = |every: usize| move |i: usize| json!({"prompt": question(i), "completion": "River", "label": i.is_multiple_of(every)});

@@ -288,7 +288,7 @@ fn the_optimiser_and_its_numbers_can_be_chosen() {
     assert!(std::fs::read_to_string(&config).unwrap().contains("rmsprop-alpha = 0.99"));
     assert_eq!(losses(&["--optim", "rmsprop", "--rmsprop_alpha", "0.99"]), rmsprop);
     assert_ne!(losses(&["--optim", "rmsprop", "--rmsprop_alpha", "0.5"]), rmsprop);
-    // alpha comes from the file; AdamW, which does not read alpha, can be chosen all the same
+    // alpha comes from the file; AdamW can still be chosen, although it does not read alpha
     assert_eq!(losses(&["--config", text(&config)]), rmsprop);
     assert_eq!(losses(&["--config", text(&config), "--optim", "adamw"]), adamw);
 }

@@ -121,7 +121,7 @@ fn safetensors(header: Map<String, Value>, data: &[u8]) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], &text, data].concat()
 }
 
-/// The class that saved a model does not decide its family, but its name tells the task.
+/// The class name in `architectures` tells the task of a model, but `model_type` decides its family.
 #[test]
 fn model_type_says_the_family_and_architectures_the_task() {
     let golden = Folder::of("tiny-llama31");
@@ -430,7 +430,7 @@ fn linked_weights_are_read_and_said() {
     shards.assert_scores_as(&Folder::of("tiny-llama"), &["two.safetensors, outside of the model's folder"]);
 }
 
-/// This program applies the scaling as intended; transformers 5.23 ignores it.
+/// This program applies the RoPE scaling under the old key as intended; transformers 5.23 ignores it.
 #[test]
 fn the_old_key_of_gemma_3s_rope_scaling_is_applied_and_said() {
     let with = |scaling: Value| {

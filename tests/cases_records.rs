@@ -11,7 +11,7 @@ fn inspect(model_name: &str, data: &str, more: &[&str]) -> Run {
     align(&[&common[..], more].concat())
 }
 
-/// Returns the text of the first row's prompt tokens, and the texts of the tokens of its answers.
+/// Returns what the tokens of the first row spell: the text of its prompt, and the text of each answer.
 fn spelled(run: Run) -> (String, Vec<String>) {
     let row = run.ok().json()["row"][0].clone();
     let spell = |tokens: &Value| -> String {
@@ -288,7 +288,7 @@ fn null_columns_of_other_shapes_are_none() {
     let plain = json!({"prompt": "p", "completion": " a"});
     let row = json!({"prompt": "p", "completion": " a", "chosen": null, "rejected": null, "text": null});
     same_tokens("rows.jsonl", &row.to_string(), &plain, &[]);
-    // if one of two answers is missing, that is reported, and so is a missing label
+    // a missing answer of a pair is reported, and so is a missing label
     let folder = tempfile::tempdir().unwrap();
     for (row, words) in [
         (json!({"prompt": "p", "chosen": "a", "rejected": null, "text": "t"}), "`rejected` is null"),

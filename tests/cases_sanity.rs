@@ -213,12 +213,12 @@ fn a_prompt_in_columns_of_other_names_is_read_and_said() {
     }
 }
 
-/// Returns the text of byte-level tokens.
+/// Returns the text of byte-level tokens, in which `Ġ` stands for a space and `Ċ` for a line end.
 fn spelled(tokens: &str) -> String {
     tokens.replace('Ġ', " ").replace('Ċ', "\n")
 }
 
-/// A second file and later parts of the first are checked like the beginning.
+/// A second file and later parts of the first file are checked like the beginning of the first file.
 #[test]
 fn faults_far_from_the_beginning_are_warned_of() {
     let folder = tempfile::tempdir().unwrap();

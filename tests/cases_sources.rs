@@ -46,7 +46,7 @@ fn nulls_that_a_table_wrote_into_tools_are_left_out_of_jsonl() {
     }
     let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(&padded).unwrap();
-    // a null in an object deeper inside is left out, but a null that is a default value is not
+    // a null in a nested object is left out, but a null that is a default value stays
     let nested = |of_x: &str, padding: &str| {
         let x = format!(r#"{{"type": "number"{of_x}}}"#);
         let object = format!(r#"{{"type": "object", "properties": {{"x": {x}{padding}}}}}"#);

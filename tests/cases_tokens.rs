@@ -16,7 +16,7 @@ impl Model {
         Model { folder }
     }
 
-    /// Makes a copy with these files of a case in place of its own.
+    /// Makes a copy in which `files` are replaced by the files of a case.
     fn with_case(name: &str, files: &[&str]) -> Model {
         let model = Model::copy();
         for file in files {
@@ -44,7 +44,7 @@ fn with_template(template: &Path, data: &Path, more: &[&str]) -> Run {
     inspect(&golden_model("tiny-qwen2"), data, &[&["--chat-template", template.to_str().unwrap()], more].concat())
 }
 
-/// Returns the tokens of the first row, prompt and first answer, as ids and texts.
+/// Returns the ids and texts of the tokens of the first row: those of its prompt and of its first answer.
 fn tokens(run: &Run) -> Vec<(u64, String)> {
     let row = &run.json()["row"][0];
     let list = |value: &Value| value.as_array().unwrap_or_else(|| panic!("{row}")).clone();
@@ -185,7 +185,7 @@ fn ids(run: &Run) -> Vec<u64> {
 const START: u64 = 510;
 const END: u64 = 511;
 
-/// Returns the token ids of the row with the unchanged files of the tiny model.
+/// Returns the token ids that the unchanged tiny model gives the row in `data`.
 fn as_they_came(data: &Path) -> Vec<u64> {
     let whole = ids(&inspect(&golden_model("tiny-qwen2"), data, &[]).ok());
     assert_eq!(whole.iter().filter(|id| **id == START).count(), 3);
@@ -257,7 +257,8 @@ fn added_tokens_whose_ids_contradict_are_refused() {
     });
 }
 
-/// `added_tokens_decoder` decides how much space around it a token absorbs (transformers 5.23: 510, then `user`).
+/// `added_tokens_decoder` decides whether the space after a token becomes part of the token. In transformers 5.23 it does with
+/// `rstrip`, so token 510 is followed by `user`.
 #[test]
 fn the_decoder_of_added_tokens_says_how_they_are_matched() {
     let folder = tempfile::tempdir().unwrap();

@@ -519,7 +519,7 @@ fn a_prompt_can_be_piped_in() {
     assert_eq!(String::from_utf8(piped.stdout).unwrap(), typed.stdout);
 }
 
-/// If stdout and stderr cannot be written, the adapter is made all the same.
+/// If stdout and stderr cannot be written, the run still writes the adapter.
 #[cfg(target_os = "linux")]
 #[test]
 fn training_goes_on_without_readers() {
@@ -618,7 +618,7 @@ fn a_term_that_has_no_data_is_refused() {
     run.refused(2, &["--eta above 0"]);
 }
 
-/// A step reads as many texts as rows and continues where the previous step stopped. The run's `config.toml` makes the same run.
+/// A step reads as many texts as rows and continues where the previous step stopped. The run's `config.toml` repeats the run.
 #[test]
 fn texts_of_a_reference_corpus_hold_a_policy() {
     let folder = tempfile::tempdir().unwrap();

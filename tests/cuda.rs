@@ -1,5 +1,5 @@
-//! `--device cuda`: whole runs on the PTX machine beside the same runs on the processor, and what a user is told if there is no
-//! GPU to use. With `ALIGN_TEST_CUDA=driver` the runs are on the real driver's first card.
+//! `--device cuda`: compares whole runs on the PTX machine with the same runs on the processor, and checks what a user is told if
+//! there is no usable GPU. With `ALIGN_TEST_CUDA=driver` the runs are on the real driver's first card.
 
 use crate::align::{Run, command, golden_model, lines_in, number, read_lines, text};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ impl Driver {
     }
 }
 
-/// What is queued runs as late as it may, so that a missing wait shows in the numbers.
+/// Describes a card on which queued work runs as late as possible, so that a missing wait shows in the numbers.
 const LATE: &str = "mode=late;memory=1000000000";
 
 /// The golden models, one of each family and of each way to scale positions.
@@ -131,7 +131,7 @@ fn scores_and_greedy_tokens_are_those_of_the_processor() {
     assert_eq!(generate("cuda"), generate("cpu"));
 }
 
-/// `auto` is the processor, and says nothing of the machine that tests use.
+/// `auto` means the processor, and its messages do not mention the PTX machine, which only tests use.
 #[test]
 fn the_machine_is_taken_only_if_it_is_asked_for() {
     let (driver, folder) = (Driver::new(), tempfile::tempdir().unwrap());

@@ -1,4 +1,5 @@
-//! Numbers that must be equal: bit for bit if all sums run in the same order, else within the rounding of the sums that do not.
+//! Numbers that must be equal: bit for bit if all sums run in the same order, otherwise within the rounding of the sums whose order
+//! differs.
 
 use crate::align::{align, committed_goldens, golden_model, read_lines};
 use crate::golden_rows::{golden_rows, with_numbers};
@@ -235,7 +236,7 @@ fn a_batch_is_its_micro_batches() {
     let mixed = ["mpo", "rpo", "wpo", "ld_dpo"];
     let losses = LOSSES.iter().map(|loss| loss.name).chain(mixed).map(|name| (name, &[][..]));
     let losses = losses.chain([("max_po", &texts[..])]);
-    // 96 tokens leave at least a few of every answer
+    // 96 tokens leave at least a few tokens of every answer
     let rows = |kind, n| rows_of(&model, &dir, kind, n, 96);
     for (name, knobs, dropout) in losses.flat_map(|(name, knobs)| [(name, knobs, None), (name, knobs, Some(DROPOUT))]) {
         let objective = Objective::new(name, knobs).unwrap();
@@ -262,7 +263,7 @@ fn a_batch_is_its_micro_batches() {
     }
 }
 
-/// Compares everything that a step reports: counts exactly, means up to the order of their f64 sums.
+/// Compares everything that a step reports. Counts must be equal; means may differ by the order of their f64 sums.
 fn same_report(name: &str, parts: &Outcome, whole: &Outcome) {
     let counts = |outcome: &Outcome| [outcome.saturated, outcome.clipped, outcome.undecided];
     assert_eq!(counts(parts), counts(whole), "{name}");

@@ -1,5 +1,5 @@
-//! Compares the binary with transformers and PEFT on rope variants, adapter options and conversations, each sequence alone:
-//! `tests/goldens/extra/`, made by `tests/oracles/make_extra_goldens.py`.
+//! Compares the binary with transformers and PEFT on rope variants, adapter options and conversations, each sequence alone. The
+//! numbers are in `tests/goldens/extra/`; `tests/oracles/make_extra_goldens.py` makes them.
 
 use crate::align::{
     Run, align, committed_goldens, copy_folder, golden_model, ids, lines_in, number, numbers, read_json, read_lines,

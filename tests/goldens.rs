@@ -41,7 +41,7 @@ const LOSSES: [GoldenLoss; 20] = [
     ("sigmoid ld_alpha=0.5", &["--loss", "ld_dpo", "--ld-alpha", "0.5"], &[]),
 ];
 
-/// KTO, which reads labelled rows. As in TRL, they are in TRL's order and evaluated batch by batch.
+/// KTO, which reads labelled rows. The rows are in TRL's order and are evaluated batch by batch, as in TRL.
 const KTO: (&[&str], &[(&str, &str)]) = (
     &["--loss", "kto", "--unpaired-order", "trl"],
     &[("--desirable-weight", "kto_desirable_weight"), ("--undesirable-weight", "kto_undesirable_weight")],
@@ -135,8 +135,8 @@ impl Golden {
         golden["items"].as_array().unwrap_or_else(|| panic!("{}: no items", self.name))
     }
 
-    /// Returns the number of threads: all for the real model, whose few runs take longest; one for the tiny ones, since other
-    /// tests run at the same time.
+    /// Returns the number of threads to use. The real model gets all threads, because its few runs take longest. A tiny model gets
+    /// one, because other tests run at the same time.
     fn threads(&self) -> String {
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         if is_real(&self.name) { all() } else { 1 }.to_string()
@@ -401,7 +401,7 @@ fn kto_is_that_of_trl() {
     check_kto(is_tiny);
 }
 
-/// Returns the largest relative difference of two runs of the same steps.
+/// Returns the largest difference between `a` and `b` at the same step, relative to `b`.
 fn largest_relative(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).fold(0.0, |worst: f64, (a, b)| worst.max((a - b).abs() / b.abs()))
 }
@@ -457,7 +457,7 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], cache: &Path,
         .collect();
     let column = |key: &str| -> Vec<f64> { lines.iter().map(|line| number(&line[key])).collect() };
 
-    // 30 times the largest relative change that another attention kernel made in the peer's own run
+    // 30 times the largest relative change that another attention kernel makes in the goldens' own run
     let tolerance = match (want.get("loss_other_kernel"), want.get("grad_norm_other_kernel")) {
         (Some(loss), Some(grad_norm)) => {
             let change = largest_relative(&numbers(loss), &numbers(&want["loss"]))
@@ -493,8 +493,8 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], cache: &Path,
     }
 }
 
-/// Checks that every tensor of the trained adapter differs from the peer's by at most `tolerance` of its norm, or 2e-3 if that is
-/// more.
+/// Checks that every tensor of the trained adapter differs from the golden by at most `tolerance` of its norm, or 2e-3 of it if
+/// that is more.
 fn check_final_adapter(golden: &Golden, want: &Path, output: &Path, tolerance: f64) {
     let read = |path: &Path| std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let (got, want) = (read(&output.join("adapter_model.safetensors")), read(want));
@@ -522,7 +522,7 @@ fn check_trajectories(which: fn(&str) -> bool) {
         let (_, flags, knobs) = LOSSES.into_iter().find(|(known, ..)| *known == name).expect("a loss of the list");
         (flags, knobs)
     };
-    // the first loss of pairs computes the reference's log-probs, the others read them
+    // the first loss of pairs computes the reference's log-probs, and the other losses of pairs read them
     let cache = tempfile::tempdir().unwrap();
     for name in ["sigmoid", "exo_pair", "ipo", "kto"] {
         let (flags, knobs) = if name == "kto" { KTO } else { of(name) };

@@ -229,7 +229,7 @@ fn every_loss_has_the_gradient_of_its_value() {
             "hinge" | "exo_rw" | "dpo_rw" | "nca" | "discopop" => &[("beta", number(0.01))],
             "chipo" => &[("beta", number(0.01)), ("chi_alpha", number(0.01))],
             "slic" => &[("delta", number(1000.0))],
-            // by default its reference points carry no gradient, so its gradient is intentionally not that of its value
+            // by default its reference points carry no gradient, so its gradient is intentionally not the derivative of its value
             "kto_pair" => &[("kl_grad", KnobValue::Switch(true))],
             // its target margin carries no gradient either
             "alpha_dpo" => &[("alpha", number(0.0))],

@@ -180,7 +180,7 @@ fn planned_is_held_for_every_kind_of_loss() {
             with_file.are_held();
         }
     }
-    // a step also reads texts: it needs two passes with the longest texts, one pass with the others
+    // a step also reads texts. With at most 600 tokens in a pass, it needs two passes if it reads the longest texts, otherwise one
     let even = &open("even", RowKind::Pair, &rows(RowKind::Pair, &[[6, 5]; 8]));
     let texts = &open(
         "texts",
@@ -283,7 +283,7 @@ fn memory_changes_no_number() {
         let common = ["train", "-v", "--demo", "--max-steps", "2", "--output", output.to_str().unwrap()];
         let run = align(&[&common[..], memory].concat()).ok();
         let ([planned, packing, peak], kept) = printed(&run.stderr);
-        // each of the three is rounded to a tenth of a MiB
+        // each of the three sizes is rounded to a tenth of a MiB
         let most = peak * (1.0 + TOLERANCE) + 0.15 * f64::from(1 << 20);
         assert!(peak <= planned && planned - packing <= most, "{name}: {}", run.stderr);
         let adapter = std::fs::read(output.join("adapter_model.safetensors")).unwrap();

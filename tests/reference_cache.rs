@@ -21,7 +21,7 @@ const ROWS: usize = 10;
 /// Number of different answers in the ten pairs that are trained on, and in the four held-out ones. One answer is in two of the
 /// ten pairs.
 const ANSWERS: [u64; 2] = [19, 8];
-/// So few that a batch of four is split into several passes.
+/// Maximum number of tokens in a pass: small enough to split a batch of four into several passes.
 const MICRO_BATCH_TOKENS: &str = "700";
 
 /// Runs of one loss over the same few rows, in their own folder with its own cache.
@@ -202,7 +202,7 @@ fn no_number_depends_on_the_cache() {
             cold.is(&off);
             assert_eq!(cold.counts(), [computed, read], "{loss}");
             if loss == "dpo" || loss == "kto_pair" {
-                // every answer once: those of the evaluation too
+                // every answer is computed once, also the answers of the evaluation
                 assert_eq!(computed, ANSWERS.iter().sum::<u64>(), "{loss}");
             }
             let warm = runs.run(&name("warm"), &with);

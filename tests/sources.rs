@@ -28,7 +28,7 @@ fn good(i: usize) -> Value {
 fn scores_do_not_depend_on_the_format() {
     let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read(parquet("pairs.jsonl")).unwrap();
-    // JSON lines with the name of a Parquet file: the content decides
+    // JSON lines with the name of a Parquet file; the content decides the format
     let copy = folder.path().join("copy.parquet");
     std::fs::write(&copy, &text).unwrap();
     let expected = run("score", &[&parquet("pairs.jsonl")], &["--json"]).ok();
@@ -143,7 +143,7 @@ fn rejected_rows_are_written() {
     run("score", &[&data], &["--on-bad-row", "skip", "--rejects", "/no/such/folder/x"])
         .refused(1, &["/no/such/folder/x"]);
 
-    // a later run into the same folder, which rejects no row
+    // a later run into the same folder rejects no row, so it removes the file
     write_lines(&data, &[good(0), good(1)]);
     train(&[]).ok();
     assert!(!out.join("rejects.jsonl").exists(), "that of the run before is gone");
@@ -314,7 +314,7 @@ fn a_second_start_takes_the_tokens_of_the_first() {
     assert!(!off.stderr.contains("token cache"), "{}", off.stderr);
     assert!(first.stdout == second.stdout && first.stdout == off.stdout);
 
-    // training with cached tokens gives the same adapter as training without
+    // training with cached tokens gives the same adapter as training without them
     let train = |name: &str, cache: &str| {
         let out = folder.path().join(name);
         run("train", &[&data], &["--max-steps", "2", "--data-cache", cache, "--output", out.to_str().unwrap()]).ok();

@@ -236,7 +236,8 @@ fn score_cuts_rows_that_do_not_fit_a_pass() {
     }
 }
 
-/// Each epoch uses other answers. Another run with the same seed uses the same answers. A row with too few answers uses all.
+/// Each epoch uses other answers. Another run with the same seed uses the same answers. A row that has no more answers than asked
+/// for uses all of them.
 #[test]
 fn an_epoch_takes_some_of_the_scored_answers() {
     let folder = tempfile::tempdir().unwrap();

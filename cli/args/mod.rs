@@ -151,8 +151,8 @@ pub(crate) fn public_name(flag: &str) -> Option<String> {
     Some(format!("--{}", arg.get_long()?))
 }
 
-/// Switches that a command takes over from an adapter's run. `chat` is not among them, because its opposite `--no-chat` is
-/// declared like any other flag.
+/// Switches that a command takes over from an adapter's run, and that need a flag to turn them off again. `chat` is not among
+/// them, because its opposite `--no-chat` is declared like any other flag.
 const SWITCHES: [&str; 2] = ["implicit_prompt", "allow_drops"];
 
 /// Returns the id of the flag that turns off a switch that a file or an adapter's run has turned on.
@@ -174,9 +174,9 @@ fn with_opposites(command: Command) -> Command {
     command.args(switches.into_iter().map(|name| opposite_flag(name, &name.replace('_', "-"))))
 }
 
-/// Lets a flag be typed with `_` for `-` and the reverse, as TRL and PEFT write their names. A flag with a number also accepts a
-/// negative one, so that the error is about the number and not about an unknown flag. A negative number with an exponent needs a
-/// `=` before it, as in `--beta=-1e-5`.
+/// Lets a flag be typed with `_` in place of `-` and the reverse, because TRL and PEFT write their names with `_`. A flag with a
+/// number also accepts a negative one, so that the error is about the number and not about an unknown flag. A negative number
+/// with an exponent needs a `=` before it, as in `--beta=-1e-5`.
 fn as_typed(arg: Arg) -> Arg {
     let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
     let names: Vec<&str> = names.collect();
@@ -252,7 +252,7 @@ fn inspect(command: Command) -> Command {
     command.mut_arg("on_bad_row", |choice| choice.default_value("skip"))
 }
 
-/// If more losses than this have a knob, its help names only the first of them.
+/// If more losses than this have a knob, the knob's help names only the first of them.
 const NAMED: usize = 8;
 
 /// Describes what a knob's flag does, with the losses that have the knob and their defaults.

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Implements the conversion of a choice of the command line into the value of the same name in a library.
+/// Implements the conversion of a choice of the command line into the variant of the same name of a library's enum.
 macro_rules! named_alike {
     ($choice:ident => $value:ident { $($name:ident),* }) => {
         impl From<$choice> for $value {
@@ -291,7 +291,7 @@ impl DeviceArgs {
 pub(crate) enum DeviceChoice {
     Auto,
     Cpu,
-    /// The GPU of this number.
+    /// The GPU with this number, counted from 0.
     Cuda(usize),
 }
 
@@ -349,7 +349,7 @@ impl From<&str> for ReferenceChoice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CacheChoice {
     Off,
-    /// For this process alone.
+    /// In memory, for this process alone.
     Memory,
     Folder(PathBuf),
 }

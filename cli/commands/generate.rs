@@ -43,7 +43,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     })
 }
 
-/// Finds the prompts. `None` means a chat.
+/// Finds the prompts. `None` if nothing says what to continue: then the command starts a chat.
 fn prompts<'e>(
     args: &GenerateArgs,
     loaded: &LoadedModel,
@@ -284,7 +284,7 @@ fn chat(
         let mut on_token = |_: usize, token: u32| {
             tokens.push(token);
             let result = decode(encoder, &tokens).and_then(|text| {
-                // a character may consist of several tokens: shows it once it is complete
+                // a character may consist of several tokens: it is shown once it is complete
                 if !text.ends_with('\u{fffd}') && text.len() > shown {
                     print(&text.as_bytes()[shown..])?;
                     shown = text.len();

@@ -38,7 +38,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<(), CliError> {
     })
 }
 
-/// Returns what scores the answers, and the name of the reference.
+/// Returns the scoring that computes log-probs or rewards, and the name of the reference.
 fn scoring<'m>(args: &ScoreArgs, loaded: &'m LoadedModel) -> Result<(Scoring<'m>, String), CliError> {
     let (precision, logp_temperature) = (args.device.precision().into(), args.logp.temperature());
     let scoring = |adapters: Adapters, scorers: Scorers, cache: Option<ReferenceCache>| Scoring {
@@ -196,8 +196,9 @@ fn ranking(answers: &[Value]) -> Vec<usize> {
     places
 }
 
-/// Formats a row for people, one line for each answer: number of the row, answer, tokens, log-prob, and its difference from the
-/// reference's log-prob. For a reward model: the reward, with the best answer of a prompt first.
+/// Formats a row for people, with one line for each answer. A line has the row's number, the name of the answer, the number of
+/// its tokens, its log-prob, and the difference from the reference's log-prob. With a reward model, it has the reward instead,
+/// and the best of several completions comes first.
 fn line(row: &Value) -> String {
     let number = &row["row"];
     if let Some(reason) = row["dropped"].as_str() {

@@ -31,8 +31,8 @@ const LOG_PROBS: &[&str] = &["precision", "logp-temperature"];
 /// Other options that decide an evaluation.
 const EVALUATION: &[&str] = &["batch-size", "micro-batch-tokens", "unpaired-order", "on-bad-row", "allow-drops"];
 
-/// Returns the options that a command takes over from a run. `eval` also takes the loss and its knobs. A key is ignored if it is
-/// no flag of the command in this version. Commands without an entry take nothing.
+/// Returns the options that a command takes over from a run. `eval` also takes the loss and its knobs. A key of the run's file is
+/// ignored if it is not a flag of the command in this version. Commands without an entry take nothing.
 fn takes(command: &str, matches: &ArgMatches) -> &'static [&'static [&'static str]] {
     match command {
         // `logp-temperature` is left out: a reward is not a log-prob
@@ -92,7 +92,7 @@ impl OfRun {
         &self.path
     }
 
-    /// Returns the same as [`OfRun::expanded`], but without one flag of the run.
+    /// Returns the arguments like [`OfRun::expanded`], but leaves out the run's flag `flag`.
     pub(crate) fn expanded_but(&self, flag: &str) -> Expanded {
         let [before, behind] = &self.arguments;
         let flags = || self.flags.iter().filter(|of_run| of_run.name != flag);
@@ -145,7 +145,7 @@ pub(crate) fn options_of_run(
     Ok(Some(OfRun { arguments: [before.to_vec(), behind.to_vec()], flags, path, words }))
 }
 
-/// Returns the directory of `--reward-model` or `--adapter`.
+/// Returns the directory of `--reward-model` or `--adapter`. `None` if neither flag is given.
 fn adapter_of(matches: &ArgMatches) -> Option<&Path> {
     let dir = |id| matches.try_get_one::<PathBuf>(id).ok().flatten().map(PathBuf::as_path);
     dir("reward_model").or_else(|| dir("adapter"))
@@ -179,7 +179,8 @@ impl Taken<'_> {
         Ok(())
     }
 
-    /// Takes the run's own copy of its template. If there is none, takes the file that the run's option names.
+    /// Adds the flag that names the run's own copy of its chat template. If the run has no copy, adds the run's option
+    /// `chat-template`.
     fn add_template(&mut self, file: &ConfigFile, dir: &Path) -> Result<(), CliError> {
         if !dir.join(TEMPLATE_FILE).exists() {
             return if file.table.contains_key("chat-template") { self.add(file, "chat-template") } else { Ok(()) };
@@ -235,8 +236,8 @@ fn keys_for_rows_of(matches: &ArgMatches, run: &toml::Table) -> &'static [&'stat
     }
 }
 
-/// Checks that the file has the rank and alpha of the adapter beside it. If not, `eval` fails and other commands warn. Also refuses
-/// a `max-length` that is no number of tokens.
+/// Checks that the file has the rank and alpha of the adapter beside it. If they differ, `eval` fails and other commands warn.
+/// Also refuses a `max-length` that is not a valid number of tokens.
 fn check(file: &ConfigFile, dir: &Path, command: &str) -> Result<(), CliError> {
     let fail = |what: String| CliError::Input(format!("{}: {what}", file.path.display()));
     let config = LoraConfig::read(&dir.join(ADAPTER_CONFIG))?;

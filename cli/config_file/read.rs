@@ -297,7 +297,7 @@ fn resolve(id: &str, text: String, folder: &Path) -> OsString {
     if is_path { inside.into_os_string() } else { text.into() }
 }
 
-/// Returns the 1-based line of a top-level key.
+/// Returns the 1-based line of a top-level key. Returns 1 if the key is not found.
 fn line_of(text: &str, key: &str) -> usize {
     let is_key = |line: &str| {
         let name = line.split('=').next().unwrap_or("").trim().trim_matches(['"', '\'']);

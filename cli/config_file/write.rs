@@ -97,8 +97,8 @@ impl Options {
         Ok(())
     }
 
-    /// Adds the options that decide how rows are read. Also writes options that are off. If this file left them out, a later run
-    /// from it that starts from the same adapter would take their values from that adapter's run.
+    /// Adds the options that decide how rows are read. Adds them even if they are off or empty. If the file lacked them, a later
+    /// run from this file that starts from the same adapter would take their values from that adapter's run.
     fn of_rows(&mut self, args: &TrainArgs) -> Result<(), CliError> {
         let reading = args.data.reading()?;
         self.put("columns", Value::from(reading.columns.to_string()));

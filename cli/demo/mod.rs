@@ -25,7 +25,7 @@ pub(crate) const LEARNING_RATE: f64 = 7e-4;
 /// The default of `--epochs` with `--demo`.
 pub(crate) const EPOCHS: u64 = 1;
 
-/// Every file of the demo; together at most 4 MB.
+/// Every file of the demo. Together they have at most 4 MB.
 pub(crate) const FILES: &[EmbeddedFile] = embedded![
     "model/config.json",
     "model/generation_config.json",
@@ -45,7 +45,7 @@ pub(crate) struct DemoPaths {
     pub model: PathBuf,
     /// Rows `{id, prompt, chosen, rejected}`, as conversations.
     pub pairs_train: PathBuf,
-    /// Held-out rows, of the same shape. Their subjects occur in no other data file of the demo.
+    /// Held-out rows, of the shape of `pairs_train`. Their subjects occur in no other data file of the demo.
     pub pairs_eval: PathBuf,
     /// Rows `{id, prompt, completion, label}`.
     pub labelled: PathBuf,
@@ -128,7 +128,8 @@ mod tests {
         }
     }
 
-    /// Otherwise length alone would tell warm answers from grumpy ones.
+    /// Chosen answers are warm and rejected ones grumpy. Together they must be equally long within 3 %, so that a model cannot
+    /// tell them apart by length alone.
     #[test]
     fn chosen_and_rejected_have_the_same_length() {
         let length = |row: &Value, answer: &str| only_message(&row[answer], "assistant").len() as f64;

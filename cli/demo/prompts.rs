@@ -21,7 +21,7 @@ pub(crate) struct DemoPrompts {
 }
 
 impl DemoPrompts {
-    /// Takes the first held-out prompts of the demo. `None` without the demo.
+    /// Encodes the first held-out prompts of the demo. `None` if the run does not use the demo.
     ///
     /// # Errors
     /// [`CliError`] if the prompts cannot be read or encoded, or if the ids of the stop tokens cannot be read.
@@ -58,7 +58,7 @@ impl DemoPrompts {
             lines += &format!("  {}\n    -> {}\n", text(&prompt.ids)?.trim(), text(&completion.tokens)?.trim());
         }
         match print(lines.as_bytes()) {
-            // stdout is closed, so nobody reads the samples; the run continues all the same
+            // stdout is closed, so nobody reads the samples; the run continues anyway
             Err(CliError::ClosedOutput) => Ok(()),
             printed => printed,
         }

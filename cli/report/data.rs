@@ -39,7 +39,7 @@ pub(crate) fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     teaches_nothing(label, survey);
 }
 
-/// Warns about rows with more tokens than the model was trained for: `max_position_embeddings`.
+/// Warns about rows with more tokens than `max_position_embeddings`, the number of positions that the model was trained for.
 pub(crate) fn beyond_positions(label: &str, data: &Dataset, config: &ModelConfig) {
     let most = config.max_position_embeddings;
     if config.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. })) {
@@ -123,7 +123,7 @@ pub(crate) fn prompts(survey: &Survey, asked: &ReadingArgs) {
     super::warnings(survey, asked);
 }
 
-/// Reports which columns and which ends of prompts were found without a flag.
+/// Reports which columns are read because of their names, and the turn marker that ends prompts without a column.
 fn by_names(label: &str, survey: &Survey) {
     for named in &survey.by_name {
         by_name(label, named, survey);
@@ -138,7 +138,7 @@ fn by_names(label: &str, survey: &Survey) {
     }
 }
 
-/// Reports if no row has the turn marker of the run, or if the rows without it are dropped.
+/// Reports if no row that was looked at has the turn marker of the run, or if the rows without it are dropped.
 pub(crate) fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
     let (Some(of_run), Some(own)) = (of_run, &survey.decided.turn_marker) else { return };
     let lacks_it = BadRow::NoTurnMarker { chosen: String::new(), rejected: String::new(), marker: None };

@@ -1,4 +1,4 @@
-//! Prints what a user should know about a model's folder: one line each, on stderr.
+//! Prints what a user should know about a model's folder, with one line on stderr for each note.
 
 use super::say;
 use align_engine::json::shorten;
@@ -56,7 +56,7 @@ fn words(note: &ModelNote) -> String {
     }
 }
 
-/// Lists the first few items, and counts the others.
+/// Lists the first [`SHOWN`] items, and says how many more there are.
 fn some(items: impl ExactSizeIterator<Item = String>) -> String {
     let more = items.len().saturating_sub(SHOWN);
     let shown: Vec<String> = items.take(SHOWN).collect();

@@ -59,9 +59,9 @@ pub(crate) fn step_operations(pace: &RunPace) -> String {
 /// The time that a run will take, without evaluations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct PlannedTime {
-    /// All steps, in seconds.
+    /// Time of all steps, in seconds.
     seconds: f64,
-    /// A step of the first epoch, in seconds.
+    /// Time of a step of the first epoch, in seconds.
     first_step: f64,
 }
 

@@ -10,7 +10,8 @@ use align_lora::train::{EvalMetrics, StepMetrics};
 use indicatif::ProgressBar;
 use std::time::{Duration, Instant};
 
-/// The progress of a run: a line for each logging step and each evaluation, above a bar on a terminal.
+/// The progress of a run. It prints a line for each logging step and each evaluation. On a terminal, a bar stands below the
+/// lines.
 pub(crate) struct Progress {
     steps: u64,
     logging_steps: u64,

@@ -26,7 +26,7 @@ pub(crate) fn is_verbose() -> bool {
     IS_VERBOSE.load(Ordering::Relaxed)
 }
 
-/// Messages of a command that may be tried again.
+/// What is remembered of the messages of a command that may be tried again.
 enum Said {
     Forgotten,
     /// The messages of the first try so far.
@@ -57,8 +57,8 @@ fn said() -> MutexGuard<'static, Said> {
     SAID.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns whether the command's first try printed this message, and forgets it: each is skipped once. During the first try,
-/// remembers the message instead.
+/// Returns whether the command's first try printed this message. Then forgets the message, so that it is skipped only once.
+/// During the first try, returns `false` and remembers the message.
 fn was_said(message: &str) -> bool {
     match &mut *said() {
         Said::Forgotten => false,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Steps that must end before the first estimate, and before the planned time is corrected.
+/// Number of steps that must end before the first estimate, and before the planned time is corrected.
 pub(super) const FIRST_STEPS: usize = 3;
 /// Number of recent durations that the estimate uses.
 const RECENT: usize = 16;

@@ -34,8 +34,8 @@ pub(crate) fn loss(objective: &Objective) -> String {
     }
 }
 
-/// Reports what `generate` has done. `elapsed` is the time that the passes over the model took, including those over the prompts,
-/// without loading.
+/// Reports what `generate` has done. `elapsed` is the time that all passes over the model took, including the passes over the
+/// prompts. It does not include the time to load the model.
 pub(crate) fn generated(n_prompts: u64, new_tokens: u64, elapsed: Duration) {
     let prompts = if n_prompts == 1 { "prompt" } else { "prompts" };
     let tokens = if new_tokens == 1 { "token" } else { "tokens" };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinearId(pub usize);
 
-/// `y += scaling * (x · lora_aᵀ) · lora_bᵀ`. Source: arXiv 2106.09685, eq. 3.
+/// A low-rank update of a linear layer: `y += scaling * (x · lora_aᵀ) · lora_bᵀ`. Source: arXiv 2106.09685, eq. 3.
 #[derive(Debug, Clone)]
 pub struct LowRank {
     /// `[rank, in_features]`
@@ -67,10 +67,10 @@ impl AdapterSet {
         params
     }
 
-    /// Makes an adapter with parameters of the same shapes. `other` makes each new parameter from the parameter that it replaces.
+    /// Makes an adapter of the same shape. `other` makes each new parameter from the parameter that it replaces.
     ///
     /// # Errors
-    /// Those of `other`.
+    /// The errors of `other`.
     pub fn map(&self, other: impl Fn(&Param) -> Result<Param, KernelError>) -> Result<AdapterSet, KernelError> {
         let update = |update: &LowRank| {
             let (lora_a, lora_b) = (other(&update.lora_a)?, other(&update.lora_b)?);
@@ -97,7 +97,7 @@ pub struct Adapters {
 }
 
 impl Adapters {
-    /// Makes adapters of the same shapes on `device`, all zeros.
+    /// Makes adapters of zeros on `device`, with the shapes of these adapters.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 #[derive(Debug)]
 pub struct NewFile {
     path: PathBuf,
-    /// In the same directory as `path`, so that renaming it is atomic. Removed on drop.
+    /// The temporary file. It is in the same directory as `path`, so that renaming it is atomic. It is removed on drop.
     file: NamedTempFile,
 }
 
@@ -33,7 +33,7 @@ impl NewFile {
         builder.prefix(".tmp-");
         #[cfg(unix)]
         {
-            // The same mode as with File::create: the umask decides who may read it.
+            // The file gets the same mode as with `File::create`: the umask decides who may read it.
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
@@ -59,7 +59,7 @@ impl NewFile {
         self.file.write_all(bytes).map_err(failed("write it"))
     }
 
-    /// Puts the file on the disk under its name.
+    /// Flushes the file to the disk and renames it to its final name.
     ///
     /// # Errors
     /// [`NewFileError`].
@@ -96,7 +96,7 @@ pub fn folder_of(path: &Path) -> &Path {
 /// Flushes a file, or a folder's list of files, to the disk. A rename reaches the disk when its folder is flushed.
 ///
 /// # Errors
-/// Those of the system.
+/// The errors of the system.
 #[cfg(unix)]
 pub fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

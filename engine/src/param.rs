@@ -35,7 +35,7 @@ impl Param {
         Ok(Param { inner: Arc::new(Inner { id, shape, values }) })
     }
 
-    /// Makes a parameter with the same id and shape on `device`, all zeros.
+    /// Makes a parameter of zeros on `device`, with the id and shape of this one.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].

@@ -76,7 +76,7 @@ pub struct Masks {
 #[derive(Debug)]
 pub struct Pass {
     pub(crate) plan: RowPlan,
-    /// The layout of attention over `plan`.
+    /// Which rows of `plan` attend to which, in the form that the attention kernels read.
     pub(crate) layout: Layout,
     /// One table for each kind of rope of the model.
     pub(crate) ropes: Vec<Rc<RopeTable>>,

@@ -4,7 +4,7 @@ use align_kernels::attention::Segment;
 use std::ops::Range;
 
 /// The number of rows of each kind. The rows of a pass come in the order of these fields. So the rows with a gradient are the
-/// first ones in every op, and recomputation is the same code without detached and reference rows.
+/// first ones in every op, and recomputation runs the same code on a plan without detached and reference rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowPlan {
     /// Policy rows with a gradient: those that the backward pass covers.
@@ -29,7 +29,7 @@ pub struct SequenceTree {
 }
 
 impl RowPlan {
-    /// Returns the number of rows of all kinds.
+    /// Returns the total number of rows.
     pub fn rows(&self) -> usize {
         self.policy + self.detached + self.reference
     }

@@ -1,4 +1,4 @@
-//! An arena of host memory, which counts its blocks by name and keeps their peak.
+//! An arena of memory, of the host or of a GPU, which counts its blocks by name and keeps their peak.
 //!
 //! Every training step allocates much the same sizes, and each fresh page costs a page fault (1 to 2.5 GB/s on a busy machine).
 //! So the arena holds large mappings. It cuts a block from the smallest gap that is large enough, and joins gaps that touch. The
@@ -13,12 +13,12 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
-/// Every block of the host begins at a cache line and is whole cache lines.
+/// Bytes of a cache line. A block in host memory begins at a cache line and is a whole number of cache lines.
 const LINE: usize = 64;
-/// Every block of a card begins where the driver would let an allocation begin, and is a whole number of such pieces.
+/// Alignment of the driver's allocations, in bytes. A block on a card has this alignment and is a whole number of such pieces.
 const CARD_LINE: usize = 256;
-/// A new mapping has at least this many bytes, and at least as many as all earlier mappings together: pages that nobody touches
-/// cost nothing. If the system refuses so much, the mapping has only what the block needs.
+/// A new host mapping has at least this many bytes, and at least as many as all earlier mappings together: pages that nobody
+/// touches cost nothing. If the system refuses so much, the mapping has only what the block needs.
 const MAPPING: usize = 256 << 20;
 /// Live blocks and touched gaps together take at most 5/4 of the peak of the live blocks.
 const KEEP: (usize, usize) = (5, 4);
@@ -28,15 +28,15 @@ const KEEP: (usize, usize) = (5, 4);
 pub(crate) enum Source {
     /// The system. Fresh pages are zeros, and can be given back.
     Host,
-    /// The memory of a GPU, which holds anything.
+    /// The memory of a GPU. Its content at first is arbitrary.
     Card(Arc<Context>),
-    /// The same, each block an allocation of its own: then a checker knows where a block ends.
+    /// The memory of a GPU, with a separate allocation for each block, so that a checker knows where a block ends.
     #[cfg(test)]
     Apart(Arc<Context>),
 }
 
 impl Source {
-    /// A mapping of `wanted` bytes, or of `least` bytes if the system refuses the former.
+    /// Maps `wanted` bytes, or `least` bytes if the system refuses `wanted`. `None` if it refuses both.
     fn map(&self, wanted: usize, least: usize) -> Option<(NonNull<u8>, usize)> {
         let map = |len: usize| match self {
             Source::Host => pages::map(len),
@@ -47,12 +47,12 @@ impl Source {
         map(wanted).map(|at| (at, wanted)).or_else(|| map(least).map(|at| (at, least)))
     }
 
-    /// The least bytes of a mapping.
+    /// Returns the minimum number of bytes that a new mapping asks for.
     fn least(&self) -> usize {
         if self.is_host() { MAPPING } else { CARD_MAPPING }
     }
 
-    /// What blocks begin at a multiple of, and are a multiple of.
+    /// Returns the number of bytes that the start and the length of every block are multiples of.
     fn line(&self) -> usize {
         if self.is_host() { LINE } else { CARD_LINE }
     }
@@ -62,7 +62,7 @@ impl Source {
     }
 }
 
-/// A mapping of a card is at least this large. A run reserves what it needs in one piece.
+/// A new mapping of a card has at least this many bytes. A run reserves what it needs in one piece.
 const CARD_MAPPING: usize = 4 << 20;
 
 #[derive(Debug)]
@@ -88,7 +88,7 @@ struct State {
     touched: usize,
 }
 
-/// Memory from the system.
+/// A piece of memory from the [`Source`].
 #[derive(Debug)]
 struct Mapping {
     at: NonNull<u8>,
@@ -110,11 +110,11 @@ struct Place {
 struct Gap {
     place: Place,
     len: usize,
-    /// How many bytes at its start may have been written to. The others are zeros and may have no page.
+    /// How many bytes at its start may have been written to. The other bytes are zeros and may have no page.
     touched: usize,
 }
 
-/// An owned piece of host memory, handed back to its [`Memory`] on drop.
+/// An owned piece of memory, which goes back to its [`Memory`] on drop.
 #[derive(Debug)]
 pub(crate) struct Block {
     at: NonNull<u8>,
@@ -159,7 +159,8 @@ impl Memory {
         self.state.lock().expect("no holder of the memory lock panics")
     }
 
-    /// Maps what is missing until all blocks together may take `bytes` bytes.
+    /// Makes sure that one gap is large enough for all blocks that are still to come, if all blocks together take `bytes` bytes.
+    /// Maps memory if there is no such gap.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].
@@ -373,7 +374,7 @@ impl Drop for State {
             match &self.source {
                 // SAFETY: `map` made the mapping with this length. Every block keeps the memory alive, so no block is left.
                 Source::Host => unsafe { pages::unmap(at, len) },
-                // SAFETY: as for the host.
+                // SAFETY: `context` made the mapping. Every block keeps the memory alive, so no block is left.
                 Source::Card(context) => unsafe { context.unmap(at) },
                 #[cfg(test)]
                 Source::Apart(_) => unreachable!("a block apart is no mapping"),
@@ -417,12 +418,12 @@ impl Drop for Block {
     }
 }
 
-/// Bytes that a block of `bytes` bytes takes on the host. A size that no machine has is returned unchanged.
+/// Returns the bytes that a block of `bytes` bytes takes on the host. Sizes that no machine has are returned unchanged.
 pub(crate) fn taken(bytes: usize) -> usize {
     block_len(bytes, LINE).unwrap_or(bytes)
 }
 
-/// As [`taken`], on a card.
+/// Like [`taken`], but for a block on a card.
 pub(crate) fn taken_on_card(bytes: usize) -> usize {
     block_len(bytes, CARD_LINE).unwrap_or(bytes)
 }

@@ -1,7 +1,8 @@
 //! Cases: the shapes of each kernel are declared once, for the tests and for the benches.
 //!
-//! A [`Case`] makes random inputs for one shape on one device. Its [`Prepared`] form runs the kernel (the bench times that) and
-//! compares the output with the plain reference in f64 (the test asks for that), so a timed kernel is always a checked one.
+//! A [`Case`] makes random inputs for one shape on one device. Its [`Prepared`] form runs the kernel, which a bench times, and
+//! compares the output with the plain reference in f64, which tests and benches ask for. So every kernel that is timed is also
+//! checked.
 
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 pub(crate) mod card;
@@ -25,7 +26,7 @@ pub struct Case {
     /// Bytes that one run must read and write at least.
     pub bytes: f64,
     /// The precision of the kernel's products with weights. `None` if it has no such products. A bench needs it to know the peak
-    /// rate, because a machine may have a unit for some precisions.
+    /// rate, because a machine may have a special unit for some precisions.
     pub precision: Option<Precision>,
     /// Whether the shape is one of a real model and is timed. Small odd shapes are for the tests alone.
     pub timed: bool,
@@ -33,7 +34,7 @@ pub struct Case {
     pub prepare: Prepare,
 }
 
-/// The inputs of a case, or what the reference computes from them: made on first use and shared by all devices.
+/// The inputs of a case, or what the reference computes from them. They are made on first use and shared by all devices.
 pub(crate) type Fixed<T> = Arc<OnceLock<T>>;
 
 /// Makes the inputs of a case on a device.
@@ -76,13 +77,13 @@ impl Comparison {
         Comparison { output, error: max_error(got, exact), bound }
     }
 
-    /// Says that the output is too far away, `place` first.
+    /// Returns a message that begins with `place` and says how far the output is from the reference.
     #[cfg(test)]
     fn failure(&self, place: &str) -> String {
         format!("{place}: {} is {:.3e} away, {:.3e} is allowed", self.output, self.error, self.bound)
     }
 
-    /// Whether the output is near enough. NaN never is.
+    /// Whether the error is at most the bound. `false` if the error is NaN.
     pub fn holds(&self) -> bool {
         self.error <= self.bound
     }
@@ -91,8 +92,8 @@ impl Comparison {
 /// Runs every case with every instruction set that this machine has and compares the outputs with the references.
 ///
 /// # Panics
-/// If an output is too far from its reference, a call returns an error, or the memory differs from its count. The message lists
-/// all failures. Also if nothing was compared: such a test must not pass.
+/// If an output is too far from its reference, a call returns an error, or the memory of a run disagrees with what was counted for
+/// it. The message lists all failures. Also panics if nothing was compared, because such a test must not pass.
 #[cfg(test)]
 pub(crate) fn check_all(cases: Vec<Case>) {
     let mut compared = 0;
@@ -128,14 +129,14 @@ pub(crate) fn check_all(cases: Vec<Case>) {
     assert!(compared > 0, "no case was checked");
 }
 
-/// Compares the memory that the one run of a case took on a device with what a [`Device::Count`] counts for it. Returns what is
-/// wrong, or `None`.
+/// Compares the memory that a single run of a case took on a device with what a [`Device::Count`] counts for it. Returns a message
+/// if they disagree, otherwise `None`.
 ///
 /// # Errors
 /// The error of the case on the counting device.
 #[cfg(test)]
 fn counted(case: &Case, device: &Device) -> Result<Option<String>> {
-    // plans do not count generation
+    // memory plans do not count generation
     if case.kernel == "attention.decode" {
         return Ok(None);
     }
@@ -146,7 +147,7 @@ fn counted(case: &Case, device: &Device) -> Result<Option<String>> {
     let held = device.memory();
     let (blocks, packed) = (held.blocks_peak, held.packed.peak);
     let planned = [count.peak(), count.packed().bytes(device.threads())];
-    // the count of `packed` is an upper bound: it covers calls of fewer rows too, which may keep more, and it assumes that every
+    // the count of `packed` is an upper bound: it also covers calls with fewer rows, which may keep more, and it assumes that every
     // thread has run a task
     let is_counted = blocks == planned[0] && packed <= planned[1];
     Ok((!is_counted).then(|| format!("takes {blocks} bytes and packs {packed}, {planned:?} are counted")))
@@ -156,7 +157,7 @@ fn counted(case: &Case, device: &Device) -> Result<Option<String>> {
 #[cfg(test)]
 const MOST_EMULATED: f64 = 3e7;
 
-/// Returns the largest absolute difference; infinity if one is NaN or the lengths differ.
+/// Returns the largest absolute difference; infinity if a difference is NaN or the lengths differ.
 pub(crate) fn max_error(got: &[f32], exact: &[f64]) -> f64 {
     if got.len() != exact.len() {
         return f64::INFINITY;

@@ -23,11 +23,11 @@ pub(crate) trait Real:
     const ONE: Self;
     const NEG_INFINITY: Self;
 
-    /// Rounds if `Self` is f32.
+    /// Converts, and rounds if `Self` is f32.
     fn from_f64(x: f64) -> Self;
-    /// Exact.
+    /// Converts exactly.
     fn from_f32(x: f32) -> Self;
-    /// Exact.
+    /// Converts exactly.
     fn to_f64(self) -> f64;
     fn exp(self) -> Self;
     fn ln(self) -> Self;
@@ -36,7 +36,7 @@ pub(crate) trait Real:
     fn sin(self) -> Self;
     fn cos(self) -> Self;
 
-    /// Returns the larger number; `self` if either is NaN.
+    /// Returns the larger number, or `self` if either is NaN.
     fn larger(self, other: Self) -> Self {
         if other > self { other } else { self }
     }

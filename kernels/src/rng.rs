@@ -1,15 +1,15 @@
 //! Philox 4x32-10: random words as a function of a key and a counter. Source: Salmon et al. 2011, "Parallel random numbers: as
 //! easy as 1, 2, 3".
 //!
-//! Nothing draws from a stream: code names the random words that it needs by key and counter, so results do not depend on the
-//! order of calls or on threads.
+//! No code draws from a stream. Code names the random words that it needs by key and counter, so results do not depend on the order
+//! of calls or on threads.
 
 /// The key of the random words of one mask or one initialisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u64);
 
 impl Key {
-    /// Makes a key of the run's seed, the optimiser step and the place, e.g. the index of a module.
+    /// Makes a key from the run's seed, the optimiser step and the place, e.g. the index of a module.
     pub fn new(seed: u64, step: u64, place: u64) -> Key {
         let words = philox(
             [seed as u32, (seed >> 32) as u32],
@@ -18,7 +18,7 @@ impl Key {
         Key(u64::from(words[0]) | u64::from(words[1]) << 32)
     }
 
-    /// The key as a kernel of a GPU takes it: the first word is the low half.
+    /// Returns the key as the CUDA kernels expect it: the low half is the first word.
     pub(crate) fn bits(self) -> u64 {
         self.0
     }
@@ -31,8 +31,8 @@ impl Key {
         )
     }
 
-    /// Returns the words at the counters `low .. low + N` of one `high`. The loops run over the counters, so that they become
-    /// vector code.
+    /// Returns the words at the counters `low .. low + N`, all with the same `high`. The loops run over the counters, so that they
+    /// become vector code.
     #[inline(always)]
     pub(crate) fn words_of<const N: usize>(self, high: u64, low: u64) -> [[u32; 4]; N] {
         let (mut lows, mut highs) = ([low; N], [0; N]);

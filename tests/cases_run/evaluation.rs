@@ -23,7 +23,7 @@ fn an_evaluation_of_a_run_is_the_runs() {
     let pairs = case_pairs();
     let renamed = renamed_pairs(folder.path());
     let columns = ["--columns", "prompt=question,chosen=better,rejected=worse"];
-    // a reward model drops rows whose answers --max-length would cut; these are so many that only --allow-drops accepts them
+    // training a reward model drops rows whose answers --max-length would cut; here it drops so many that it needs --allow-drops
     let all = [
         &columns[..],
         &["--chat-template", text(&template), "--system", "Be brief."],

@@ -47,7 +47,7 @@ fn a_preset_is_another_loss_than_the_one_it_is_of() {
         assert!(fs::read_to_string(run.join("config.toml")).unwrap().contains(&format!("loss = \"{preset}\"")));
         assert_eq!(knobs(&run, "dpo"), alone("dpo"), "{preset}");
         assert_eq!(eval(&run, &["--loss", preset]), of_run, "{preset}");
-        // the saved options make the same run again
+        // the saved options repeat the run
         let again = folder.path().join(format!("{preset}-again"));
         align(&["train", "--config", text(&run.join("config.toml")), "--output", text(&again)]).ok();
         assert!(weights(&run) == weights(&again), "{preset}");

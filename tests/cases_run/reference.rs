@@ -20,7 +20,7 @@ fn the_reference_of_a_run_is_kept_and_checked() {
     assert!(hash.len() == 64 && by_run.json_lines().iter().all(|row| row["reference"] == hash.as_str()));
     let base = score(&["--reference", "base"]).ok();
     assert!(base.json_lines()[0]["reference"] == "base" && base.stdout != by_run.stdout);
-    // if the run's copy is gone, the starting adapter replaces it, unless that has changed
+    // if the run's copy is gone, the starting adapter replaces it, unless the starting adapter has changed
     let kept = out.join("reference");
     fs::remove_dir_all(&kept).unwrap();
     assert!(score(&[]).ok().stdout == by_run.stdout);

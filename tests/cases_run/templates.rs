@@ -71,7 +71,7 @@ fn a_run_renders_with_its_template_ever_after() {
     let config = read_json(&merged.join("tokenizer_config.json"));
     assert!(config.get("chat_template").is_none());
 
-    // the run's options make the same run, although the file that they named has another template now
+    // the run's options repeat the run, although the template file that they named has other content now
     let again = folder.path().join("again");
     align(&["train", "--config", text(&out.join("config.toml")), "--output", text(&again)]).ok();
     assert!(weights(&again) == weights(&out));

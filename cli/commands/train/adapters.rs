@@ -19,7 +19,7 @@ pub(crate) struct RunReference {
 }
 
 impl RunReference {
-    /// Finds the reference that the flags name. By default it is the policy as it is at the start.
+    /// Finds the reference that the flags name. By default it is the policy at the start of the run.
     ///
     /// # Errors
     /// [`CliError`] if the adapter of `--reference` cannot be read, or if there is no memory for the copy of the policy.

@@ -90,7 +90,7 @@ fn train(
     Ok(())
 }
 
-/// Opens the data, plans the run and reports both.
+/// Opens the data and plans the run. Reports what the data hold and what the run will need.
 fn prepare<'m>(
     args: &TrainArgs,
     loaded: &'m LoadedModel,

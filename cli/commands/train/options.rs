@@ -37,12 +37,13 @@ pub(crate) fn check(args: &TrainArgs, objective: &Objective) -> Result<(), CliEr
     loaded::check_temperature(&args.logp, objective)
 }
 
-/// Whether there are rows. `estimate` needs none.
+/// Whether the run has rows. `estimate` also works without rows.
 pub(crate) fn has_rows(args: &TrainArgs) -> bool {
     args.model.demo || !args.data.data.is_empty()
 }
 
-/// Whether the demo has held-out rows for an objective. The rows are pairs; losses of labelled answers split them.
+/// Whether the run uses the demo and the demo has held-out rows for the objective. The rows are pairs; losses of labelled answers
+/// split them.
 pub(crate) fn demo_evaluates(args: &TrainArgs, objective: &Objective) -> bool {
     args.model.demo && matches!(objective.data(), RowKind::Pair | RowKind::Labelled | RowKind::Sequence)
 }

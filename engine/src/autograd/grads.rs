@@ -116,7 +116,7 @@ impl<'a> Grads<'a> {
         self.by_value.remove(&id)
     }
 
-    /// Returns only the gradients of the parameters, for another tape that runs within the backward pass of this one.
+    /// Returns the gradients of the parameters alone, for another tape that runs within the backward pass of this one.
     pub(super) fn params(&mut self) -> &mut ParamGrads {
         self.params
     }

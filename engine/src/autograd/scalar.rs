@@ -13,8 +13,9 @@
 //! assert_eq!(tape.backward(loss).of(x), 20.0);
 //! ```
 //!
-//! Numerics: every op gives the derivative to full relative precision over the whole range of f64, tails included: `softplus`
-//! does not turn linear at a threshold. A NaN argument stays NaN: neither `max` nor `relu` hides it.
+//! Numerics: every op of one or two arguments computes its derivatives to full relative precision over the whole range of f64,
+//! tails included. For example, `softplus` does not turn linear at a threshold. A NaN argument stays NaN: neither `max` nor
+//! `relu` hides it.
 
 use std::cell::RefCell;
 use std::f64::consts::LN_2;
@@ -27,7 +28,8 @@ pub struct ScalarTape {
     graph: RefCell<Graph>,
 }
 
-/// Node `i` has the edges `edges[ends[i - 1]..ends[i]]`; arguments always have a smaller index than the node.
+/// Node `i` has the edges `edges[ends[i - 1]..ends[i]]`, and node 0 has `edges[..ends[0]]`. Arguments always have a smaller index
+/// than the node.
 #[derive(Default)]
 struct Graph {
     ends: Vec<usize>,
@@ -40,7 +42,7 @@ struct Edge {
     partial: f64,
 }
 
-/// A value on a [`ScalarTape`]: a cheap handle, copied freely.
+/// A value on a [`ScalarTape`]. It is a cheap handle that can be copied freely.
 #[derive(Clone, Copy)]
 pub struct Scalar<'t> {
     tape: &'t ScalarTape,
@@ -48,7 +50,7 @@ pub struct Scalar<'t> {
     value: f64,
 }
 
-/// The derivatives of one scalar with respect to every node before it; see [`ScalarTape::backward`].
+/// The derivatives of one scalar with respect to every node before it. [`ScalarTape::backward`] computes them.
 pub struct ScalarGrads {
     adjoints: Vec<f64>,
 }
@@ -158,7 +160,7 @@ unary_ops! {
     /// `1 / (1 + e^-x)`. For its logarithm use [`Scalar::log_sigmoid`], for `1 - sigmoid(x)` use `(-x).sigmoid()`.
     sigmoid: logistic, |x, _| logistic(x) * logistic(-x);
 
-    /// `ln(sigmoid(x)) = min(0, x) - log1p(e^-|x|)`: about `x` far below 0, about `-e^-x` far above.
+    /// `ln(sigmoid(x)) = min(0, x) - log1p(e^-|x|)`. Far below 0 it is about `x`, far above 0 about `-e^-x`.
     log_sigmoid: |x| -log1p_exp(-x), |x, _| logistic(-x);
 
     /// `ln(1 + e^x) = -log_sigmoid(-x)`, without the threshold above which other implementations return `x`.
@@ -200,12 +202,12 @@ impl<'t> Scalar<'t> {
         self.binary(other, larger, to_self, to_other)
     }
 
-    /// `min(x, limit)`; derivative 1 up to and at the limit, 0 beyond.
+    /// `min(x, limit)`. The derivative is 1 up to the limit and at it, and 0 beyond.
     pub fn clamp_max(self, limit: f64) -> Self {
         self.clip(f64::NEG_INFINITY, limit)
     }
 
-    /// `x` limited to `low..=high`; derivative 1 inside, ends included, and 0 outside.
+    /// `x` limited to `low..=high`. The derivative is 1 inside and at both ends, and 0 outside.
     pub fn clip(self, low: f64, high: f64) -> Self {
         let (value, partial) = match self.value {
             x if x > high => (high, 0.0),
@@ -215,7 +217,7 @@ impl<'t> Scalar<'t> {
         self.tape.record(value, [Edge { argument: self.node, partial }])
     }
 
-    /// `ln Σ e^x` of `items`, whose derivatives are their softmax.
+    /// `ln Σ e^x` over `items`. The derivatives are the softmax of `items`.
     ///
     /// # Panics
     /// If `items` is empty.

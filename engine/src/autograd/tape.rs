@@ -26,11 +26,11 @@ pub trait Backward {
 pub enum Mode {
     /// A backward pass follows.
     Record,
-    /// Values only.
+    /// No backward pass follows: only values are computed.
     Inference,
 }
 
-/// The record of one forward pass; see the module.
+/// The record of one forward pass. The comment of this module describes it.
 pub struct Tape {
     device: Device,
     pass: Rc<Pass>,
@@ -94,7 +94,7 @@ impl Tape {
         self.value(rows, cols, grad_rows, Rc::new(buffer.into()), None)
     }
 
-    /// Makes a leaf over rows that another tape saved. All of them have a gradient.
+    /// Makes a leaf of the rows with a gradient that another tape saved. All rows of the leaf have a gradient.
     pub(super) fn leaf_of_saved(&mut self, input: Input, saved: &Saved) -> Var {
         self.value(input.grad_rows, input.cols, input.grad_rows, saved.buffer.clone(), None)
     }
@@ -149,7 +149,8 @@ impl Tape {
         }
     }
 
-    /// Does the same as [`Tape::push`], for an op whose node keeps the op's own output. `y` is the leaf that the op made of it.
+    /// Does the same as [`Tape::push`], for an op whose node keeps the op's own output. `y` is the leaf that the op has made of
+    /// that output.
     ///
     /// # Errors
     /// Those of `node`.
@@ -182,8 +183,8 @@ impl Tape {
         Ok(Saved { buffer: value.prefix.get().expect("set above").clone(), len })
     }
 
-    /// Does the same as [`Tape::keep`] for a value that cannot be recomputed. For a value that can, keeps only how to recompute
-    /// it.
+    /// Keeps a value like [`Tape::keep`], unless it can be recomputed. Of a value that can be recomputed, keeps only how to do
+    /// that.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

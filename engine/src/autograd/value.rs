@@ -17,7 +17,8 @@ pub(super) struct Value {
     pub(super) buffer: Rc<FloatBuffer>,
     /// A copy of only the rows with a gradient, which nodes keep instead of all rows. It is made when a node first asks for it.
     pub(super) prefix: OnceCell<Rc<FloatBuffer>>,
-    /// How to recompute the rows with a gradient from values that are kept in any case.
+    /// How to recompute the rows with a gradient, from values that nodes keep anyway. `None` if nodes must keep the rows
+    /// themselves.
     pub(super) recompute: Option<Rc<dyn Recompute>>,
 }
 
@@ -56,7 +57,7 @@ impl Input {
 }
 
 impl Var {
-    /// Returns the number of all rows.
+    /// Returns the total number of rows.
     pub fn rows(&self) -> usize {
         self.value.rows
     }
@@ -71,7 +72,7 @@ impl Var {
         self.value.input.grad_rows
     }
 
-    /// Returns the numbers of all rows, `[rows, cols]`.
+    /// Returns the elements of all rows, `[rows, cols]`.
     pub fn view(&self) -> FloatSlice<'_> {
         self.value.buffer.view()
     }

@@ -1,8 +1,8 @@
 //! Generation: prefill, then one token per step for each sequence of the batch, with a cache of keys and values.
 //!
 //! A Phi 3 with longrope rotates all keys of a sequence differently once the sequence is longer than
-//! `original_max_position_embeddings`. Its cached keys are then stale. So that sequence alone is read again, and continues as if
-//! it had been that long from the start. The other sequences of the batch are not affected.
+//! `original_max_position_embeddings`. Its cached keys are then stale. So that sequence is read again, and continues as if it had
+//! been that long from the start. The other sequences of the batch are not read again.
 
 mod sampler;
 
@@ -25,9 +25,9 @@ pub struct Request {
     pub max_new_tokens: usize,
     /// No stop token is chosen before this many new tokens.
     pub min_new_tokens: usize,
-    /// Every end-of-sequence id of the model.
+    /// Tokens that end a continuation: every end-of-sequence id of the model.
     pub stop: Vec<u32>,
-    /// Applies to every prompt; the random draws differ.
+    /// Applies to every prompt. The random draws differ from prompt to prompt.
     pub sampling: Sampling,
     /// Precision of the products with weights. The cache stores keys and values in this format.
     pub precision: Precision,
@@ -45,12 +45,12 @@ pub enum Finish {
     Length,
 }
 
-/// A continuation.
+/// The continuation of one prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completion {
     /// New tokens, the stop token included.
     pub tokens: Vec<u32>,
-    /// Also [`Finish::Length`] if `on_token` ended the run.
+    /// Why the continuation ended. It is [`Finish::Length`] also if `on_token` ended the run.
     pub finish: Finish,
 }
 
@@ -157,7 +157,7 @@ impl Run<'_> {
         Ok(self.model.logits(&mut tape, &ids, last_rows, &mut self.cache)?)
     }
 
-    /// Returns the logits after the last token of every sequence. All tokens before it are in the cache already. A finished
+    /// Returns the logits after the last token of every sequence. All earlier tokens are in the cache already. A finished
     /// sequence stays in the batch at its last token: its row is computed but not used.
     fn step(&mut self, sequences: &[Vec<u32>]) -> Result<Buffer<f32>, EngineError> {
         let (device, batch) = (self.model.device(), sequences.len());
@@ -219,7 +219,7 @@ fn choose(
     chosen.collect()
 }
 
-/// Returns a plan with each prompt as a tree without branches. No row has a gradient.
+/// Returns a plan that has each prompt as a tree without branches. No row has a gradient.
 fn prompts_back_to_back(lengths: &[usize]) -> RowPlan {
     let mut trees = Vec::with_capacity(lengths.len());
     let mut row = 0;

@@ -7,8 +7,8 @@ use align_kernels::rng::Key;
 pub struct Sampling {
     /// `None` chooses the token with the largest logit, and among equal ones the smallest id.
     pub random: Option<Random>,
-    /// Divides the positive logits of tokens that have occurred, and multiplies their negative ones; 1 changes nothing. Source:
-    /// arXiv 1909.05858, sec. 4.1.
+    /// Divides the positive logits of tokens that have occurred, and multiplies their negative ones. A penalty of 1 changes
+    /// nothing. Source: arXiv 1909.05858, sec. 4.1.
     pub repetition_penalty: f32,
 }
 

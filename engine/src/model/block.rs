@@ -51,8 +51,9 @@ impl Block {
         }
     }
 
-    /// Computes `x + attention(norm(x))`, then `x + mlp(norm(x))` of the result. If there is a cache, keys and values are stored
-    /// in it, and rows of the decoding phase attend to the cache instead of to each other.
+    /// Computes `y = x + attention(norm(x))`, and returns `y + mlp(norm(y))`. With sandwich norms, the outputs of attention and
+    /// of the MLP also pass through a norm. If there is a cache, keys and values are stored in it, and rows of the decoding phase
+    /// attend to the cache instead of to each other.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -82,7 +83,7 @@ impl Block {
         self.output(tape, &x, &inner, &self.down, &self.mlp_norms)
     }
 
-    /// Returns the input of attention or of the MLP: `x`, after a norm.
+    /// Returns the input of attention or of the MLP, which is `x` after a norm.
     fn input(&self, tape: &mut Tape, x: &Var, norms: &Norms) -> Result<Var> {
         match norms {
             Norms::Pre(norm) | Norms::Sandwich { before: norm, .. } => self.norm(tape, x, norm),

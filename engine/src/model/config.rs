@@ -16,15 +16,15 @@ pub struct ModelConfig {
     pub hidden_size: usize,
     /// Width inside the MLP.
     pub intermediate_size: usize,
-    /// Layers of the decoder.
+    /// Number of decoder layers.
     pub num_hidden_layers: usize,
-    /// Query heads of a layer.
+    /// Number of query heads in a layer.
     pub num_attention_heads: usize,
-    /// Key and value heads of a layer; a divisor of `num_attention_heads`.
+    /// Number of key heads in a layer, which is also the number of value heads. It is a divisor of `num_attention_heads`.
     pub num_key_value_heads: usize,
     /// Width of a head; not always `hidden_size / num_attention_heads`.
     pub head_dim: usize,
-    /// Rows of the embedding.
+    /// Number of rows of the embedding.
     pub vocab_size: usize,
     /// Number of positions that the model was made for. Longer sequences can be computed too.
     pub max_position_embeddings: usize,
@@ -34,11 +34,11 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Added to every norm's weight: 1 for the Gemma families.
     pub norm_offset: f32,
-    /// Where a layer has norms. It is the same in every layer.
+    /// Where a layer has norms. All layers have them at the same places.
     pub norm_placement: NormPlacement,
-    /// Norms on q and k: per head for Qwen 3 and Gemma 3.
+    /// Which norms q and k have. Only Qwen 3 and Gemma 3 have them, one on each head.
     pub qk_norm: QkNorm,
-    /// Biases of attention: on q, k and v for Qwen 2.
+    /// Which projections of attention have a bias. In Qwen 2, these are q, k and v.
     pub attention_bias: AttentionBias,
     /// Whether gate, up and down have a bias.
     pub mlp_bias: bool,
@@ -48,7 +48,7 @@ pub struct ModelConfig {
     pub activation: Activation,
     /// Multiplies the embeddings: 1, or `sqrt(hidden_size)` for the Gemma families.
     pub embedding_scale: f32,
-    /// Multiplies `q . k`: `1 / sqrt(head_dim)`, or `1 / sqrt(query_pre_attn_scalar)`.
+    /// Multiplies `q . k`. It is `1 / sqrt(head_dim)`, or `1 / sqrt(query_pre_attn_scalar)` for Gemma 2 and 3.
     pub attention_scale: f32,
     /// The `cap` of `cap * tanh(x / cap)`, which is applied to attention scores.
     pub attn_logit_softcapping: Option<f32>,
@@ -66,17 +66,18 @@ pub struct ModelConfig {
     /// The token that other software pads a batch with, from `config.json` or the family's default. A reward model skips it: the
     /// score of a sequence is the score of its last token that is not padding.
     pub pad_token_id: Option<u32>,
-    /// The number format of the weights according to config.json. The weight files decide.
+    /// The number format of the weights according to config.json. If there are weight files, their own formats are used instead.
     pub dtype: Option<String>,
-    /// The quantisation of the weights according to config.json. The weight files decide.
+    /// The quantisation of the weights according to config.json. If there are weight files, they decide whether weights are
+    /// quantised.
     pub quantization: Option<Quantization>,
-    /// The type of `rope_scaling`, if it is under the older key `type`, so that transformers drops it.
+    /// The type of `rope_scaling`, if config.json has it only under the older key `type` and transformers therefore ignores it.
     pub old_rope_key: Option<String>,
     /// Whether the keys in the cache must be computed again once a sequence is longer than its rope frequencies are meant for.
     pub cache_follows_rope: bool,
     /// Possible prefixes of `embed_tokens` and `layers` in the names of tensors. The first one that the files have is used.
     pub tensor_prefixes: &'static [&'static str],
-    /// The prefix in the names that adapters use, e.g. `model.`
+    /// The prefix of module names in adapters, e.g. `model.`
     pub module_prefix: &'static str,
 }
 
@@ -140,7 +141,8 @@ impl Quantization {
     /// Keys of config.json that can name a quantisation. Only MLX uses the last one.
     pub const KEYS: [&str; 2] = ["quantization_config", "quantization"];
 
-    /// Reads what config.json says about quantisation. Any content is accepted, since the weights decide.
+    /// Reads what config.json says about quantisation. Accepts any content, because the weight files decide whether weights are
+    /// quantised.
     pub(super) fn read(json: &ConfigJson) -> Option<Quantization> {
         let (key, found) = Quantization::KEYS.into_iter().find_map(|key| Some((key, json.get(key)?)))?;
         let is_set = |key: &str| found.get(key) == Some(&Value::Bool(true));

@@ -49,7 +49,7 @@ impl ConfigJson {
         self.object.contains_key(key)
     }
 
-    /// Whether there are no keys.
+    /// Whether the object has no keys.
     pub fn is_empty(&self) -> bool {
         self.object.is_empty()
     }
@@ -187,7 +187,8 @@ impl ConfigJson {
         items.iter().map(number).collect()
     }
 
-    /// Reads one token id, a list of them, or none. Some files write a negative id for "none".
+    /// Reads one token id or a list of them. Returns an empty list if the key is absent. Skips negative ids: some files write one
+    /// for "none".
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].

@@ -127,13 +127,13 @@ impl ModelConfig {
         })
     }
 
-    /// Makes all layers alike: the same window, and the first rope.
+    /// Gives every layer the same window and the first rope.
     pub(super) fn same_layers(&mut self, sliding_window: Option<usize>) {
         self.layers = vec![LayerConfig { sliding_window, rope: 0 }; self.num_hidden_layers];
     }
 
-    /// Refuses a hidden size that is no multiple of the number of heads, even if `head_dim` is given. The families that call this
-    /// do the same in transformers.
+    /// Refuses a hidden size that is not a multiple of the number of heads, even if `head_dim` is given. transformers also
+    /// refuses it for the families that call this.
     pub(super) fn check_heads_divide_hidden(&self, json: &ConfigJson) -> Result<(), ConfigError> {
         if self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Ok(());

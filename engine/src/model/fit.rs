@@ -17,7 +17,7 @@ pub const WRAPPERS: [(&str, &str); 8] = [
     ("module.", "DataParallel or DeepSpeed"),
 ];
 
-/// Tensors of the files that the model does not use.
+/// Tensors in the weight files that the model does not use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UnusedTensors {
     /// Tensors that config.json does not imply: parts that this program does not run, or a sign that config.json belongs to
@@ -74,8 +74,8 @@ impl Layout {
         }
     }
 
-    /// Returns the tensors of `files` that a model of this configuration does not use. Does not list tensors that follow from
-    /// others: rotary tables of old exports, and a stored head that is a copy of the embedding.
+    /// Returns the tensors of `files` that a model of this configuration does not use. Does not list rotary tables of old
+    /// exports, which follow from config.json, or a stored head that is a copy of the embedding.
     pub fn unused(&self, config: &ModelConfig, files: &WeightFiles) -> UnusedTensors {
         let mut used: BTreeSet<String> = self.tensors(config).into_iter().map(|(name, _)| name).collect();
         // a stored head never counts as unused: the model uses it, or it is a copy of the embedding

@@ -74,7 +74,7 @@ pub(super) fn instead_of_config(dir: &Path) -> Option<FolderHolds> {
 }
 
 /// Returns folders in `dir`, or one level deeper, that hold a file of this name. Sorts them by name, with numbers in a name by
-/// value, so that the last checkpoint of a run comes last. Skips the reference of a run.
+/// value, so that the last checkpoint of a run comes last. Skips the reference of a run. Looks into at most 1000 folders.
 pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut looked_into = 0;

@@ -1,5 +1,5 @@
-//! Gemma: Llama's block with norm weights stored as `weight - 1`, GeGLU, and embeddings scaled by `sqrt(hidden_size)`. Source:
-//! arXiv 2403.08295, sec. 2.
+//! Gemma is Llama with norm weights stored as `weight - 1`, GeGLU, and embeddings scaled by `sqrt(hidden_size)`. Source: arXiv
+//! 2403.08295, sec. 2.
 
 use super::config::ModelConfig;
 use super::config_json::ConfigJson;

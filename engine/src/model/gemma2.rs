@@ -1,5 +1,5 @@
-//! Gemma 2: norms before and after attention and MLP, with weights stored as `weight - 1`; GeGLU; soft-caps on scores and
-//! logits; a window in every other layer; embeddings scaled by `sqrt(hidden_size)`. Source: arXiv 2408.00118.
+//! Gemma 2 is Gemma with norms also on the outputs of attention and MLP, soft-caps on scores and logits, scores scaled by `1 /
+//! sqrt(query_pre_attn_scalar)`, and a window in every other layer. Source: arXiv 2408.00118.
 
 use super::config::{ModelConfig, NormPlacement};
 use super::config_json::ConfigJson;

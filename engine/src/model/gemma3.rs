@@ -1,5 +1,5 @@
-//! Gemma 3, text: Gemma 2 with norms on the heads of q and k in place of the soft-caps, five layers with a window for each layer
-//! without one, and a rope for each of these two kinds of layers. Source: arXiv 2503.19786.
+//! The text model of Gemma 3 is Gemma 2 with norms on the heads of q and k in place of the soft-caps. It has five layers with a
+//! window for each layer without one, and a rope for each of these two kinds of layers. Source: arXiv 2503.19786.
 //!
 //! The models from 4B up also see images. Their `model_type` is `gemma3`, and the keys of the text model are nested under
 //! `text_config`. The weights of the vision tower are not read.

@@ -7,8 +7,8 @@ use super::error::ConfigError;
 use crate::listing::exists;
 use std::path::Path;
 
-/// Returns the ids at which generation stops, sorted and without duplicates: those in `dir/generation_config.json`, or those in
-/// `config.json` if the first file is absent or names none. Empty if neither names any.
+/// Returns the ids at which generation stops, sorted and without duplicates. They come from `dir/generation_config.json`, or from
+/// `config.json` if the first file is absent or names none. The list is empty if neither file names any.
 ///
 /// # Errors
 /// [`ConfigError`] for a file that exists but is broken.

@@ -1,4 +1,4 @@
-//! Keys and values of the tokens so far.
+//! The cache of keys and values of all tokens that a generation has read so far.
 
 use crate::autograd::{Tape, Var};
 use crate::ops;
@@ -60,7 +60,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Begins a pass over one new token of each sequence. Sequence `b` has `lengths[b]` tokens, this one included.
+    /// Begins a pass over one new token of each sequence. Sequence `b` has `lengths[b]` tokens, the new one included.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

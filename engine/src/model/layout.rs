@@ -1,6 +1,6 @@
 //! The names and shapes of a model's tensors.
 //!
-//! The paths are those of the modules in transformers. Adapters and their target lists use the same names.
+//! The module paths are those of transformers. Adapters and their target lists use the same paths.
 
 use super::config::{AttentionBias, Fusion, ModelConfig, NormPlacement, QkNorm};
 use crate::adapters::LinearId;
@@ -148,7 +148,7 @@ impl ModelConfig {
         [self.fusion.qkv(), &[Projection::O], self.fusion.gate_up(), &[Projection::Down]].concat()
     }
 
-    /// Returns the linear layers of the decoder, in order of use and of id, without the output embedding.
+    /// Returns the linear layers of the decoder, in order of use and of id. The head is not among them.
     pub fn linears(&self) -> Vec<LinearInfo> {
         let projections = self.projections();
         let layers = 0..self.num_hidden_layers;

@@ -1,7 +1,7 @@
 //! Llama 2 and 3, SmolLM 1 and 2, and every model that is published with `model_type` llama.
 //!
-//! The base of the other families: a block of RMS norm, attention with grouped-query heads and rotary positions, and SwiGLU.
-//! Source: arXiv 2307.09288, 2407.21783.
+//! Llama is the base of the other families. Its block has RMS norms, attention with grouped-query heads and rotary positions, and
+//! SwiGLU. Source: arXiv 2307.09288, 2407.21783.
 
 use super::config::ModelConfig;
 use super::config_json::ConfigJson;

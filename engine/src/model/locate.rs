@@ -1,6 +1,6 @@
 //! Finds the directory of a model that the user names: by its path, or by its name in the local Hugging Face cache.
 //!
-//! The cache, as huggingface_hub 2.4 lays it out: `models--ORG--NAME/refs/main` holds the hash of a revision, and
+//! huggingface_hub 2.4 lays out the cache like this: `models--ORG--NAME/refs/main` holds the hash of a revision, and
 //! `models--ORG--NAME/snapshots/<revision>/` holds that revision's files, as links into `models--ORG--NAME/blobs/`. There, large
 //! files are in turn links into a store that all models share. This module downloads nothing.
 
@@ -108,9 +108,9 @@ fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     Some(cache.join("huggingface").join("hub"))
 }
 
-/// Whether each part of `NAME` or `ORG/NAME` follows the hub's rules for models and data sets: 1 to 96 characters, each of them a
-/// letter, a digit, `-`, `_` or `.`; no `--` or `..`; no `-` or `.` at the beginning or end. Does not check how many parts there
-/// are.
+/// Whether each part of `NAME` or `ORG/NAME` follows the hub's rules for models and data sets. A part must have 1 to 96
+/// characters, each of them a letter, a digit, `-`, `_` or `.`. It must not contain `--` or `..`, and must not begin or end with
+/// `-` or `.`. Does not check how many parts there are.
 pub fn is_hub_name(name: &str) -> bool {
     name.split('/').all(|part| {
         !part.is_empty()

@@ -1,4 +1,5 @@
-//! Mistral 7B, Nemo and Small: Llama; the first version of Mistral 7B also has a sliding window. Source: arXiv 2310.06825.
+//! Mistral 7B, Nemo and Small have Llama's block. The first version of Mistral 7B also has a sliding window. Source: arXiv
+//! 2310.06825.
 
 use super::config::ModelConfig;
 use super::config_json::ConfigJson;

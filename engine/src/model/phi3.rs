@@ -1,5 +1,5 @@
-//! Phi 3, 3.5 and 4 (text): Llama with q, k and v in one matrix and gate and up in another. The rotation may cover only part of
-//! each head, and may have separate factors for short and long sequences. Source: arXiv 2404.14219.
+//! Phi 3, 3.5 and 4 (text) have Llama's block, with q, k and v in one matrix and gate and up in another. The rotation may cover
+//! only part of each head, and may have separate factors for short and long sequences. Source: arXiv 2404.14219.
 
 use super::config::{Fusion, ModelConfig};
 use super::config_json::ConfigJson;

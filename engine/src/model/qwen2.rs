@@ -1,5 +1,5 @@
-//! Qwen 1.5, 2 and 2.5: Llama with a bias on q, k and v, and a window in the upper layers if config.json asks for it. Source:
-//! arXiv 2407.10671.
+//! Qwen 1.5, 2 and 2.5 have Llama's block with a bias on q, k and v. If config.json asks for it, the upper layers have a window.
+//! Source: arXiv 2407.10671.
 
 use super::config::{AttentionBias, LayerConfig, ModelConfig};
 use super::config_json::ConfigJson;

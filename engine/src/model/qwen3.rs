@@ -1,4 +1,4 @@
-//! Qwen 3, dense: Llama with a norm on each head of q and k before they are rotated. Source: arXiv 2505.09388.
+//! Dense Qwen 3 models have Llama's block with a norm on each head of q and k before they are rotated. Source: arXiv 2505.09388.
 
 use super::config::{ModelConfig, QkNorm};
 use super::config_json::ConfigJson;

@@ -145,7 +145,7 @@ impl RopeConfig {
         let exponent = dim / (dim - 2.0);
         let max = max_position_embeddings as f64;
         let base = if sequence_len <= max_position_embeddings {
-            // The formula for the maximum length: the number in the inner brackets is 1 up to rounding.
+            // This is the formula for the maximum length. The number that is raised to the power is 1, up to rounding.
             self.rope_theta * (factor * max / max - (factor - 1.0)).powf(exponent)
         } else {
             // In transformers the length is a tensor here, so the new base is f32.
@@ -159,7 +159,7 @@ impl RopeConfig {
         let low_freq_wavelen = (original / low_freq_factor) as f32;
         let high_freq_wavelen = (original / high_freq_factor) as f32;
         let scale = |freq: f32| {
-            // torch divides a scalar by a tensor as the tensor's reciprocal times the scalar.
+            // torch computes a scalar divided by a tensor as the tensor's reciprocal times the scalar.
             let wavelen = (1.0 / freq) * (2.0 * PI) as f32;
             if wavelen > low_freq_wavelen {
                 freq / factor

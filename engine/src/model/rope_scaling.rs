@@ -1,4 +1,4 @@
-//! Reads a position encoding from config.json: from `rope_parameters`, or from `rope_theta` and `rope_scaling`.
+//! Reads a position encoding from the key `rope_parameters` of config.json, or from the keys `rope_theta` and `rope_scaling`.
 
 use super::config::ModelConfig;
 use super::config_json::{ConfigJson, SHOWN};
@@ -128,7 +128,8 @@ fn unknown_type(json: &ConfigJson, found: &str, supported: &[&'static str]) -> C
     }
 }
 
-/// Reads `rope_theta`, or takes `default` if it is absent. As an f32, the value must be a positive, normal number.
+/// Reads `rope_theta`, or uses `default` if the key is absent. Refuses a number that f32 cannot hold as a positive, normal
+/// number.
 fn check_theta(parameters: &ConfigJson, default: f64) -> Result<f64, ConfigError> {
     let rope_theta = parameters.positive_opt("rope_theta")?.unwrap_or(default);
     match (rope_theta as f32).is_normal() {
@@ -142,7 +143,7 @@ fn yarn(
     config: &ModelConfig,
     original_max_position_embeddings: usize,
 ) -> Result<RopeScaling, ConfigError> {
-    // A `factor` of `null` means the ratio of the two lengths. An absent `factor` is an error.
+    // A `factor` of `null` means the ratio of the maximum length to the original length. An absent `factor` is an error.
     let factor = match parameters.has("factor") && parameters.get("factor").is_none() {
         true => config.max_position_embeddings as f64 / original_max_position_embeddings as f64,
         false => parameters.positive("factor")?,

@@ -40,7 +40,7 @@ pub struct Inputs {
     pub ids: Indices,
     /// The rows of the plan that are scored, each with the token that follows it.
     pub scored: ScoredTokens,
-    /// The logits are divided by it before their softmax. It must be above 0. The log-probs are then those of a sampler at this
+    /// Number above 0 by which the logits are divided before their softmax. The log-probs are then those of a sampler at this
     /// temperature.
     pub temperature: f32,
     /// Whether to compute entropy and the other extras of the scored tokens too.
@@ -90,7 +90,7 @@ impl Model {
         Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead: None }
     }
 
-    /// Returns the number format of the first layer's matrices.
+    /// Returns the number format of the first matrix of the first layer.
     pub fn weight_dtype(&self) -> WeightDtype {
         self.blocks[0].linears()[0].weight.dtype()
     }
@@ -118,7 +118,7 @@ impl Model {
         &self.config
     }
 
-    /// Returns all linear layers of the decoder, in the order of their ids, without the output embedding.
+    /// Returns all linear layers of the decoder, in the order of their ids. The head is not among them.
     pub fn linears(&self) -> &[LinearInfo] {
         &self.linears
     }
@@ -167,8 +167,8 @@ impl Model {
         self.config.cache_follows_rope && !self.same_rope(before, now)
     }
 
-    /// Embeds the tokens `ids` and runs the first layer on them. The backward pass recomputes the layer, so a run needs no more
-    /// memory than a pass that recomputes all layers. The cost of the other layers is estimated from this one.
+    /// Embeds the tokens `ids` and runs the first layer on them. The backward pass recomputes the layer, so the two passes need
+    /// no more memory than passes that recompute all layers. The cost of the other layers is estimated from this one.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -203,8 +203,8 @@ impl Model {
         ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, inputs.temperature, inputs.with_extras)
     }
 
-    /// Scores the rows `scored.rows` with a reward model's head. The result is `[scored.rows.len(), 1]`. Does not use the output
-    /// embedding. `ids` and `layers_kept` are as in [`Model::token_logps`].
+    /// Scores the rows `scored.rows` with a reward model's head. The result is `[scored.rows.len(), 1]`. Does not use the
+    /// language model's head. `ids` and `layers_kept` are as in [`Model::token_logps`].
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].

@@ -21,7 +21,7 @@ pub fn attention(tape: &mut Tape, geometry: Geometry, qkv: &Var) -> Result<Var> 
         .run(tape.device())?;
     let grad_rows = qkv.grad_rows();
     let o = tape.leaf(rows, cols, grad_rows, o);
-    // the node keeps the output of its op; if the next projection keeps its input, the two share one buffer
+    // the node keeps the op's output, which is the next projection's input; if that projection keeps it too, they share a buffer
     tape.push_over(o.clone(), |tape| {
         Ok(Attention {
             geometry,

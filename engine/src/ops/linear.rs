@@ -211,12 +211,12 @@ impl Backward for Node {
     }
 }
 
-/// A layer in the backward pass.
+/// What the backward pass needs of a layer.
 struct LayerGradient<'a> {
     piece: &'a SavedPiece,
     /// The layer's columns of the output's gradient.
     dy: Columns<'a>,
-    /// The field `u` holds `du = scaling dy·B`.
+    /// The layer's update. Its field `u` holds `du = scaling dy·B`.
     update: Option<Update<'a>>,
 }
 

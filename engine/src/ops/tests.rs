@@ -22,8 +22,8 @@ use std::sync::Arc;
 const H: f32 = 1.0 / 64.0;
 const TOLERANCE: f64 = 2e-3;
 
-/// Policy rows 0..6 (a prompt of 3, answers of 2 and 1) and reference rows 6..9. Only the policy rows may contribute to a
-/// gradient.
+/// Makes a plan with policy rows 0..6 (a prompt of 3, answers of 2 and 1) and reference rows 6..9. Only the policy rows may
+/// contribute to a gradient.
 fn plan() -> RowPlan {
     RowPlan {
         policy: 6,

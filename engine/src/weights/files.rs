@@ -54,7 +54,7 @@ impl WeightFiles {
         Ok(WeightFiles { dir, shards, places, index_faults, links, value_check, all_zero })
     }
 
-    /// Whether `dir` holds a weight file, damaged or not. A run can be planned without one.
+    /// Whether `dir` holds a file that is named like weights, damaged or not. A run can be planned without one.
     pub fn are_in(dir: &Path) -> bool {
         index::has_weights(dir)
     }

@@ -6,7 +6,7 @@ use align_kernels::Device;
 use align_kernels::device::WeightDtype;
 use rayon::prelude::*;
 
-/// Bytes that one task checks. Checking them takes a few times as long as handing the task to a thread.
+/// Number of bytes that one task checks. Checking them takes a few times as long as handing the task to a thread.
 const TASK: usize = 1 << 18;
 
 /// What the pass found.
@@ -38,7 +38,7 @@ pub(super) fn look(device: &Device, dtype: WeightDtype, data: &[u8]) -> Values {
 }
 
 /// Returns whether any element has all bits of `exponent`, as infinities and NaN do, and whether all elements are zero. There is
-/// no early exit, so that the compiler can use SIMD. A sound file would never exit early anyway.
+/// no early exit, so that the compiler can use SIMD. With a sound file, an early exit would never be taken anyway.
 fn look_2(bytes: &[u8], exponent: u16) -> (bool, bool) {
     let mut found = false;
     let mut any = 0;

@@ -10,8 +10,8 @@ pub(crate) const BASE_WEIGHTS: &str = "base weights";
 /// The name of vectors in the memory report.
 const BASE_VECTORS: &str = "base vectors";
 
-/// A frozen matrix `[out_features, in_features]`, row-major, in the number format of its file. Cheap to clone: all clones share
-/// the bytes. It hands out no mutable slice and has no gradient.
+/// A frozen matrix `[out_features, in_features]`, row-major, in the number format of its file. It is cheap to clone, because all
+/// clones share the bytes. It hands out no mutable slice and has no gradient.
 #[derive(Clone)]
 pub struct Frozen(Arc<Matrix>);
 
@@ -78,7 +78,8 @@ impl fmt::Debug for Frozen {
     }
 }
 
-/// A frozen vector: the weight of a norm, or a bias. Held as f32, since it is tiny and the kernels that use it compute in f32.
+/// A frozen vector: the weight of a norm, or a bias. It is held as f32, since it is tiny and the kernels that use it compute in
+/// f32.
 #[derive(Clone)]
 pub struct FrozenVector(Arc<Vector>);
 

@@ -134,7 +134,7 @@ fn check_tensor(
     Ok((dtype, shape.map_err(|_| overflow())?))
 }
 
-/// The header as written in the file: not checked yet, and perhaps with a name that is listed twice.
+/// The header as written in the file. It is not checked yet, and may list a name twice.
 struct RawHeader {
     metadata: BTreeMap<String, String>,
     tensors: Vec<(String, RawTensor)>,

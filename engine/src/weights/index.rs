@@ -26,8 +26,8 @@ pub(super) struct Shards {
     pub links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Opens the weight files in `dir`. A single file wins over an index, as in transformers. If a tensor is in two files of the
-/// result, it is the same in both.
+/// Opens the weight files in `dir`. A single file wins over an index, as in transformers. If a tensor is in several files of the
+/// result, its copies are equal.
 ///
 /// If the index lists no tensor of a shard, that shard is not opened. The shards themselves decide where a tensor is, not the
 /// index. So if the index lists a tensor that does not exist, or gives the wrong shard, that only leads to a note.
@@ -116,7 +116,7 @@ pub(super) fn open_shards(dir: &Path) -> Result<Shards, LoadError> {
     Ok(Shards { files, index_faults: tolerated, links })
 }
 
-/// Whether `dir` holds a weight file. An index alone does not count.
+/// Whether `dir` holds `model.safetensors` or a file that is named like a shard. An index alone does not count.
 pub(super) fn has_weights(dir: &Path) -> bool {
     exists(&dir.join(SINGLE)) || !shards_in(dir).is_empty()
 }
@@ -155,7 +155,7 @@ fn is_blob_of(home: &Path, target: &Path) -> bool {
     !hash.is_empty() && folder == repository.join("blobs") || repository.parent().is_some_and(is_shared)
 }
 
-/// Whether a name is a single path component: no separators, no `..`, no control characters, at most 255 bytes.
+/// Whether a name is a single path component of at most 255 bytes, without separators, `..` and control characters.
 fn is_plain_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name)

@@ -27,7 +27,7 @@ pub(super) enum QuantisedFormat {
     Mxfp4,
     Hqq,
     Aqlm,
-    /// No tensor name of a known format, but a matrix in a number format that plain weights never have.
+    /// No tensor has a name of a known format, but a matrix has a number format that plain weights never have.
     Unknown,
 }
 

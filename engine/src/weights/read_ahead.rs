@@ -66,12 +66,12 @@ impl ReadAhead {
         }
         let (next, wanted) = mpsc::channel();
         let count = stages.len();
-        // if the thread cannot start, the pages still come, one fault after the other
+        // if the thread cannot start, the computation still gets the pages, by one page fault after another
         std::thread::Builder::new().name("align-read-ahead".into()).spawn(move || follow(&stages, &wanted)).ok()?;
         Some(Arc::new(ReadAhead { stages: count, at: AtomicUsize::new(0), next }))
     }
 
-    /// Notes that a pass has reached `stage`, and asks for the next stage in the direction of travel.
+    /// Notes that a pass has reached `stage`, and asks for the stage that the pass reaches next.
     pub fn reached(&self, stage: usize) {
         let before = self.at.swap(stage, Ordering::Relaxed);
         if let Some(next) = next(before, stage, self.stages) {
@@ -106,7 +106,7 @@ fn next(before: usize, stage: usize, stages: usize) -> Option<usize> {
 fn follow(stages: &[Vec<Pages>], wanted: &Receiver<usize>) {
     unpin_this_thread();
     while let Ok(stage) = wanted.recv() {
-        // only the latest stage: the computation may have overtaken the disk
+        // asks only for the latest stage, because the computation may have overtaken the disk
         let stage = wanted.try_iter().last().unwrap_or(stage);
         stages[stage].iter().for_each(Pages::populate);
     }
@@ -118,8 +118,8 @@ mod tests {
 
     #[test]
     fn the_next_stage_lies_in_the_direction_of_travel() {
-        // four layers and the head: forward, back from the head with the upper layers visited twice, and the start of another
-        // step
+        // With four layers and the head: a forward pass, a backward pass that visits every layer but the first twice, and the
+        // start of the next step.
         let visits = [0, 1, 2, 3, 3, 3, 2, 2, 1, 1, 0, 0, 1];
         let mut before = 0;
         let asked: Vec<_> = visits

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A mapped file with the handle that it was mapped through. The handle's metadata is about the mapped bytes, even if the path
-/// now leads to another file. Clones share both.
+/// now leads to another file. Clones share the mapping and the handle.
 #[derive(Debug, Clone)]
 pub struct MappedFile {
     path: PathBuf,
@@ -22,17 +22,17 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// The path it was opened under.
+    /// Returns the path under which the file was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// All bytes of the file.
+    /// Returns all bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.map
     }
 
-    /// The file's current metadata.
+    /// Returns the file's current metadata.
     ///
     /// # Errors
     /// The system's error if it cannot read the metadata.
@@ -79,27 +79,27 @@ impl SafetensorsFile {
         Ok(SafetensorsFile { mapped, header, by_name })
     }
 
-    /// The path it was opened under.
+    /// Returns the path under which the file was opened.
     pub fn path(&self) -> &Path {
         &self.mapped.path
     }
 
-    /// `__metadata__` of the header.
+    /// Returns `__metadata__` of the header.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.header.metadata
     }
 
-    /// All tensors, in the order of their bytes.
+    /// Returns all tensors, in the order of their bytes.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.header.tensors
     }
 
-    /// The tensor called `name`.
+    /// Returns the tensor called `name`. `None` if the file has no such tensor.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.by_name.get(name).map(|&at| &self.header.tensors[at])
     }
 
-    /// Returns the bytes of one of its tensors, little endian, row-major.
+    /// Returns the bytes of a tensor of this file, little endian, row-major.
     ///
     /// # Panics
     /// If the bytes of `tensor` end beyond this file. Pass only tensors that [`Self::tensors`] or [`Self::tensor`] returned.
@@ -107,10 +107,10 @@ impl SafetensorsFile {
         &self.mapped.map[tensor.bytes.clone()]
     }
 
-    /// Copies a tensor, widened to f32. For small tensors such as biases and adapters.
+    /// Copies a tensor, widened to f32. Use it only for small tensors such as biases and adapters.
     ///
     /// # Errors
-    /// [`LoadError::Dtype`] unless it is F32, F16 or BF16.
+    /// [`LoadError::Dtype`] unless the tensor is F32, F16 or BF16.
     pub fn to_f32(&self, tensor: &TensorInfo) -> Result<Vec<f32>, LoadError> {
         let dtype = self.weight_dtype(tensor)?;
         // The bytes may be misaligned, so they are not cast.
@@ -120,7 +120,7 @@ impl SafetensorsFile {
     /// Returns the number format of a tensor, if weights can have it.
     ///
     /// # Errors
-    /// [`LoadError::Dtype`] unless it is F32, F16 or BF16.
+    /// [`LoadError::Dtype`] unless the tensor is F32, F16 or BF16.
     pub fn weight_dtype(&self, tensor: &TensorInfo) -> Result<WeightDtype, LoadError> {
         match tensor.dtype {
             Dtype::F32 => Ok(WeightDtype::F32),
@@ -134,7 +134,7 @@ impl SafetensorsFile {
         }
     }
 
-    /// Returns the mapping, for buffers over it to hold.
+    /// Returns the mapping, so that buffers over it can hold it.
     pub(super) fn map(&self) -> &Arc<Mmap> {
         &self.mapped.map
     }

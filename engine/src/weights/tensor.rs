@@ -14,7 +14,7 @@ pub struct TensorInfo {
     pub dtype: Dtype,
     /// The shape, row-major.
     pub shape: Vec<usize>,
-    /// Where its bytes are in the file.
+    /// The range of the tensor's bytes in the file.
     pub bytes: Range<usize>,
 }
 

@@ -20,7 +20,7 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// Describes a tensor with the name, dtype and shape of one in a file.
+    /// Describes a tensor with the name, dtype and shape of a tensor in a file.
     pub fn of(tensor: &TensorInfo) -> TensorSpec {
         TensorSpec { name: tensor.name.clone(), dtype: tensor.dtype, shape: tensor.shape.clone() }
     }
@@ -32,7 +32,7 @@ impl TensorSpec {
 pub struct SafetensorsWriter {
     path: PathBuf,
     file: NewFile,
-    /// Names of the tensors still to come, each with the bytes it still needs.
+    /// Names of the tensors that are not complete yet, each with the number of bytes that it still needs.
     pending: VecDeque<(String, usize)>,
 }
 
@@ -40,7 +40,8 @@ impl SafetensorsWriter {
     /// Begins the file `path` with a header for `tensors`. The tensors' bytes follow in the same order.
     ///
     /// # Errors
-    /// [`WriteError::Io`], [`WriteError::Duplicate`], [`WriteError::Overflow`].
+    /// [`WriteError::Io`] if the file cannot be written, [`WriteError::Duplicate`] if two tensors have the same name,
+    /// [`WriteError::Overflow`] if a size in bytes is too large or not a whole number.
     pub fn create(
         path: &Path,
         metadata: &BTreeMap<String, String>,
@@ -78,11 +79,11 @@ impl SafetensorsWriter {
         Ok(SafetensorsWriter { path: path.to_owned(), file, pending })
     }
 
-    /// Writes the next tensor: `bytes` little endian, row-major. Repeated calls with the same name add to the same tensor, so a
-    /// tensor can come in pieces.
+    /// Writes the next tensor, or its next piece: further calls with the same name add to the same tensor. `bytes` are little
+    /// endian and row-major.
     ///
     /// # Errors
-    /// [`WriteError::Order`] if another tensor is next, [`WriteError::Length`] if there are more bytes than its shape has,
+    /// [`WriteError::Order`] if another tensor is next, [`WriteError::Length`] if it gets more bytes than its shape has,
     /// [`WriteError::Io`].
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
         let Some((next, left)) = self.pending.front_mut().filter(|(next, _)| next == name) else {

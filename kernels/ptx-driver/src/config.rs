@@ -1,4 +1,5 @@
-//! The description of a card, of its driver, and of how both behave: `memory=16777216;mode=late;race=1`.
+//! The description of a card, of its driver, and of how both behave, parsed from a string such as
+//! `memory=16777216;mode=late;race=1`.
 
 use ptx_machine::{Arrival, Checks, Schedule, Settings};
 

@@ -42,7 +42,8 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
             }
             Err(LoadError::Memory(_)) => Err(Status::OUT_OF_MEMORY),
             Err(LoadError::Ptx(error)) => {
-                // SAFETY: the caller passes `n_options` options with their values.
+                // SAFETY: the caller passes `n_options` options with their values. If they name a log, it has the room that its
+                // size option says.
                 unsafe { write_log(&format!("ptxas error: {error}"), n_options as usize, options, values) };
                 Err(Status::INVALID_PTX)
             }
@@ -77,7 +78,7 @@ unsafe fn write_log(text: &str, n: usize, options: *const c_int, values: *const 
     }
 }
 
-/// Returns the PTX version that the text of a module names, e.g. 80 for 8.0. 0 if it names none.
+/// Returns the PTX version that the text of a module names, e.g. 80 for 8.0, or 0 if it names none.
 fn isa_of(text: &str) -> i32 {
     let version = text.lines().find_map(|line| line.strip_prefix(".version ")).unwrap_or("0.0");
     let mut parts = version.trim().split('.').map(|part| part.parse().unwrap_or(0));
@@ -97,8 +98,8 @@ fn newest_isa(driver: i32) -> i32 {
     }
 }
 
-/// Returns `text`, or the first file in the folder `PTX_MACHINE_MODULES` that has a kernel of the same name as one of its
-/// kernels. A module is replaced as a whole, because its kernels share the declarations above them.
+/// Returns the first file in the folder `PTX_MACHINE_MODULES` that has a kernel of the same name as a kernel in `text`, or `text`
+/// if there is no such file. A module is replaced as a whole, because its kernels share the declarations above them.
 fn replaced(text: &str) -> Result<String, Status> {
     let Some(folder) = std::env::var_os("PTX_MACHINE_MODULES") else { return Ok(text.to_owned()) };
     // A test can plant a bug with such a file. An unreadable file must be an error: the module would run without the bug, and the
@@ -226,7 +227,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         let mut bytes = vec![0u8; kernel.parameter_bytes()];
         for (i, (offset, length)) in kernel.parameters().iter().enumerate() {
             let (offset, length) = (*offset as usize, *length as usize);
-            // SAFETY: the caller passes one pointer for each parameter of the kernel, to at least `length` bytes.
+            // SAFETY: for each parameter of the kernel, the caller passes a pointer to at least `length` bytes.
             unsafe {
                 let from = (*parameters.add(i)).cast::<u8>();
                 std::ptr::copy_nonoverlapping(from, bytes[offset..offset + length].as_mut_ptr(), length);

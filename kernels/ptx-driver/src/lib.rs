@@ -2,8 +2,8 @@
 //!
 //! A program that opens this library in place of `libcuda.so` finds cards whose kernels the machine runs. `PTX_MACHINE` in the
 //! environment describes the first card (`config.rs`). `ptxMachineCard` adds more cards, each with its own memory, streams and
-//! faults. `PTX_MACHINE_MODULES` names a folder of PTX files. If a file has a kernel of the same name as a module's, the file
-//! replaces the whole module.
+//! faults. `PTX_MACHINE_MODULES` names a folder of PTX files. If a module that the program loads has a kernel of the same name as
+//! a kernel in one of these files, the file replaces the whole module.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![expect(clippy::missing_safety_doc, reason = "the contracts are those of cuda.h")]

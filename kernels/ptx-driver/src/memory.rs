@@ -61,7 +61,7 @@ pub unsafe extern "C" fn cuMemHostAlloc(memory: *mut *mut c_void, bytes: usize, 
             return Err(Status::OUT_OF_MEMORY);
         }
         if let Err(status) = card.pin(at as usize, bytes) {
-            // SAFETY: `at` was allocated above with this layout, and nobody else has it.
+            // SAFETY: `at` was allocated above with this layout, and nobody else has the pointer.
             unsafe { std::alloc::dealloc(at, layout) };
             return Err(status);
         }

@@ -63,8 +63,7 @@ impl Source {
     }
 }
 
-/// Where a download goes: page-locked memory, or other memory. For other memory, the call itself waits until the download has
-/// run.
+/// The memory that a download is written to. If it is not page-locked, the call itself waits until the download has run.
 pub(crate) struct Target {
     pub at: usize,
     pub bytes: usize,

@@ -72,7 +72,7 @@ impl Card {
             (&raw const from).cast_mut().cast(),
             (&raw const n).cast_mut().cast::<c_void>(),
         ];
-        // SAFETY: there is one pointer for each parameter, to as many bytes as the parameter has.
+        // SAFETY: for each parameter of the kernel there is a pointer to a variable of the parameter's size.
         unsafe {
             result::launch_kernel(self.function, (blocks, 1, 1), (threads, 1, 1), shared, stream, &mut parameters)
         }
@@ -90,7 +90,8 @@ fn upload(to: CUdeviceptr, words: &[u32], stream: CUstream) {
 
 fn download(from: CUdeviceptr, n: usize, stream: CUstream) -> Result<Vec<u32>, DriverError> {
     let mut words = vec![0; n];
-    // SAFETY: the tests allocate at least `n` words; memory that is not page-locked is written before the call returns.
+    // SAFETY: the tests allocate at least `n` words at `from`. `words` is not page-locked, so it is written before the call
+    // returns.
     unsafe { result::memcpy_dtoh_async(&mut words, from, stream) }?;
     Ok(words)
 }

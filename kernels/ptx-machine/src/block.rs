@@ -35,7 +35,8 @@ struct Scheduled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Ready,
-    /// The warp is at a barrier. The result of the barrier goes to the first operand of instruction `at`.
+    /// The warp is at a barrier, which it reached with instruction `at`. If the barrier has a result, the result goes to the first
+    /// operand of that instruction.
     Waits {
         barrier: u32,
         kind: Barrier,
@@ -56,7 +57,7 @@ struct Arrival {
 /// The state of one of a block's sixteen barriers.
 #[derive(Debug, Clone, Default)]
 struct Meeting {
-    /// How many threads the barrier waits for. `None`: all threads of the block.
+    /// How many threads the barrier waits for. `None` if it waits for all warps of the block that have not ended.
     threads: Option<u32>,
     /// How many threads have come. A warp counts as 32.
     come: u32,

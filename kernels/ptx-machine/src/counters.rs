@@ -1,4 +1,4 @@
-//! What a launch executed, instruction by instruction: exact numbers, the same on every machine and in every run.
+//! Counts of what a launch executed, for each instruction. The numbers are exact, and the same on every machine and in every run.
 
 use crate::warp::LANES;
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ const BANKS: u64 = 128;
 pub struct Counts {
     /// How often a warp executed it, with any number of lanes.
     pub executions: u64,
-    /// Lanes that were off, over all executions.
+    /// Number of lanes that were off, summed over all executions.
     pub lanes_off: u64,
     /// Executions that accessed device memory.
     pub requests: u64,
@@ -44,7 +44,7 @@ impl Counts {
 /// What a launch, or one block of it, did.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
-    /// For each instruction.
+    /// The counts of each instruction.
     pub instructions: Vec<Counts>,
     /// Every sector of device memory that was touched.
     touched: HashSet<u64>,

@@ -30,7 +30,8 @@ pub struct Tally {
 /// one. `None` if `ALIGN_TEST_CUDA` is `driver`: the program's tests are then for a real card.
 ///
 /// # Panics
-/// If the library is not there: it is built with the tests of every crate that has `ptx-driver` among its dev-dependencies.
+/// If the library is not there or cannot be opened. Cargo builds it with the tests of every crate that has `ptx-driver` among its
+/// dev-dependencies.
 pub fn install() -> Option<&'static Driver> {
     static DRIVER: OnceLock<Option<Driver>> = OnceLock::new();
     let open = || {
@@ -54,8 +55,8 @@ pub fn install() -> Option<&'static Driver> {
     DRIVER.get_or_init(open).as_ref()
 }
 
-/// Returns where cargo put the library: the folder of this program, the one above it, or `deps` in either. `None` if it is in
-/// none of them.
+/// Returns the path of the library, which cargo puts into the folder of this program, into the folder above it, or into the
+/// folder `deps` in one of these two. `None` if the library is in none of these places.
 ///
 /// # Panics
 /// If the system does not say where this program is.

@@ -21,7 +21,7 @@ pub enum LaunchError {
     Size {
         /// The kernel.
         kernel: String,
-        /// Which size.
+        /// Name of the size, e.g. "the number of threads".
         what: &'static str,
         /// The size asked for.
         got: u64,
@@ -33,7 +33,7 @@ pub enum LaunchError {
     Empty {
         /// The kernel.
         kernel: String,
-        /// Which size.
+        /// Name of the size, e.g. "the number of threads".
         what: &'static str,
     },
     /// The length of the parameters is not that of the kernel's parameters.

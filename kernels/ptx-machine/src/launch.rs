@@ -34,7 +34,7 @@ pub struct Settings {
     pub arrival: Arrival,
     /// Maximum number of warp instructions that a launch may run. A kernel that needs more counts as endless.
     pub limit: u64,
-    /// The blocks to run, by their numbers in the grid, x first; numbers beyond the grid are left out. `None`: all.
+    /// The blocks to run, by their numbers in the grid, x first. Numbers beyond the grid are left out. `None` runs all blocks.
     pub blocks: Option<Vec<u32>>,
 }
 

@@ -5,7 +5,7 @@
 //! not meet where they must. Counters say exactly how many instructions, sectors of memory and wavefronts of shared memory a
 //! launch needs.
 //!
-//! Linux on x86-64 only; elsewhere the crate is empty.
+//! The crate is for Linux on x86-64. On other systems it is empty.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 

@@ -1,5 +1,5 @@
-//! Estimates how long a launch would take on a card: as long as the busiest part of the card works. Latencies and caches are left
-//! out, so the estimate is for finding what bounds a kernel, and for ratios.
+//! Estimates how long a launch would take on a card: the time for which the busiest part of the card works. Latencies and caches
+//! are left out, so the estimate is for finding what bounds a kernel, and for ratios.
 //!
 //! The rates are from the makers' data sheets. No estimate was compared with a card.
 
@@ -9,7 +9,7 @@ use crate::lower::Kernel;
 /// The multiprocessors of a card, its clock and its rates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Card {
-    /// Its name.
+    /// The card's name.
     pub name: &'static str,
     /// Number of multiprocessors.
     pub multiprocessors: usize,
@@ -19,11 +19,11 @@ pub struct Card {
     pub f32_a_clock: f64,
     /// Multiply-adds of bf16, with sums in f32, that the tensor cores of a multiprocessor do in a clock.
     pub bf16_a_clock: f64,
-    /// Bytes a second that its memory moves.
+    /// Bytes a second that the card's memory moves.
     pub memory: f64,
 }
 
-/// The data sheets of common cards.
+/// Common cards, with the rates from their data sheets.
 pub const CARDS: [Card; 4] = [
     card("RTX 3090", 82, 1.695e9, 128.0, 256.0, 936e9),
     card("RTX 4090", 128, 2.52e9, 128.0, 256.0, 1008e9),
@@ -49,10 +49,10 @@ const FUNCTIONS_A_CLOCK: f64 = 16.0;
 /// Multiply-adds of one m16n8k16 product.
 const MULTIPLY_ADDS_OF_AN_MMA: f64 = 16.0 * 8.0 * 16.0;
 
-/// What a launch would take on a card.
+/// How long a launch would take on a card, and the part of the card that decides this.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
-    /// Seconds.
+    /// The time in seconds.
     pub seconds: f64,
     /// The part of the card that needs this long.
     pub bound: Part,
@@ -77,11 +77,11 @@ pub enum Part {
 
 const PARTS_OF_A_MULTIPROCESSOR: [Part; 5] = [Part::Issue, Part::F32, Part::Tensor, Part::Functions, Part::Shared];
 
-/// For each part of a multiprocessor, the clocks that it works.
+/// For each part of a multiprocessor, the number of clocks for which it works.
 type ClocksOfParts = [f64; PARTS_OF_A_MULTIPROCESSOR.len()];
 
 impl Kernel {
-    /// Estimates what a launch would take on a card. `blocks` are the counters of its blocks, in launch order.
+    /// Estimates how long a launch would take on a card. `blocks` are the counters of its blocks, in launch order.
     pub fn estimate(&self, blocks: &[Counters], card: &Card) -> Estimate {
         // each block goes to the multiprocessor with the least work so far
         let mut multiprocessors = vec![[0.0; PARTS_OF_A_MULTIPROCESSOR.len()]; card.multiprocessors];

@@ -74,7 +74,7 @@ impl Module {
         }
     }
 
-    /// Its kernels, in the order of the text.
+    /// The module's kernels, in the order of the text.
     pub fn kernels(&self) -> &[Kernel] {
         &self.kernels
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The folder of the crate `align-kernels`.
+/// Returns the folder of the crate `align-kernels`.
 fn kernels() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate is in a folder of that crate")
 }

@@ -71,7 +71,7 @@ fn value(constant: &Constant, launch: &Launch<'_>, warp: u32) -> [u64; LANES] {
     }
 }
 
-/// Reads `bytes` bytes of the parameters, zeros beyond their end. Extends the sign of 1 or 2 bytes if `is_signed`.
+/// Reads `bytes` bytes of the parameters. Bytes beyond their end are 0. Extends the sign of 1 or 2 bytes if `is_signed`.
 fn parameter(parameters: &[u8], offset: usize, bytes: usize, is_signed: bool) -> u64 {
     let mut value = [0u8; 8];
     for (to, from) in value[..bytes].iter_mut().zip(parameters.iter().skip(offset)) {

@@ -2,7 +2,8 @@
 
 use crate::kernel::{Card, kernel};
 
-/// Eight lanes of a warp change one word, in each kind of memory. Checks the old value that each lane gets, and the final word.
+/// Eight lanes of a warp change one word, in device and in shared memory. Checks the old value that each lane gets, and the final
+/// word.
 #[test]
 fn changes_are_made_one_after_the_other() {
     type Change = fn(u32, u32) -> u32;

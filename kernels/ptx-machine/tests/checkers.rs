@@ -252,7 +252,8 @@ fn lanes_that_do_not_meet_are_found() {
     }
 }
 
-/// Half of a warp goes to the end. The other half meets and then writes. Compilers write an early return this way.
+/// Half of a warp branches to the end. The other half waits for all lanes of the warp that have not returned, and then writes.
+/// Compilers write an early return this way.
 #[test]
 fn lanes_that_wait_for_others_go_on_when_those_have_returned() {
     let to = at("%rd4", "%rd0", "%r0");
@@ -312,7 +313,7 @@ fn shared_memory_ends_with_its_last_variable() {
     assert_eq!(found(&body, 1, 1), [Check::Memory]);
 }
 
-/// A kernel in which lane 0 copies 16 bytes to shared memory and all lanes read them.
+/// Returns a kernel in which lane 0 copies 16 bytes to shared memory and all lanes read from them.
 fn copied(after_the_copy: &str, after_the_wait: &str) -> String {
     let to = at("%rd4", "%rd0", "%r0");
     kernel(

@@ -1,4 +1,5 @@
-//! Kernels as NVIDIA's compiler writes them (`cuda/`): right numbers, silent checkers, and planted bugs that are found.
+//! Kernels as NVIDIA's compiler writes them (`cuda/`): their numbers are right, the checkers report nothing, and planted bugs are
+//! found.
 
 use crate::kernel::ways;
 use half::bf16;
@@ -45,9 +46,9 @@ fn parameters(addresses: &[u64], sizes: &[u32]) -> Vec<u8> {
     bytes
 }
 
-/// Compares CUDA's functions with those of the standard library. For each: the kernel, the largest error in units in the last
-/// place, and the function. The largest error is that of the CUDA C++ programming guide, "Mathematical Functions", and one more
-/// for the machine's approximate instructions.
+/// Compares CUDA's functions with those of the standard library. The list has, for each function, the kernel, the largest error
+/// that is allowed (in units in the last place), and the function in f64. The allowed error is at most that of the CUDA C++
+/// programming guide, "Mathematical Functions", plus one unit for the machine's approximate instructions.
 #[test]
 fn the_mathematical_library_is_as_exact_as_its_guide_says() {
     type Function = fn(f64) -> f64;

@@ -52,7 +52,7 @@ fn lanes_that_are_off_are_counted() {
     assert_eq!((counts.executions, counts.lanes_off), (9, 24 + 24 + 8));
 }
 
-/// Each thread adds up a column of a matrix with `3 + block` rows.
+/// Returns a kernel in which each thread adds up a column of a matrix with `3 + block` rows.
 fn columns() -> String {
     kernel(
         2,

@@ -84,7 +84,8 @@ fn lanes_off_at_a_load_that_widens_keep_what_they_have() {
     let text = kernel(
         1,
         "",
-        // the text names `%rd6` only above the load, and `%rd5` only from there on, but `%rd5` holds its 7 while `%rd6` is written
+        // the text names `%rd6` only above the load, and `%rd5` only from the load on; but the code jumps, so `%rd5` holds its 7
+        // while `%rd6` is written
         &format!(
             " {to} and.b32 %r2, %r0, 1; setp.eq.u32 %p0, %r2, 0;
  bra FIRST;

@@ -30,7 +30,7 @@ pub(crate) struct Card {
 }
 
 impl Card {
-    /// A device of 1 GiB, with every checker on.
+    /// Makes a device of 1 GiB, with every checker on.
     pub(crate) fn new() -> Card {
         Card { memory: Memory::new(1 << 30), settings: Settings::checked(), shared: 0 }
     }
@@ -71,7 +71,7 @@ impl Card {
     }
 }
 
-/// Four schedules, each with both arrivals of copies.
+/// Returns four schedules, each with early and with late arrival of copies.
 pub(crate) fn ways() -> Vec<(Schedule, Arrival)> {
     let schedules = [Schedule::Forward, Schedule::Reverse, Schedule::Seeded(1), Schedule::Seeded(2)];
     schedules

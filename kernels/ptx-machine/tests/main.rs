@@ -1,4 +1,5 @@
-//! The machine on small kernels: what they compute, what the checkers find in them, and what is counted. And its tool.
+//! Tests the machine on small kernels: what they compute, what the checkers find in them, and what is counted. Also tests the tool
+//! `ptx`.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 

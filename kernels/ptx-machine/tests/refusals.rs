@@ -112,7 +112,8 @@ fn sizes_that_no_memory_has_are_refused() {
 #[test]
 fn as_many_registers_fit_as_the_message_says() {
     let memory = Memory::new(1 << 20);
-    // beside these there are the 96 of every kernel here, and the constants: two special registers, a parameter and a zero
+    // besides these, the kernel has the 96 registers that `kernel` declares, and four constants: two special registers, a
+    // parameter and a zero
     let load = |many: u32| {
         Module::load(&kernel(1, &format!(" .reg .b32 %many<{many}>;"), " mov.u32 %r2, 0;"), &memory).map(|_| ())
     };

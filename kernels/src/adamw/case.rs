@@ -1,5 +1,5 @@
-//! Shapes. Timed: an adapter matrix of rank 16, and as many numbers as half of the parameters of SmolLM2-135M's adapters. For the
-//! tests: lengths around those of the vectors.
+//! Shapes. Timed: an adapter matrix of rank 16, and half as many numbers as SmolLM2-135M's adapters have parameters. For the tests:
+//! lengths around the vector lengths.
 
 use super::{Numbers, Tensor, Update, reference};
 use crate::case::operands::{Kernel, Label, Operands, Views};

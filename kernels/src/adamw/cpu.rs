@@ -1,5 +1,5 @@
-//! Fast version: one pass over each tensor. No operations are fused, so every instruction set gives the bits of the f32
-//! reference.
+//! Fast version: one pass over each tensor. No operations are fused, so the results have the bits of the f32 reference with every
+//! instruction set.
 
 use super::{Factors, Tensor, Update};
 use crate::cpu::Cpu;

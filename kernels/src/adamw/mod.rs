@@ -40,7 +40,7 @@ pub struct Numbers {
     pub weight_decay: f64,
     /// Number of this step, from 1.
     pub step: u64,
-    /// The clipping factor: multiplies every gradient.
+    /// The clipping factor. It multiplies every gradient.
     pub grad_scale: f32,
 }
 

@@ -3,7 +3,7 @@
 use super::Factors;
 use crate::real::Real;
 
-/// One step on every element.
+/// Applies one step to every element.
 pub(crate) fn step<R: Real>(f: Factors<R>, param: &mut [R], grad: &[R], m: &mut [R], v: &mut [R]) {
     for i in 0..param.len() {
         let g = f.grad_scale * grad[i];

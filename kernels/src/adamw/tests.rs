@@ -21,7 +21,7 @@ mod cuda {
         check_on_cards(super::case::cases());
     }
 
-    /// Both ends of the lerp; gradients from 0 to subnormal numbers to large ones.
+    /// Tests both ends of the lerp, and gradients that are 0, subnormal, tiny and large.
     #[test]
     fn updates_are_those_of_the_processor_bit_for_bit() {
         let card = Card::checked();
@@ -33,7 +33,8 @@ mod cuda {
                 *g *= [0.0, 1e-40, 1e-22, 1e10][i / 3 % 4];
             }
             let (p, m) = (inputs.normal(len, 1.0), inputs.normal(len, 0.1));
-            // from nothing to more than the squares that are added, so that the rounding of each of the two shows
+            // some are 0, some about as large as the squares that are added to them, some larger: then the rounding of either term
+            // of the sum shows
             let v: Vec<f32> =
                 grad.iter().enumerate().map(|(i, x)| [0.0, 1e-4, 0.3, 1e-4, 0.3][i % 5] * x * x).collect();
             let on = |device: &Device| {

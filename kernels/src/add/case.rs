@@ -1,4 +1,4 @@
-//! Shapes. Timed: the residual stream of SmolLM2-135M. For the tests: lengths around those of the vectors.
+//! Shapes. Timed: the residual stream of SmolLM2-135M. For the tests: lengths around the vector lengths.
 
 use super::{Add, reference};
 use crate::case::operands::{Kernel, Label, Operands, Views};

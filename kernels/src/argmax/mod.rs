@@ -1,6 +1,6 @@
 //! Finds the column of the largest value of each row, the first of equals: greedy decoding without moving logits to the host.
 //!
-//! NaN is never the largest value, and columns in `left_out` do not count. A row without any other value gives [`NONE`].
+//! NaN is never the largest value, and columns in `left_out` do not count. The result for a row without other values is [`NONE`].
 
 pub(crate) mod case;
 mod cpu;

@@ -1,7 +1,7 @@
 //! Plain version: the definition.
 
-/// Returns the first column whose value is larger than every one before it and not smaller than any after it, or [`super::NONE`].
-/// NaN and the columns `left_out` do not count.
+/// Returns the first column that holds the largest value, or [`super::NONE`] if no value counts. NaN and the columns `left_out` do
+/// not count.
 pub(crate) fn argmax(x: &[f32], left_out: &[u32]) -> u32 {
     let mut best = super::NONE;
     for (column, &value) in x.iter().enumerate() {

@@ -59,7 +59,7 @@ mod cuda {
         on_a_card(check_rows_without_a_largest);
     }
 
-    /// Ties within a thread's columns, between lanes, between warps; minus infinity counts; -0 equals 0.
+    /// Tests ties within a thread's columns, between lanes and between warps. Minus infinity counts, and -0 equals 0.
     #[test]
     fn the_first_of_equals_in_any_thread() {
         on_a_card(|device| {

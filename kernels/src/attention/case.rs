@@ -165,7 +165,7 @@ impl Tensors {
         }
     }
 
-    /// Queries, keys and values side by side, as the kernel reads them.
+    /// Returns rows with queries, keys and values side by side, as the kernel reads them.
     pub(super) fn qkv(&self, geometry: &Geometry) -> Vec<f32> {
         let (wide, narrow) =
             (geometry.num_attention_heads * geometry.head_dim, geometry.num_key_value_heads * geometry.head_dim);
@@ -175,7 +175,7 @@ impl Tensors {
         heads.flat_map(|((q, k), v)| [q, k, v].concat()).collect()
     }
 
-    /// Rounds all to bf16.
+    /// Rounds all four tensors to bf16.
     pub(super) fn round(&mut self) {
         for values in [&mut self.q, &mut self.k, &mut self.v, &mut self.d_o] {
             round(values);

@@ -1,4 +1,4 @@
-//! CUDA version: plain, a warp for each row and head.
+//! CUDA version: a simple one, with a warp for each row and head.
 
 use super::{Backward, Decode, Forward, Segment};
 use crate::cuda::{Cuda, Entry, Grid, Module, Ptr, PtrMut};
@@ -8,16 +8,17 @@ use half::bf16;
 /// A layout in the memory of a card.
 #[derive(Debug)]
 pub(super) struct Lists {
-    /// Six numbers for each segment: its rows' start and end, its prefix's start and length, its places in `children`.
+    /// Six numbers for each segment: the start and end of its rows, the start and length of its prefix, and the start and end of
+    /// its list in `children`.
     segments: Buffer<u32>,
-    /// The segments whose prefix each segment is, one after the other.
+    /// For each segment, the list of the segments that have its rows as their prefix. The lists follow each other.
     children: Buffer<u32>,
     /// The segment of each row.
     segment_of: Buffer<u32>,
     rows: usize,
 }
 
-/// A row of no segment.
+/// Stands in `segment_of` for a row that no segment covers.
 const NONE: u32 = u32::MAX;
 
 impl Lists {
@@ -85,7 +86,7 @@ impl Geometry {
         }
     }
 
-    /// Four warps a block, one for each row and head.
+    /// Returns a grid with a warp for each row and head, four warps in a block.
     fn grid(rows: usize, heads: u32) -> Grid {
         Grid::rows((rows * heads as usize).div_ceil(4))
     }
@@ -131,7 +132,7 @@ struct DecodeArgs<T> {
     geometry: Geometry,
 }
 
-/// The kernels of a format.
+/// The kernels for one float format.
 struct Kernels<T> {
     forward: Entry<ForwardArgs<T>>,
     queries: Entry<BackwardArgs<T>>,

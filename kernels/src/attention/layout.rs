@@ -34,7 +34,7 @@ impl Layout {
         Ok(Layout { rows, segments, lists })
     }
 
-    /// Rows of every operand.
+    /// Number of rows of every operand.
     pub fn rows(&self) -> usize {
         self.rows
     }

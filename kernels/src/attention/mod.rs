@@ -34,10 +34,10 @@ pub struct Segment {
 /// Heads and masks of one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Geometry {
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key-value heads: a divisor of `num_attention_heads`. Query head `h` reads key-value head `h / group`, where `group` is
-    /// `num_attention_heads / num_key_value_heads`.
+    /// Number of key-value heads, a divisor of `num_attention_heads`. Query head `h` reads key-value head `h / group`, where
+    /// `group` is `num_attention_heads / num_key_value_heads`.
     pub num_key_value_heads: usize,
     /// Columns of one query, key or value.
     pub head_dim: usize,
@@ -46,15 +46,15 @@ pub struct Geometry {
     /// If `Some(cap)`, the scaled score `s` becomes `cap * tanh(s / cap)` (Gemma 2).
     pub softcap: Option<f32>,
     /// A key is visible if it is fewer than this many positions before the query (the query's own key is 0 positions before it).
-    /// `None` limits nothing.
+    /// With `None` there is no limit.
     pub sliding_window: Option<usize>,
 }
 
 /// `o = softmax(mask(softcap(scale * q kᵀ))) v`
 pub struct Forward<'a> {
-    /// The same for every row.
+    /// Heads and masks, the same for every row.
     pub geometry: Geometry,
-    /// The segments of the rows, and their number.
+    /// The number of rows, and their segments.
     pub layout: &'a Layout,
     /// `[rows, (num_attention_heads + 2 * num_key_value_heads) * head_dim]`: queries, keys and values side by side
     pub qkv: FloatSlice<'a>,
@@ -68,7 +68,7 @@ pub struct Forward<'a> {
 pub struct Backward<'a> {
     /// As in [`Forward`].
     pub geometry: Geometry,
-    /// The layout of the forward call, or the layout of its first rows only.
+    /// The layout of the forward call, or a layout of only the first rows of that call.
     pub layout: &'a Layout,
     /// As in [`Forward`].
     pub qkv: FloatSlice<'a>,
@@ -92,7 +92,7 @@ pub struct Decode<'a> {
     pub capacity: usize,
     /// `[batch]`: rows of each sequence in the cache, with the new row, whose position is `lengths[b] - 1`.
     pub lengths: IndexSlice<'a>,
-    /// As in [`Forward`], with `batch` rows. Only the queries are used: their keys and values are in the cache already.
+    /// As in [`Forward`], with `batch` rows. Only the queries are used: the keys and values of these rows are in the cache already.
     pub qkv: FloatSlice<'a>,
     /// `[batch, capacity, num_key_value_heads * head_dim]`, in the format of `qkv`
     pub k_cache: FloatSlice<'a>,

@@ -11,7 +11,6 @@ use std::ops::Range;
 
 const BOTH: [FloatDtype; 2] = [FloatDtype::F32, FloatDtype::Bf16];
 
-/// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks those.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use crate::case::card::check_on_cards;
@@ -21,6 +20,7 @@ mod cuda {
     }
 }
 
+/// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks those.
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = cases().into_iter().filter(|case| case.flops < 1e9).collect();
@@ -181,7 +181,7 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// The prompts end inside the first block, at its end, and inside a later one. One of the branches has one row.
+/// The prompts end inside the first block, at its end, and inside a later block. One of the branches has one row.
 #[test]
 fn a_shared_prefix_has_the_bits_of_separate_sequences() {
     for device in devices() {

@@ -1,4 +1,4 @@
-//! Kernels on a card: the PTX machine with its checkers, or a real one with `ALIGN_TEST_CUDA=driver`.
+//! Runs kernels on a card: on the PTX machine, which has checkers, or on a real card if `ALIGN_TEST_CUDA=driver` is set.
 
 use super::{Case, Comparison, counted};
 use crate::cuda::Cuda;
@@ -7,27 +7,28 @@ use ptx_machine::driver::{self, Driver};
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Operations of the largest case that runs with every checker, and of the largest that runs at all, then with the check of
-/// addresses alone. The machine does 0.3 to 1.5 billion multiply-adds a second.
+/// Largest number of operations of a case that runs with every checker. A larger case, up to `MOST`, runs with the check of
+/// addresses alone. The PTX machine does 0.3 to 1.5 billion multiply-adds a second.
 const MOST_CHECKED: f64 = 1e6;
 const MOST: f64 = 3e7;
 
-/// Two orders of blocks and warps. In the first, copies arrive at the last moment that they may, in the second at once.
+/// Two orders of blocks and warps. In the first, asynchronous copies arrive as late as they may. In the second, they arrive at
+/// once.
 const SCHEDULES: [&str; 2] = ["schedule=forward;arrival=late", "schedule=reverse;arrival=early"];
 
-/// A card whose blocks are allocations of their own.
+/// A card on which every block of memory is a separate allocation.
 pub(crate) struct Card {
     device: Device,
     machine: Option<(&'static Driver, usize)>,
 }
 
 impl Card {
-    /// A card with every checker.
+    /// Opens the PTX machine with every checker, or the first real card.
     pub(crate) fn checked() -> Card {
         Card::new("mode=late;init=1;race=1")
     }
 
-    /// A machine of this description, or the first real card.
+    /// Opens a PTX machine of this description, or the first real card if tests run on a real one.
     fn new(description: &str) -> Card {
         let machine = driver::install().map(|driver| (driver, driver.card(description)));
         let ordinal = machine.map_or(0, |(_, ordinal)| ordinal);
@@ -35,16 +36,16 @@ impl Card {
         Card { device: Device::Cuda(Arc::new(cuda)), machine }
     }
 
-    /// Waits for what was queued.
+    /// Waits for all queued work.
     ///
     /// # Panics
-    /// If a checker has found something.
+    /// If the work failed or a checker reported something.
     pub(crate) fn assert_silent(self) {
         let reports = self.reports();
         assert!(reports.is_empty(), "{}", reports.join("\n"));
     }
 
-    /// Waits for what was queued and returns what the checkers found.
+    /// Waits for all queued work. Returns its error, if there was one, and what the checkers reported.
     fn reports(self) -> Vec<String> {
         let waited = self.device.synchronize();
         let mut reports: Vec<_> = waited.err().map(|error| error.to_string()).into_iter().collect();
@@ -62,15 +63,16 @@ impl Deref for Card {
     }
 }
 
-/// Runs every case on a card in two schedules and compares the outputs with the references.
+/// Runs every case of at most `MOST` operations on a card and compares the outputs with the references. Cases of at most
+/// `MOST_CHECKED` operations run in two schedules, larger ones in the first.
 ///
 /// # Panics
-/// With the list of everything that failed and that a checker found, or if there is nothing to check.
+/// If anything failed or a checker reported something. The message lists it all. Also panics if nothing was compared.
 pub(crate) fn check_on_cards(cases: Vec<Case>) {
     let mut failures = Vec::new();
     let mut compared = 0;
     for case in cases.into_iter().filter(|case| case.flops <= MOST) {
-        // what a large case finds beyond the small ones is in its numbers and addresses, whatever the schedule
+        // beyond the small cases, a large one tests only its numbers and addresses, and they do not depend on the schedule
         let (checkers, schedules) = match case.flops <= MOST_CHECKED {
             true => ("init=1;race=1", &SCHEDULES[..]),
             false => ("init=0;race=0", &SCHEDULES[..1]),
@@ -93,7 +95,8 @@ pub(crate) fn check_on_cards(cases: Vec<Case>) {
     assert!(compared > 0, "no case was checked");
 }
 
-/// Returns what is wrong with the count of the run's memory, and the outputs beside the references.
+/// Runs a case once. Returns how its memory disagrees with what was counted for it, if it does, and compares its outputs with the
+/// references.
 fn run(case: &Case, device: &Device) -> Result<(Option<String>, Vec<Comparison>), KernelError> {
     let mut prepared = (case.prepare)(device)?;
     prepared.reset()?;

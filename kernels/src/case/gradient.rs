@@ -1,4 +1,4 @@
-//! Derivatives by differences, for the backward formulas of the references.
+//! Derivatives by finite differences, to check the backward formulas of the references.
 
 /// Returns the gradient of `f` at `x` by central differences in f64. With steps of `1e-5` the error is near `1e-10` for functions
 /// whose third derivative is near 1.
@@ -22,8 +22,8 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Panics if two gradients differ by more than `1e-8 * (1 + |want|)` in an element. That is a hundred times the error that
-/// rounding and the third derivative leave in differences of functions of size 1, and far below any wrong term.
+/// Panics if two gradients differ by more than `1e-8 * (1 + |want|)` in an element. That is a hundred times the error that rounding
+/// and the third derivative leave in differences of functions of size 1. A wrong term in a formula would change far more.
 pub(crate) fn assert_same(got: &[f64], want: &[f64]) {
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(want).enumerate() {

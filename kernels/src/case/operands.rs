@@ -14,13 +14,13 @@ pub(crate) trait Kernel<const IDS: usize, const IN: usize, const OUT: usize>: Se
     /// the last place of the largest output. [`crate::cpu::vectors::Simd`] documents the error of each function.
     const FUNCTION_ULPS: f64 = 0.0;
 
-    /// Makes the operands of this shape. Draws them from [`super::Inputs`] that are seeded with its sizes.
+    /// Makes the operands of this shape. Draws them from [`super::Inputs`] that are seeded with the sizes of the shape.
     fn operands(&self) -> Operands<IDS, IN, OUT>;
 
     /// Calls the kernel.
     fn call(&self, device: &Device, views: Views<'_, IDS, IN, OUT>) -> Result<()>;
 
-    /// Returns the outputs by definition. `y` is what they held before the call.
+    /// Computes the outputs from the kernel's definition. `y` is what the outputs held before the call.
     fn reference<R: Real>(&self, ids: [&[u32]; IDS], x: [&[R]; IN], y: [Vec<R>; OUT]) -> [Vec<R>; OUT];
 }
 
@@ -69,7 +69,7 @@ impl Label {
     }
 }
 
-/// The outputs by definition, in f64 and in f32.
+/// The outputs of the reference, in f64 and in f32.
 type Outputs<const OUT: usize> = ([Vec<f64>; OUT], [Vec<f32>; OUT]);
 
 struct Run<K, const IDS: usize, const IN: usize, const OUT: usize> {
@@ -144,7 +144,7 @@ impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usiz
 /// Checks that the kernel computes the same bits with 1, 2 and 3 threads, on every instruction set.
 ///
 /// # Panics
-/// If they differ.
+/// If the bits differ.
 #[cfg(test)]
 pub(crate) fn check_thread_counts<const IDS: usize, const IN: usize, const OUT: usize>(
     kernel: impl Kernel<IDS, IN, OUT>,

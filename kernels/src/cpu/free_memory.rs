@@ -25,7 +25,8 @@ fn free_according_to(meminfo: &str, limit: &str, used: &str, stat: &str) -> u64 
     available.min(limit.saturating_sub(used))
 }
 
-/// A low figure for systems that report none: it is better to recompute layers than to run out of memory.
+/// Bytes that are assumed to be free if the system does not say. The number is low because it is better to recompute layers than to
+/// run out of memory.
 const FALLBACK: u64 = 2 << 30;
 
 #[cfg(test)]

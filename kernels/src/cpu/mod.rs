@@ -54,7 +54,7 @@ impl Cpu {
         Ok(Cpu { pool, isa, memory, team: Arc::new(Team::new()), times: Times::default() })
     }
 
-    /// Takes a block of at least `bytes` bytes, which are initialised, but with any values.
+    /// Takes a block of at least `bytes` bytes. They are initialised, but may have any values.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`] if the system has no more memory.

@@ -9,11 +9,11 @@ use std::ptr::NonNull;
 /// The size of a huge page on x86-64 and on arm64 with pages of 4 KiB.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
-/// Maps `bytes` bytes of zeros at an address that is a multiple of [`HUGE_PAGE`]. `bytes` must be a positive multiple of it, too.
-/// Returns `None` if the system refuses.
+/// Maps `bytes` bytes of zeros at an address that is a multiple of [`HUGE_PAGE`]. `bytes` must be a positive multiple of
+/// [`HUGE_PAGE`] too. Returns `None` if the system refuses.
 #[cfg(unix)]
 pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
-    // a mapping may begin at any page: map more, and give back what is before and after the part that is aligned
+    // a mapping may begin at any page, so this maps more and gives back what is before and after the aligned part
     let total = bytes.checked_add(HUGE_PAGE)?;
     // SAFETY: a new private mapping touches no memory that is in use.
     let at = unsafe {
@@ -66,18 +66,18 @@ unsafe fn ask_for_huge_pages(_at: *mut u8, _bytes: usize) {}
 /// Unmaps what [`map`] returned for `bytes`.
 ///
 /// # Safety
-/// `at` and `bytes` are those of one call of [`map`], and nobody uses the memory any more.
+/// A call of [`map`] with this `bytes` returned `at`, and nobody uses the memory any more.
 #[cfg(unix)]
 pub(crate) unsafe fn unmap(at: NonNull<u8>, bytes: usize) {
     // SAFETY: the range is one that `map` made, and nobody uses it, as the caller promises.
     unsafe { libc::munmap(at.as_ptr().cast(), bytes) };
 }
 
-/// Gives the pages of `bytes` bytes back to the system. The mapping stays, and the bytes read as zeros from then on. Returns
-/// `false` if the system refuses.
+/// Gives the whole pages among the `bytes` bytes from `at` on back to the system. The mapping stays, and all of these bytes read as
+/// zeros from then on. Returns `false` if the system refuses.
 ///
 /// # Safety
-/// The bytes are inside what [`map`] returned, and nobody uses them.
+/// The bytes are inside memory that [`map`] returned, and nobody uses them.
 #[cfg(target_os = "linux")]
 pub(crate) unsafe fn forget(at: NonNull<u8>, bytes: usize) -> bool {
     /// A multiple of every page size in use.
@@ -118,7 +118,7 @@ pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
 /// Frees what [`map`] returned for `bytes`.
 ///
 /// # Safety
-/// `at` and `bytes` are those of one call of [`map`], and nobody uses the memory any more.
+/// A call of [`map`] with this `bytes` returned `at`, and nobody uses the memory any more.
 #[cfg(not(unix))]
 pub(crate) unsafe fn unmap(at: NonNull<u8>, bytes: usize) {
     let layout = std::alloc::Layout::from_size_align(bytes, HUGE_PAGE).expect("`map` made this layout");

@@ -1,4 +1,4 @@
-//! How long each kernel has run: where the time of a step goes.
+//! Measures how long each kernel runs, to show where the time of a step goes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -20,12 +20,12 @@ pub(super) fn entries() -> Vec<super::AnyEntry> {
 }
 
 impl Cuda {
-    /// Rounds to bf16.
+    /// Rounds `len` elements to bf16.
     pub(crate) fn narrow(&self, to: PtrMut<bf16>, from: Ptr<f32>, len: usize) -> Result<()> {
         self.launch(&NARROW, Grid::elements(len, 256), Args { to, from, len: len as u64 })
     }
 
-    /// Widens to f32.
+    /// Widens `len` elements to f32.
     pub(crate) fn widen(&self, to: PtrMut<f32>, from: Ptr<bf16>, len: usize) -> Result<()> {
         self.launch(&WIDEN, Grid::elements(len, 256), Args { to, from, len: len as u64 })
     }

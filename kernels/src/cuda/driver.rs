@@ -1,4 +1,4 @@
-//! Calls of the driver, with its words in the errors.
+//! Calls the driver. The errors contain the driver's own message.
 
 use crate::{KernelError, Result};
 use cudarc::driver::result::{self, DriverError};
@@ -7,10 +7,11 @@ use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// The oldest driver whose PTX is ours, as drivers give their version: CUDA 12.0.
+/// The oldest driver that accepts PTX of version 8.0, which the kernels have. Drivers report their version like this: 12000 stands
+/// for CUDA 12.0.
 const OLDEST_DRIVER: i32 = 12_000;
 
-/// The oldest architecture that the kernels are compiled for.
+/// The oldest architecture that the kernels run on: 80 stands for compute capability 8.0.
 const OLDEST_CAPABILITY: i32 = 80;
 
 /// A GPU's context. Calls may come from any thread.
@@ -21,12 +22,13 @@ pub(crate) struct Context {
     facts: Facts,
 }
 
-// SAFETY: the driver's functions may be called from any thread that the context is current on, which `bind` sees to.
+// SAFETY: a thread may call the driver's functions if the context is current on it, and each method that needs that calls `bind`
+// first.
 unsafe impl Send for Context {}
-// SAFETY: as above.
+// SAFETY: the driver may be called from several threads at once, if the context is current on each; `bind` makes it current.
 unsafe impl Sync for Context {}
 
-/// What a card is.
+/// A card's name and compute capability, and what its driver supports.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
     pub name: String,
@@ -36,12 +38,12 @@ pub(crate) struct Facts {
     pub driver: (i32, i32),
 }
 
-/// Turns a driver's result into ours.
+/// Turns a result of the driver into a [`Result`]. The error names the call.
 pub(super) fn checked<T>(call: &'static str, result: Result<T, DriverError>) -> Result<T> {
     result.map_err(|error| KernelError::Driver { call, reason: words(error.0) })
 }
 
-/// What the driver says of a status, and the status itself.
+/// Returns the driver's message for a status, followed by the number of the status.
 fn words(status: CUresult) -> String {
     let error = DriverError(status);
     let text = error.error_string().map_or_else(|_| "unknown".into(), CStr::to_string_lossy);
@@ -52,23 +54,23 @@ impl Context {
     /// Opens a GPU by its number.
     pub(crate) fn open(ordinal: usize) -> Result<Context> {
         let (device, facts) = Context::look(ordinal)?;
-        // SAFETY: the device exists; the context is released on drop.
+        // SAFETY: `look` found the device; the context is released on drop.
         let raw = checked("cuDevicePrimaryCtxRetain", unsafe { result::primary_ctx::retain(device) })?;
         let context = Context { raw, device, facts };
         context.bind()?;
         Ok(context)
     }
 
-    /// Finds a GPU by its number, and takes no memory of it. Before a function of the driver is called, it is made sure that the
-    /// driver is there and new enough to have it: otherwise the call would panic.
+    /// Finds a GPU by its number, without taking any of its memory. Checks first that the driver is there and new enough: a call of
+    /// a function that the driver lacks would panic.
     pub(crate) fn look(ordinal: usize) -> Result<(sys::CUdevice, Facts)> {
         let no_device = |reason: String| KernelError::NoDevice { reason };
-        // SAFETY: looks for a file that the system can load.
+        // SAFETY: this only tries to load the driver's library.
         if !unsafe { sys::is_culib_present() } {
             return Err(no_device("no NVIDIA driver is installed".to_owned()));
         }
         let mut version = 0;
-        // SAFETY: every driver has this function; the pointer can be written.
+        // SAFETY: every driver has this function, and `version` can be written.
         let status = unsafe { sys::cuDriverGetVersion(&mut version) };
         checked("cuDriverGetVersion", status.result())?;
         if version < OLDEST_DRIVER {
@@ -101,7 +103,7 @@ impl Context {
         &self.facts
     }
 
-    /// Makes the context that of this thread.
+    /// Makes this context the current one of the calling thread.
     pub(super) fn bind(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
         checked("cuCtxSetCurrent", unsafe { result::ctx::set_current(self.raw) })
@@ -112,7 +114,7 @@ impl Context {
         checked("cuMemGetInfo", result::mem_get_info()).map(|(free, _)| free as u64)
     }
 
-    /// Allocates memory of the card. `None` if there is not so much.
+    /// Allocates memory of the card. `None` if the driver refuses, e.g. because not enough memory is free.
     pub(crate) fn map(&self, bytes: usize) -> Option<NonNull<u8>> {
         self.bind().ok()?;
         // SAFETY: the context is current.
@@ -120,14 +122,14 @@ impl Context {
         NonNull::new(std::ptr::without_provenance_mut(address as usize))
     }
 
-    /// Frees what [`Context::map`] returned, after everything that was queued.
+    /// Waits for all queued work, then frees the memory that [`Context::map`] returned.
     ///
     /// # Safety
     /// `map` returned the address, and nobody uses it after this call.
     pub(crate) unsafe fn unmap(&self, at: NonNull<u8>) {
         // a lost card has nothing to free
         if self.bind().is_ok() && result::ctx::synchronize().is_ok() {
-            // SAFETY: the memory is mapped, and what was queued has run.
+            // SAFETY: `map` returned this address, as the caller promises, and all queued work has run.
             let _ = unsafe { result::free_sync(at.addr().get() as u64) };
         }
     }
@@ -135,14 +137,14 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: retained once, and nothing uses it any more.
+        // SAFETY: `open` retained the context once, and nothing uses it any more.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }
 }
 
 impl Facts {
     fn of(device: sys::CUdevice, version: i32) -> Result<Facts> {
-        // SAFETY: the device exists.
+        // SAFETY: the driver returned this device.
         let attribute = |of| checked("cuDeviceGetAttribute", unsafe { result::device::get_attribute(device, of) });
         let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
@@ -158,9 +160,9 @@ pub(crate) struct Stream {
     context: Arc<Context>,
 }
 
-// SAFETY: as for `Context`.
+// SAFETY: a thread may use the stream if its context is current on the thread, and the methods make it current first.
 unsafe impl Send for Stream {}
-// SAFETY: as for `Context`.
+// SAFETY: a thread may use the stream if its context is current on the thread, and the methods make it current first.
 unsafe impl Sync for Stream {}
 
 impl Stream {
@@ -179,20 +181,20 @@ impl Stream {
     /// Queues a copy from page-locked memory.
     ///
     /// # Safety
-    /// `from` stays as it is until the copy has run.
+    /// `to` is the address of as many bytes on this card. `from` is neither changed nor freed before the copy has run.
     pub(super) unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
         self.context.bind()?;
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller promises that `to` is valid and that `from` stays unchanged until the copy has run.
         checked("cuMemcpyHtoDAsync", unsafe { result::memcpy_htod_async(to, from, self.raw) })
     }
 
-    /// Copies to the host and waits for it.
+    /// Copies to the host and waits for the copy.
     pub(super) fn download(&self, to: &mut [u8], from: u64) -> Result<()> {
         if to.is_empty() {
             return Ok(());
         }
         self.context.bind()?;
-        // SAFETY: the memory of the process is written before the next call returns.
+        // SAFETY: `to` stays borrowed until the next call, `synchronize`, has waited for the copy.
         checked("cuMemcpyDtoHAsync", unsafe { result::memcpy_dtoh_async(to, from, self.raw) })?;
         self.synchronize()
     }
@@ -215,10 +217,11 @@ impl Stream {
         checked("cuMemsetD8Async", unsafe { result::memset_d8_async(to, 0, bytes, self.raw) })
     }
 
-    /// Queues a function over `grid` blocks of `block` threads. Its one parameter is `parameter`.
+    /// Queues a kernel with `grid` blocks of `block` threads and with one parameter.
     ///
     /// # Safety
-    /// The function has one parameter of the type `A`, whose pointers are to memory of the card that the function may use so.
+    /// The function has one parameter, which is of type `A`. The pointers in `parameter` point at memory of the card that the
+    /// function may read and write as it does.
     pub(super) unsafe fn launch<A>(
         &self,
         function: sys::CUfunction,
@@ -228,7 +231,8 @@ impl Stream {
         self.context.bind()?;
         let mut parameters = [std::ptr::from_ref(parameter).cast_mut().cast::<c_void>()];
         let tuple = |[x, y, z]: [u32; 3]| (x, y, z);
-        // SAFETY: the caller's contract; the driver copies the parameter before it returns.
+        // SAFETY: the parameter fits the function and its pointers are valid, as the caller promises; the driver copies the
+        // parameter before it returns.
         checked("cuLaunchKernel", unsafe {
             result::launch_kernel(function, tuple(grid), tuple(block), 0, self.raw, &mut parameters)
         })
@@ -242,7 +246,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
-            // SAFETY: open until now; what is queued still runs.
+            // SAFETY: the stream is open until now, and the driver still runs what is queued.
             let _ = unsafe { result::stream::destroy(self.raw) };
         }
     }

@@ -1,4 +1,4 @@
-//! How a kernel is called: with one struct, whose pointers come from slices.
+//! Calls kernels. A kernel gets one struct, whose pointers come from slices.
 
 use super::Cuda;
 use super::modules::Module;
@@ -22,14 +22,14 @@ impl<A> Entry<A> {
     }
 }
 
-/// What a test compares with the PTX.
+/// An [`Entry`] without the type of its parameter, which a test compares with the PTX.
 #[cfg(test)]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AnyEntry {
     pub module: Module,
     pub name: &'static CStr,
     pub threads: u32,
-    /// Bytes and alignment of the parameter.
+    /// Size and alignment of the parameter.
     pub layout: std::alloc::Layout,
 }
 
@@ -41,22 +41,22 @@ impl<A> Entry<A> {
     }
 }
 
-/// The blocks of a launch.
+/// How many blocks a launch has in each of three dimensions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grid([usize; 3]);
 
 impl Grid {
-    /// A block for each row.
+    /// One block for each row.
     pub(crate) fn rows(rows: usize) -> Grid {
         Grid([rows, 1, 1])
     }
 
-    /// Blocks side by side and below each other.
+    /// `across` blocks in the first dimension and `down` in the second.
     pub(crate) fn plane(across: usize, down: usize) -> Grid {
         Grid([across, down, 1])
     }
 
-    /// As many blocks of `threads` as `elements` need.
+    /// As many blocks of `threads` threads as it takes for one thread per element.
     pub(crate) fn elements(elements: usize, threads: u32) -> Grid {
         Grid([elements.div_ceil(threads as usize), 1, 1])
     }
@@ -109,10 +109,11 @@ impl<T> PtrMut<T> {
 }
 
 impl Cuda {
-    /// Queues a kernel. No blocks: nothing to do.
+    /// Queues a kernel. Does nothing if the grid has no blocks.
     ///
     /// # Errors
-    /// [`KernelError::Driver`]; [`KernelError::Size`] for more blocks than a grid has.
+    /// [`KernelError::Driver`] if this or an earlier call of the driver failed; [`KernelError::Size`] if there are more blocks than
+    /// a grid may have.
     pub(crate) fn launch<A>(&self, entry: &Entry<A>, grid: Grid, arguments: A) -> Result<()> {
         if grid.0.contains(&0) {
             return Ok(());

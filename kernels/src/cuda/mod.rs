@@ -1,7 +1,8 @@
-//! A GPU: its context, its streams, its memory, its kernels. Nothing outside this folder calls the driver.
+//! A GPU: its context, its stream, its memory, its kernels. Nothing outside this folder calls the driver.
 //!
-//! Work is queued on one stream, the compute stream, which alone touches the arena; so a block can be handed out again as soon as
-//! its buffer is dropped. The host waits only where it needs a result: `download` and `synchronize`.
+//! Work is queued on one stream, the compute stream, which alone touches the arena. So a block can be handed out again as soon as
+//! its buffer is dropped. The host waits in `download` and `synchronize`, in an upload for which there is no room in the staging
+//! memory, and before memory is given back to the driver.
 
 mod convert;
 mod driver;
@@ -29,7 +30,7 @@ use std::ffi::CStr;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// A GPU, and the processor beside it for what the host does.
+/// A GPU, and the processor for the host's part of the work.
 pub struct Cuda {
     context: Arc<Context>,
     compute: Stream,
@@ -39,7 +40,7 @@ pub struct Cuda {
     host: Arc<Cpu>,
     /// The kernel that was called last.
     last: Mutex<Option<&'static CStr>>,
-    /// The first call that failed. A context is lost with it, and every later call fails.
+    /// The error of the first call that failed. The context may be lost by then, so every later call returns this error.
     fault: OnceLock<KernelError>,
 }
 
@@ -50,13 +51,13 @@ impl Cuda {
     /// Opens the GPU with this number.
     ///
     /// # Errors
-    /// [`KernelError::NoDevice`] if there is no driver, no such GPU, or one of the two is too old; [`KernelError::Driver`] for what
-    /// the driver refuses.
+    /// [`KernelError::NoDevice`] if there is no driver or no such GPU, or if the driver or the GPU is too old;
+    /// [`KernelError::Driver`] if a call of the driver fails; the errors of [`Isa::chosen`] and [`Cpu::new`].
     pub(crate) fn open(ordinal: usize, threads: Option<usize>) -> Result<Cuda> {
         Cuda::with_memory(ordinal, threads, Source::Card)
     }
 
-    /// Opens the GPU with this number. Each block is an allocation of its own.
+    /// Opens the GPU with this number. Each block of memory is a separate allocation.
     ///
     /// # Errors
     /// As [`Cuda::open`].
@@ -114,7 +115,7 @@ impl Cuda {
         format!("{} (sm_{}), driver of CUDA {major}.{minor}", facts.name, facts.capability)
     }
 
-    /// Names what computes: the architecture, and a hash of the kernels.
+    /// Names what the bits of a result depend on: the architecture, and a hash of the kernels.
     pub(crate) fn arithmetic(&self) -> String {
         format!("cuda sm_{} {}", self.context.facts().capability, modules::hash())
     }
@@ -124,16 +125,16 @@ impl Cuda {
         self.context.free_bytes()
     }
 
-    /// Waits until everything that was queued has run.
+    /// Waits until all queued work has run.
     ///
     /// # Errors
-    /// [`KernelError::Driver`] for a fault of anything that ran.
+    /// [`KernelError::Driver`] if any of that work failed.
     pub(crate) fn synchronize(&self) -> Result<()> {
         self.call(|| self.compute.synchronize())
     }
 
-    /// Calls the driver, unless an earlier call failed: then that fault is the answer. The driver may report the fault of a kernel in
-    /// any later call, so a fault names the kernel that was called last.
+    /// Calls the driver, or returns the error of an earlier call if one failed. The driver may report the fault of a kernel in any
+    /// later call, so a fault names the kernel that was called last.
     fn call<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if let Some(fault) = self.fault.get() {
             return Err(fault.clone());
@@ -151,36 +152,36 @@ impl Cuda {
         })
     }
 
-    /// Copies host data, which may be dropped at once.
+    /// Copies host data to the card. The data may be dropped as soon as this returns.
     ///
     /// # Errors
-    /// [`KernelError::Driver`].
+    /// [`KernelError::Driver`] if this or an earlier call failed.
     pub(crate) fn upload<T: Element>(&self, to: PtrMut<T>, data: &[T]) -> Result<()> {
         self.call(|| self.staging().upload(&self.compute, to.bits(), bytemuck::cast_slice(data)))
     }
 
-    /// Copies to the host, after everything that was queued.
+    /// Copies elements to the host, after all queued work has run.
     ///
     /// # Errors
-    /// [`KernelError::Driver`].
+    /// [`KernelError::Driver`] if this or an earlier call failed.
     pub(crate) fn download<T: Element>(&self, from: Ptr<T>, len: usize) -> Result<Vec<T>> {
         let mut data = vec![T::zeroed(); len];
         self.call(|| self.compute.download(bytemuck::cast_slice_mut(&mut data), from.bits()))?;
         Ok(data)
     }
 
-    /// Copies on the card.
+    /// Queues a copy within the card's memory.
     ///
     /// # Errors
-    /// [`KernelError::Driver`].
+    /// [`KernelError::Driver`] if this or an earlier call failed.
     pub(crate) fn copy<T: Element>(&self, to: PtrMut<T>, from: Ptr<T>, len: usize) -> Result<()> {
         self.call(|| self.compute.copy(to.bits(), from.bits(), len * size_of::<T>()))
     }
 
-    /// Sets bytes to zero.
+    /// Queues setting `len` elements to zero.
     ///
     /// # Errors
-    /// [`KernelError::Driver`].
+    /// [`KernelError::Driver`] if this or an earlier call failed.
     pub(crate) fn clear<T: Element>(&self, to: PtrMut<T>, len: usize) -> Result<()> {
         self.call(|| self.compute.clear(to.bits(), len * size_of::<T>()))
     }

@@ -1,4 +1,5 @@
-//! The kernels' PTX, which is in the program, and what the driver makes of it: a module at the first use of one of its kernels.
+//! The kernels' PTX, which is part of the program, and the modules that the driver makes of it. A module is loaded at the first use
+//! of one of its kernels.
 
 use super::driver::{Context, checked};
 use crate::{KernelError, Result};
@@ -8,7 +9,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A PTX file: one for each folder of a kernel.
+/// A PTX file. There is one for each folder with CUDA kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Module {
     Add,
@@ -71,9 +72,9 @@ impl Module {
     }
 }
 
-/// A hash of all PTX: under one hash, and on one architecture, the same operands give the same bits.
+/// Returns a hash of all PTX. If the hash and the architecture are equal, the same operands give the same bits.
 pub(super) fn hash() -> String {
-    // FNV-1a: it names a build, nothing rests on it
+    // FNV-1a is enough: the hash only names a build
     let all = Module::ALL.iter().flat_map(|module| module.text().bytes());
     format!(
         "{:016x}",
@@ -94,9 +95,9 @@ pub(super) struct Function(pub sys::CUfunction);
 
 // SAFETY: the driver's handles may be used from any thread.
 unsafe impl Send for Function {}
-// SAFETY: as above.
+// SAFETY: the driver's handles may be used from any thread, and `Context` is `Send` and `Sync`.
 unsafe impl Send for Modules {}
-// SAFETY: as above; the tables are behind locks.
+// SAFETY: the driver's handles may be used from any thread, and the tables are behind locks.
 unsafe impl Sync for Modules {}
 
 impl Modules {
@@ -104,14 +105,14 @@ impl Modules {
         Modules { context: context.clone(), loaded: Mutex::default(), functions: Mutex::default() }
     }
 
-    /// The function of a kernel's name in a module.
+    /// Returns the function with this name in a module. Loads the module if it is not loaded yet.
     pub(super) fn function(&self, module: Module, name: &'static CStr) -> Result<Function> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(function) = functions.get(name) {
             return Ok(*function);
         }
         let loaded = self.module(module)?;
-        // SAFETY: the module is loaded, and stays.
+        // SAFETY: the module is loaded, and stays loaded until `self` is dropped.
         let raw = checked("cuModuleGetFunction", unsafe { result::module::get_function(loaded, name.to_owned()) })?;
         functions.insert(name, Function(raw));
         Ok(Function(raw))
@@ -133,21 +134,21 @@ impl Drop for Modules {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             for (_, raw) in self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner).drain() {
-                // SAFETY: loaded once, and its functions go with it.
+                // SAFETY: the module was loaded once, and nothing uses its functions any more.
                 let _ = unsafe { result::module::unload(raw) };
             }
         }
     }
 }
 
-/// Loads PTX, with the compiler's own words if it refuses.
+/// Loads PTX. If the driver's compiler refuses it, the error contains the compiler's log.
 fn load(text: &str) -> Result<sys::CUmodule> {
     let text = CString::new(text).expect("PTX has no zero byte");
     let mut log = vec![0u8; 8192];
     let mut options = [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
     let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(log.len())];
     let mut raw = std::ptr::null_mut();
-    // SAFETY: a text that ends with a zero byte, and two options with their values; the log outlives the call.
+    // SAFETY: the PTX ends with a zero byte, there are two options and two values, and the log outlives the call.
     let status = unsafe {
         sys::cuModuleLoadDataEx(&mut raw, text.as_ptr().cast(), 2, options.as_mut_ptr(), values.as_mut_ptr())
     };

@@ -1,7 +1,7 @@
 //! Page-locked memory that uploads go through: the driver reads it while the host goes on.
 //!
-//! Two halves. An upload fills the current half; when that is full, an event marks where its copies end, and the other half is used
-//! once its own copies have run.
+//! The memory has two halves. An upload fills the current half. When that is full, an event marks where its copies end, and the
+//! upload continues in the other half once the copies from there have run.
 
 use super::driver::{Context, Stream, checked};
 use crate::Result;
@@ -22,7 +22,7 @@ pub(super) struct Staging {
     ends: [sys::CUevent; 2],
 }
 
-// SAFETY: the memory and the events are owned, and the driver's functions may be called from any thread.
+// SAFETY: `Staging` owns the memory and the events, and the driver's functions may be called from any thread.
 unsafe impl Send for Staging {}
 
 impl Staging {
@@ -30,12 +30,12 @@ impl Staging {
         context.bind()?;
         let event = || checked("cuEventCreate", result::event::create(CU_EVENT_DISABLE_TIMING));
         let ends = [event()?, event()?];
-        // SAFETY: freed on drop.
+        // SAFETY: the memory is freed on drop and only used before.
         let at = checked("cuMemHostAlloc", unsafe { result::malloc_host(bytes, 0) })?;
         Ok(Staging { context: context.clone(), at: at.cast(), half: bytes / 2, current: 0, taken: 0, ends })
     }
 
-    /// Queues a copy of host bytes, which may be dropped at once.
+    /// Queues a copy of host bytes, which may be dropped as soon as this returns.
     pub(super) fn upload(&mut self, stream: &Stream, to: u64, bytes: &[u8]) -> Result<()> {
         let mut done = 0;
         while done < bytes.len() {
@@ -43,8 +43,8 @@ impl Staging {
                 self.turn(stream)?;
             }
             let piece = (bytes.len() - done).min(self.half - self.taken);
-            // SAFETY: the piece is in the current half, behind what is taken, and no copy of an earlier round reads it: `turn` waited
-            // for those.
+            // SAFETY: the piece is in the current half, behind what is taken, and no copy of an earlier round reads it: `turn`
+            // waited for those copies.
             let place =
                 unsafe { std::slice::from_raw_parts_mut(self.at.add(self.current * self.half + self.taken), piece) };
             place.copy_from_slice(&bytes[done..done + piece]);
@@ -56,9 +56,9 @@ impl Staging {
         Ok(())
     }
 
-    /// Goes to the other half.
+    /// Makes the other half the current one, and waits until the copies from it have run.
     fn turn(&mut self, stream: &Stream) -> Result<()> {
-        // SAFETY: event and stream are open.
+        // SAFETY: the event and the stream are open.
         checked("cuEventRecord", unsafe { result::event::record(self.ends[self.current], stream.raw()) })?;
         self.current = 1 - self.current;
         self.taken = 0;
@@ -70,7 +70,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
-            // SAFETY: the driver waits for what reads the memory before it frees it; the events are open.
+            // SAFETY: before the driver frees the memory, it waits for the copies that read it; the events are open.
             unsafe {
                 let _ = result::free_host(self.at.cast());
                 for event in self.ends {

@@ -1,9 +1,9 @@
-//! The entries are the kernels of the PTX: their names, parameters and threads.
+//! Checks that the entries are the kernels of the PTX, with the same names, parameters and numbers of threads.
 
 use super::*;
 use std::collections::BTreeSet;
 
-/// Every kernel that can be launched.
+/// Returns the entries of all kernels.
 fn entries() -> Vec<AnyEntry> {
     [
         convert::entries(),
@@ -45,7 +45,7 @@ fn every_entry_is_a_kernel_and_every_kernel_an_entry() {
         let declared = entries.iter().filter(|entry| entry.module == module).map(declaration);
         assert_eq!(declared.collect::<BTreeSet<_>>(), declarations(module.text()).collect(), "{module:?}");
     }
-    // loaded functions are kept by their names alone
+    // the table of loaded functions is keyed by their names alone
     let names: BTreeSet<_> = entries.iter().map(|entry| entry.name).collect();
     assert_eq!(names.len(), entries.len(), "two entries have one name");
 }

@@ -20,7 +20,7 @@ pub struct Buffer<T: Element> {
 }
 
 enum Storage<T> {
-    /// Anonymous host memory.
+    /// A block of the device's arena, in host memory or in the memory of a card.
     Block(Block),
     /// Read-only host memory that something else owns, e.g. a mapped file.
     Shared { at: *const T, _owner: Arc<dyn Any + Send + Sync> },
@@ -121,12 +121,13 @@ impl<T: Element> fmt::Debug for Buffer<T> {
 }
 
 impl Device {
-    /// Makes a buffer of weights from the range `bytes` of `owner`, e.g. a tensor of a mapped file. The bytes are used in place
-    /// if they are aligned for `T`, and copied otherwise. A buffer that uses the bytes in place is read-only and keeps `owner`
-    /// alive.
+    /// Makes a buffer of weights from the range `bytes` of `owner`, e.g. a tensor of a mapped file. The processor uses the bytes in
+    /// place if they are aligned for `T`, and copies them otherwise. A card always has a copy. A buffer that uses the bytes in
+    /// place is read-only and keeps `owner` alive.
     ///
     /// # Errors
-    /// [`crate::KernelError::OutOfMemory`] if a copy is needed and does not fit.
+    /// [`crate::KernelError::OutOfMemory`] if a copy is needed and does not fit; [`crate::KernelError::Driver`] if the GPU has
+    /// failed.
     ///
     /// # Panics
     /// If the range is outside the owner's bytes or is not a whole number of elements. The loader checks both conditions.

@@ -1,6 +1,6 @@
-//! A device that counts and computes nothing. It tells what a pass takes on another device before it runs there.
+//! A device that counts and computes nothing. It tells what a pass needs on another device, before the pass runs there.
 //!
-//! On this device a buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. Downloads are zeros.
+//! On this device a buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. Downloads return zeros.
 
 use super::Device;
 use super::memory_report::{MemoryCount, MemoryReport};
@@ -10,7 +10,7 @@ use crate::cpu::Cpu;
 use crate::cuda::Cuda;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Counts the memory and the operations that calls would take on a processor. Computes nothing.
+/// Counts the memory and the operations that calls would take on another device. Computes nothing.
 #[derive(Debug)]
 pub struct Count {
     of: Counted,
@@ -35,7 +35,7 @@ struct Counts {
 /// What a call costs: its operations, and its memory beside that of its arguments.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Cost {
-    /// Multiplications and additions of its products, counted separately.
+    /// Multiplications and additions of its matrix products. A multiply-add counts as two.
     pub operations: f64,
     /// Largest number of bytes, beside its arguments, that the call holds at once.
     pub scratch: usize,
@@ -43,7 +43,7 @@ pub(crate) struct Cost {
     pub packed: Packed,
 }
 
-/// Bytes that threads keep for packing. Each thread has three areas. An area is as large as the largest call so far needed.
+/// Bytes that threads keep for packing. Each thread has three areas. An area is as large as any call so far has needed it to be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Packed {
     /// Bytes that the tasks of a call share. The calling thread keeps them.
@@ -55,7 +55,7 @@ pub struct Packed {
 }
 
 impl Cost {
-    /// The cost of a call that only computes.
+    /// Returns the cost of a call that needs no memory beside its arguments.
     pub(crate) fn of_operations(operations: f64) -> Cost {
         Cost { operations, ..Cost::default() }
     }
@@ -100,7 +100,7 @@ impl Count {
         Count { of, counts: Arc::default() }
     }
 
-    /// Makes a device for the same processor, with nothing counted yet.
+    /// Makes a device that counts the calls of the same device as `self`, with nothing counted yet.
     pub(super) fn again(&self) -> Count {
         Count::new(self.of.clone())
     }
@@ -148,7 +148,7 @@ impl Count {
         lock(&self.counts).memory.report()
     }
 
-    /// Multiplications and additions of the products of all calls so far.
+    /// Multiplications and additions of the matrix products of all calls so far.
     pub fn operations(&self) -> f64 {
         lock(&self.counts).operations
     }

@@ -45,7 +45,7 @@ impl Device {
         })
     }
 
-    /// Copies `from` to `to`, which must have the same length, with all threads. Rounds f32 if `to` is bf16.
+    /// Copies `from` to `to`, which must have the same length. Rounds f32 if `to` is bf16. On the processor, all threads take part.
     ///
     /// # Errors
     /// [`crate::KernelError::Driver`] if the GPU has failed.
@@ -210,7 +210,7 @@ impl<'a> FloatSliceMut<'a> {
         self.as_slice().dtype()
     }
 
-    /// The same elements, read only.
+    /// Borrows the same elements to read.
     pub fn as_slice(&self) -> FloatSlice<'_> {
         match self {
             FloatSliceMut::F32(slice) => FloatSlice::F32(slice.as_slice()),
@@ -218,7 +218,7 @@ impl<'a> FloatSliceMut<'a> {
         }
     }
 
-    /// A shorter borrow of the same elements.
+    /// Borrows the same elements for a shorter time.
     pub fn reborrow(&mut self) -> FloatSliceMut<'_> {
         match self {
             FloatSliceMut::F32(slice) => FloatSliceMut::F32(slice.reborrow()),
@@ -275,7 +275,7 @@ impl<'a> Columns<'a> {
         Columns { values: values.into(), first: 0, stride: cols }
     }
 
-    /// Checks that `values` is `rows` rows, and that `n` columns from `first` on are inside a row.
+    /// Checks that `values` has `rows` rows of `stride` elements, and that `n` columns from `first` on are inside a row.
     pub(crate) fn check(self, kernel: &'static str, argument: &'static str, rows: usize, n: usize) -> Result<()> {
         check_len(kernel, argument, self.values.len(), rows.saturating_mul(self.stride))?;
         let end = self.first.saturating_add(n);

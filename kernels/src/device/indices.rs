@@ -22,12 +22,12 @@ pub struct IndexSlice<'a> {
     bounds: Bounds,
 }
 
-/// What is known of indices without reading them.
+/// What is known about indices without reading them.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     /// The smallest and the largest index that is not [`IGNORE`]. `None` if there is no such index.
     range: Option<(u32, u32)>,
-    /// Whether any is [`IGNORE`].
+    /// Whether any index is [`IGNORE`].
     ignore: bool,
 }
 

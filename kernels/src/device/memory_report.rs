@@ -15,7 +15,7 @@ pub struct MemoryReport {
     pub packed: MemoryUse,
     /// Bytes in use and their peak under each name.
     pub names: BTreeMap<&'static str, MemoryUse>,
-    /// Bytes that the system has mapped for the arena. Only those that were touched have pages.
+    /// Bytes that the system has mapped for the arena. In host memory, only the touched ones have pages.
     pub mapped: usize,
     /// Bytes of all blocks so far that were untouched when they were taken, so that the system had to find pages for them. A step
     /// that needs no more memory than earlier ones leaves this unchanged.

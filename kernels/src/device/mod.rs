@@ -1,8 +1,8 @@
 //! Where buffers live and kernels run. All device memory of the project is reached through this module.
 //!
 //! [`Buffer`] owns memory of a [`Device`], [`Slice`] and [`SliceMut`] borrow it. Outside this crate their contents can be read and
-//! written only by kernels, downloads, [`SliceMut::fill`], and the uploads and copies of [`Device`]. So a backend is added here
-//! and in the kernels' folders, and nowhere else.
+//! written only by kernels, downloads, [`SliceMut::fill`], and the uploads and copies of [`Device`]. So the code of a backend is in
+//! this crate alone.
 
 mod buffer;
 mod count;
@@ -36,9 +36,9 @@ use std::sync::Arc;
 pub enum Device {
     /// This machine's processor, through one pool of threads.
     Cpu(Arc<Cpu>),
-    /// A GPU of NVIDIA's.
+    /// An NVIDIA GPU.
     Cuda(Arc<Cuda>),
-    /// No device: counts what calls would take on another one.
+    /// Not a real device: it counts what calls would take on another one.
     Count(Arc<Count>),
 }
 
@@ -47,16 +47,17 @@ pub enum Device {
 pub struct Headroom {
     /// Share of the free bytes that a program may fill if it is given no limit.
     pub share: f64,
-    /// One part in `uncounted` stays free for what no plan counts: gaps between blocks, tokenizer, data.
+    /// One part in `uncounted` of the limit stays free for what no plan counts: gaps between blocks, tokenizer, data.
     pub uncounted: u64,
 }
 
 impl Headroom {
     /// The headroom of the host. What `share` leaves is for the pages of the mapped weights and for everything else on the machine.
-    /// On a model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks held.
+    /// With a model of 7 billion parameters, the process had 6 % more anonymous memory than its blocks held.
     pub const HOST: Headroom = Headroom { share: 0.4, uncounted: 12 };
 
-    /// The headroom of a card, which is this program's alone. What `share` leaves is for the kernels' code and for the screen.
+    /// The headroom of a card, which this program is expected to have for itself. What `share` leaves is for the kernels' code and
+    /// for the screen.
     pub const CARD: Headroom = Headroom { share: 0.95, uncounted: 50 };
 
     /// Bytes that a plan may fill under a limit of `limit` bytes.
@@ -75,8 +76,8 @@ impl Device {
     /// set that the environment variable `ALIGN_CPU` names, or else the best one of the processor.
     ///
     /// # Errors
-    /// [`crate::KernelError::Threads`] if the pool cannot start, [`crate::KernelError::InstructionSet`] for an `ALIGN_CPU` that
-    /// this machine cannot run.
+    /// [`crate::KernelError::Threads`] if the pool cannot start, [`crate::KernelError::InstructionSet`] if `ALIGN_CPU` names a set
+    /// that this machine does not have.
     pub fn cpu(threads: Option<usize>) -> Result<Device> {
         Device::cpu_with(threads, Isa::chosen()?)
     }
@@ -89,16 +90,17 @@ impl Device {
         Ok(Device::Cpu(Arc::new(Cpu::new(threads, isa)?)))
     }
 
-    /// The GPU with this number, with `threads` threads of the host beside it.
+    /// Makes a device of the GPU with this number, and of `threads` threads of the host (default: as in [`Device::cpu`]).
     ///
     /// # Errors
-    /// [`crate::KernelError::NoDevice`], [`crate::KernelError::Driver`], and those of [`Device::cpu`].
+    /// [`crate::KernelError::NoDevice`] if the GPU cannot be used, [`crate::KernelError::Driver`] if a call of the driver fails,
+    /// and the errors of [`Device::cpu`].
     pub fn cuda(ordinal: usize, threads: Option<usize>) -> Result<Device> {
         Ok(Device::Cuda(Arc::new(Cuda::open(ordinal, threads)?)))
     }
 
-    /// Returns the name of the first GPU that [`Device::cuda`] could open. `None` if there is none, or if it is the machine that
-    /// tests use.
+    /// Returns the name of the first GPU that [`Device::cuda`] could open. `None` if there is none, or if it is the PTX machine of
+    /// the tests.
     pub fn card() -> Option<String> {
         Cuda::first().filter(|name| name != TEST_CARD)
     }
@@ -157,7 +159,7 @@ impl Device {
         Ok(buffer)
     }
 
-    /// Copies `from` to `to`, which must have the same length, with all threads.
+    /// Copies `from` to `to`, which must have the same length. On the processor, all threads take part.
     ///
     /// # Errors
     /// [`crate::KernelError::Driver`] if the GPU has failed.
@@ -192,8 +194,8 @@ impl Device {
         }
     }
 
-    /// Bytes of the device's memory that this program could hold: what is free, and on a card also what its arena has mapped, since
-    /// the base weights live there.
+    /// Bytes of the device's memory that this program could hold: the free bytes and, on a card, also those that the arena has
+    /// mapped already, because they hold the base weights.
     pub fn free_bytes(&self) -> u64 {
         match self {
             // a card that does not answer has no memory; the next call says why
@@ -215,11 +217,11 @@ impl Device {
         }
     }
 
-    /// Makes sure that all blocks together may take `bytes` bytes. On a card that memory is mapped now, in one piece, so that a run
-    /// which starts does not run out of memory later because another program took it.
+    /// Makes sure that all blocks together can take `bytes` bytes. On a card, maps that memory now and in one piece, so that no
+    /// other program can take it during a run. On the processor, does nothing.
     ///
     /// # Errors
-    /// [`crate::KernelError::OutOfMemory`] if the card has not so much.
+    /// [`crate::KernelError::OutOfMemory`] if the card does not have that much free memory.
     pub fn reserve(&self, bytes: u64) -> Result<()> {
         match self {
             Device::Cuda(cuda) => cuda.reserve(usize::try_from(bytes).unwrap_or(usize::MAX)),
@@ -236,7 +238,7 @@ impl Device {
         }
     }
 
-    /// Threads that kernels run on.
+    /// Number of threads that kernels run on. For a GPU, number of threads that do the host's part of the work.
     pub fn threads(&self) -> usize {
         match self {
             Device::Cpu(cpu) => cpu.threads(),
@@ -254,7 +256,8 @@ impl Device {
         }
     }
 
-    /// Calls of each kernel so far and how long they took. A kernel that runs within another counts as part of it.
+    /// Calls of each kernel so far and how long they took. A kernel that runs within another counts as part of it. Empty if the
+    /// device is not the processor.
     pub fn kernel_times(&self) -> BTreeMap<&'static str, KernelTime> {
         match self {
             Device::Cpu(cpu) => cpu.kernel_times(),
@@ -263,7 +266,8 @@ impl Device {
         }
     }
 
-    /// Runs a kernel and counts its time. For kernels that take no scratch and whose operations no plan counts.
+    /// Runs a kernel and counts its time. For kernels that take no scratch and whose operations no plan counts. Returns an error on
+    /// a GPU, where the caller must launch the kernel itself.
     pub(crate) fn run(&self, kernel: &'static str, on_cpu: impl FnOnce(&Cpu)) -> Result<()> {
         let _timed = self.timed(kernel);
         match self {

@@ -27,7 +27,7 @@ enum Elements<'a, T> {
 #[derive(Debug)]
 enum ElementsMut<'a, T> {
     Cpu(&'a mut [T]),
-    /// Nobody else has them: it is not copied.
+    /// No other slice has these elements: a [`SliceMut`] cannot be copied.
     Cuda(Span<'a, T>),
     Counted {
         len: usize,
@@ -61,7 +61,7 @@ impl<'a, T: Element> Slice<'a, T> {
         Slice(Elements::Counted { len })
     }
 
-    /// Memory of a GPU.
+    /// Borrows `len` elements at the address `at` of a GPU.
     pub(crate) fn of_cuda(home: &'a Cuda, at: u64, len: usize) -> Slice<'a, T> {
         Slice(Elements::Cuda(Span { at, len, home, of: PhantomData }))
     }
@@ -83,7 +83,8 @@ impl<'a, T: Element> Slice<'a, T> {
         }
     }
 
-    /// The elements, or an empty slice on a device that counts: for code that needs a call's sizes first and its elements later.
+    /// The elements, or an empty slice if they are not in host memory: for code that needs a call's sizes first and its elements
+    /// later.
     pub(crate) fn cpu_or_none(self) -> &'a [T] {
         match self.0 {
             Elements::Cpu(elements) => elements,
@@ -114,8 +115,8 @@ impl<'a, T: Element> Slice<'a, T> {
         }
     }
 
-    /// Copies the content to the host: for per-sequence log-probs, metrics, saved adapters and tests. Waits for what was queued
-    /// before.
+    /// Copies the content to the host: for per-sequence log-probs, metrics, saved adapters and tests. On a GPU, waits for all
+    /// queued work first.
     ///
     /// # Errors
     /// [`crate::KernelError::Driver`] if the GPU has failed.
@@ -139,7 +140,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
         SliceMut(ElementsMut::Counted { len })
     }
 
-    /// Memory of a GPU that nobody else has.
+    /// Borrows `len` elements at the address `at` of a GPU, which nobody else uses.
     pub(crate) fn of_cuda(home: &'a Cuda, at: u64, len: usize) -> SliceMut<'a, T> {
         SliceMut(ElementsMut::Cuda(Span { at, len, home, of: PhantomData }))
     }
@@ -179,7 +180,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
         self.len() == 0
     }
 
-    /// The same elements, read only.
+    /// Borrows the same elements to read.
     pub fn as_slice(&self) -> Slice<'_, T> {
         match &self.0 {
             ElementsMut::Cpu(elements) => Slice::of_cpu(elements),
@@ -188,7 +189,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
         }
     }
 
-    /// A shorter borrow of the same elements.
+    /// Borrows the same elements for a shorter time.
     pub fn reborrow(&mut self) -> SliceMut<'_, T> {
         match &mut self.0 {
             ElementsMut::Cpu(elements) => SliceMut::of_cpu(elements),
@@ -220,16 +221,16 @@ impl<'a, T: Element> SliceMut<'a, T> {
     }
 }
 
-/// Why a kernel cannot follow a pointer: a defect of the caller.
+/// Message of the panic if an operand of a kernel is on another device: a defect of the caller.
 const OF_ANOTHER_DEVICE: &str = "an operand of another device";
 
 /// Message of the panic if the CPU version of a kernel runs on a device that counts: a defect of the code that called it.
 const NOT_THERE: &str = "this memory is counted and not there";
 
-/// The length of a part of `len` elements.
+/// Returns the length of `range`, a part of `len` elements.
 ///
 /// # Panics
-/// If the range is not inside `len` elements, as for a slice of elements that exist.
+/// If the range is not inside `len` elements. A slice of elements that exist panics then too.
 fn len_of(range: Range<usize>, len: usize) -> usize {
     assert!(range.start <= range.end && range.end <= len, "{range:?} is inside {len} elements");
     range.len()

@@ -1,4 +1,4 @@
-//! Operands in f32: for kernels that compute in f32 on operands of either format.
+//! Operands in f32: for kernels that compute in f32 on operands of f32 or bf16.
 
 use crate::cpu::Cpu;
 use crate::{Buffer, Device, FloatSlice, FloatSliceMut, Result};
@@ -34,8 +34,8 @@ impl Cpu {
         }
     }
 
-    /// Runs `work` on an output in f32: the output itself, or, if it is bf16, a buffer that is rounded into the output
-    /// afterwards. Set `keeps` if `work` adds to the output: the buffer then starts as a copy of it.
+    /// Runs `work` on an output in f32: the output itself, or, if it is bf16, a buffer that is rounded into the output afterwards.
+    /// Set `keeps` if `work` adds to the output: the buffer then starts as a copy of the output.
     pub(crate) fn in_f32<R>(
         &self,
         device: &Device,

@@ -1,5 +1,5 @@
-//! Shapes: the input of an adapter of SmolLM2-135M, timed. For the tests, odd sizes near multiples of 4, the columns of a
-//! counter, and near whole vectors.
+//! Shapes: the input of an adapter of SmolLM2-135M, timed. For the tests, odd sizes near multiples of 4 (a counter covers 4
+//! columns) and near whole vectors.
 
 use super::{Dropout, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};

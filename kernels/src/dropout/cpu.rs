@@ -1,4 +1,4 @@
-//! Fast version: blocks of rows over the threads, many counters at a time.
+//! Fast version: splits the rows over the threads in blocks, and computes many counters at a time.
 
 use super::{Dropout, keep_scale, threshold};
 use crate::cpu::Cpu;

@@ -1,6 +1,6 @@
-//! Inverted dropout whose mask is a function of (key, number of the row, column): the same in the forward pass, in its
-//! recomputation and in the backward pass, on every device, whatever the thread count. The caller numbers the rows, so the mask
-//! of a row does not depend on the rows beside it either.
+//! Inverted dropout. Its mask is a function of (key, number of the row, column). So it is the same in the forward pass, in its
+//! recomputation and in the backward pass, on every device and with any number of threads. The caller numbers the rows, so the mask
+//! of a row does not depend on the rows beside it.
 //!
 //! Element (r, c) is kept if word `c % 4` of `Philox(key, counter = (numbers[r], c / 4))` is at least `p * 2^32`. Kept elements
 //! are multiplied by `1 / (1 - p)`, the others become 0.
@@ -53,7 +53,8 @@ impl Dropout<'_> {
     }
 }
 
-/// The smallest random word that keeps an element: `word >= p * 2^32` and `word >= ceil(p * 2^32)` are the same for integers.
+/// Returns the smallest random word that keeps an element. For an integer `word`, `word >= p * 2^32` holds exactly if `word >=
+/// ceil(p * 2^32)`.
 fn threshold(p: f32) -> u32 {
     (f64::from(p) * 4_294_967_296.0).ceil() as u32
 }

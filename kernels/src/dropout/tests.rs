@@ -36,7 +36,7 @@ mod cuda {
         check_on_cards(super::case::cases());
     }
 
-    /// Both formats, row numbers on both sides of 2^32, a share that drops next to nothing and one that drops next to all.
+    /// Tests both formats, row numbers on both sides of 2^32, a `p` that drops almost nothing and one that drops almost everything.
     #[test]
     fn numbers_are_those_of_the_processor_bit_for_bit() {
         let card = Card::checked();

@@ -1,4 +1,4 @@
-//! Fast version: blocks of rows over the threads.
+//! Fast version: splits the rows over the threads in blocks.
 
 use super::Forward;
 use crate::WeightSlice;

@@ -23,7 +23,7 @@ pub(crate) fn entries() -> Vec<crate::cuda::AnyEntry> {
     vec![F32.any(), F16.any(), BF16.any()]
 }
 
-/// The ids were checked to be below the vocabulary's size.
+/// `Forward::run` has checked that the ids are below the vocabulary's size.
 pub(super) fn forward(cuda: &Cuda, call: Forward<'_>) -> Result<()> {
     let Forward { rows, hidden_size, ids, table, scale, y, .. } = call;
     let (grid, cols) = (Grid::rows(rows), hidden_size as u64);

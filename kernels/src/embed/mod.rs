@@ -10,11 +10,11 @@ use crate::{Device, IndexSlice, KernelError, Result, SliceMut, WeightSlice};
 
 /// `y[r] = scale * table[ids[r]]`
 pub struct Forward<'a> {
-    /// Tokens to look up.
+    /// Number of tokens to look up.
     pub rows: usize,
     /// Columns of `table` and `y`, at least 1.
     pub hidden_size: usize,
-    /// Rows of `table`. Every id is below this.
+    /// Rows of `table`. Every id must be below this.
     pub vocab_size: usize,
     /// `[rows]`
     pub ids: IndexSlice<'a>,

@@ -27,7 +27,7 @@ mod cuda {
         let card = Card::checked();
         let (hidden_size, vocab_size) = (45, 37);
         let ids: Vec<u32> = (0..100).map(|i| i * 7 % vocab_size as u32).collect();
-        // every f16 but NaN: subnormal numbers and infinity are among them
+        // every 37th f16 that is not NaN: subnormal numbers are among them
         let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|x| !x.is_nan()).collect();
         let halves: Vec<f16> = halves.into_iter().step_by(37).take(vocab_size * hidden_size).collect();
         let brains = Inputs::of(&[hidden_size, vocab_size]).normal_bf16(vocab_size * hidden_size, 1.0);

@@ -77,7 +77,7 @@ pub(super) fn backward(cuda: &Cuda, call: Backward<'_>) -> Result<()> {
     }
 }
 
-/// The kernel of an activation.
+/// Returns the kernel of an activation.
 fn of<A>(activation: Activation, silu: &'static Entry<A>, gelu: &'static Entry<A>) -> &'static Entry<A> {
     match activation {
         Activation::Silu => silu,

@@ -50,7 +50,7 @@ pub struct Backward<'a> {
 
 impl Forward<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Format`] if one has
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Format`] if a slice has
     /// another format than `gate_up`, [`crate::KernelError::Size`] if there are no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "gate.forward";

@@ -38,7 +38,7 @@ fn threads_do_not_change_bits() {
     }
 }
 
-/// Forward and backward at one gate value, with `up = dy = 1`: `act`, `act'`, and `act` again as `d_up`.
+/// Runs forward and backward at one gate value, with `up = dy = 1`. Returns `act`, `act'`, and `act` again, which is `d_up`.
 fn at(device: &Device, activation: Activation, gate: f32) -> [f32; 3] {
     let gate_up = device.upload("gate_up", &[gate, 1.0]).unwrap();
     let dy = device.upload("dy", &[1.0f32]).unwrap();
@@ -52,7 +52,7 @@ fn at(device: &Device, activation: Activation, gate: f32) -> [f32; 3] {
     [y.download().unwrap()[0], dx[0], dx[1]]
 }
 
-/// bf16 operands are computed in f32, and each result is rounded once.
+/// Checks that operands of bf16 are computed in f32, and that each result is rounded once.
 fn check_bf16(device: &Device) {
     let (rows, cols) = (5, 45);
     let mut inputs = Inputs::of(&[rows, cols]);
@@ -86,7 +86,7 @@ fn check_extremes(device: &Device) {
     for activation in BOTH {
         let place = format!("{activation:?} on {}", device.describe());
         assert_eq!(at(device, activation, 100.0), [100.0, 1.0, 100.0], "{place}");
-        // the smallest sigmoid is 2e-35, times the gate and its slope of 4e3
+        // the sigmoid is at most 2e-35, and a result is at most that times the gate, 100, times the slope of z, 2e3
         for value in at(device, activation, -100.0) {
             assert!(value.abs() < 1e-28, "{place}: {value}");
         }

@@ -65,8 +65,8 @@ pub(crate) fn cases() -> Vec<Case> {
         }
     }
 
-    // Odd sizes: at the first, every combination of weight format, precision and accumulation; at each of the others, three
-    // cases.
+    // Odd sizes. The first has a case for every combination of weight format, precision and accumulation, and each further one has
+    // three cases.
     for layout in [Layout::Forward, Layout::Dx, Layout::Dw] {
         let odd = Shape { layout, alpha: 0.75, ..plain };
         for weights in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
@@ -98,7 +98,8 @@ pub(crate) fn cases() -> Vec<Case> {
             cases.push(Shape { accumulate: Accumulate::Add, alpha: 0.75, ..in_bf16 }.case(false));
         }
     }
-    // Few rows in bf16, for which weights are not packed: whole and partial groups of 16 rows, with weights in every format.
+    // Few rows in bf16, for which weights are not packed. The rows fill whole and partial groups of 16, and weights are in every
+    // format.
     for weights in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
         for m in [9, 20, 32] {
             cases.push(Shape { m, n: 65, k: 71, weights, ..in_bf16 }.case(false));
@@ -199,7 +200,8 @@ impl Run {
 }
 
 impl Run {
-    /// Returns a sample of the output's rows and columns: all of them up to 80, otherwise the first, the last and some between.
+    /// Returns a sample of the output's rows and columns: all of them up to 80, otherwise the first 16, the last 16 and some
+    /// between.
     fn sampled(&self, output: &[f32]) -> Vec<f32> {
         let [.., side] = self.shape.sides();
         part(output, side, &sample(side[0]), &sample(side[1]))
@@ -306,10 +308,10 @@ impl Prepared for Run {
     }
 }
 
-/// Bounds the rounding error of a sum of `depth` products. Each of the `depth` additions, the scaling and the last addition errs
-/// by at most half a unit in the last place of a partial sum, and a partial sum is at most `terms`, the sum of the magnitudes.
-/// The errors are independent, so they add up like a random walk (Higham and Mary 2019, doi 10.1137/18M1226312, theorem 2.4).
-/// With the factor of 5, a step breaks the bound with a probability of 1e-5.
+/// Bounds the rounding error of a sum of `depth` products. Each of the `depth` additions, the scaling and the last addition errs by
+/// at most half a unit in the last place of a partial sum, and a partial sum is at most `terms`, the sum of the magnitudes. The
+/// errors are independent, so they add up like a random walk (Higham and Mary 2019, doi 10.1137/18M1226312, theorem 2.4). With the
+/// factor of 5, an error exceeds the bound with a probability of about 1e-5.
 fn bound(depth: usize, terms: f64) -> f64 {
     let half_ulp = 0.5 * f64::from(f32::EPSILON);
     5.0 * ((depth + 2) as f64).sqrt() * half_ulp * terms

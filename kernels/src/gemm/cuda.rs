@@ -1,4 +1,5 @@
-//! CUDA version: one kernel for all layouts, which are strides.
+//! CUDA version. For each combination of number formats, one kernel computes all layouts, which differ only in the strides of the
+//! operands.
 
 use super::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
 use crate::cuda::{Cuda, Entry, Grid, Module};
@@ -29,7 +30,7 @@ struct Args {
     round: u32,
 }
 
-/// A matrix of a card with a format: an address, and how far apart its rows and its columns are.
+/// A matrix on a card: its address, its format, and how many elements apart its rows and its columns are.
 #[derive(Clone, Copy)]
 struct Matrix<F> {
     at: u64,
@@ -39,7 +40,7 @@ struct Matrix<F> {
 }
 
 impl Matrix<FloatDtype> {
-    /// Row-major, its rows `stride` apart, from column `first` on.
+    /// Returns a row-major matrix from column `first` on. Its rows are `stride` elements apart.
     fn of(values: FloatSlice<'_>, first: usize, stride: usize) -> Self {
         let format = values.dtype();
         let at = match values {
@@ -58,12 +59,12 @@ impl Matrix<FloatDtype> {
         Matrix { at: at + (first * format.bytes()) as u64, format, row: stride, col: 1 }
     }
 
-    /// From row `first` on.
+    /// Returns the matrix from row `first` on.
     fn rows_from(self, first: usize) -> Self {
         Matrix { at: self.at + (first * self.row * self.format.bytes()) as u64, ..self }
     }
 
-    /// As the right operand of a product.
+    /// Returns the matrix as the right operand of a product.
     fn as_weights(self) -> Matrix<WeightDtype> {
         let format = match self.format {
             FloatDtype::F32 => WeightDtype::F32,
@@ -135,7 +136,7 @@ const fn named(name: &'static std::ffi::CStr) -> Entry<Args> {
     Entry::new(Module::Gemm, name, 256)
 }
 
-/// By the formats of the output, of the left operand and of the right one.
+/// The kernels, in the order of the formats of the output, the left operand and the right operand.
 static ENTRIES: [Entry<Args>; 12] = [
     named(c"gemm_f32_f32_f32"),
     named(c"gemm_f32_f32_f16"),
@@ -226,7 +227,7 @@ pub(super) fn dw(call: Dw<'_>, cuda: &Cuda) -> Result<()> {
     .run(cuda)
 }
 
-/// The layers first, then the updates on top of them: where `b` is zero, a row keeps the bits of the layer.
+/// Computes each layer and then adds its updates. If an update's `b` is zero, its rows keep the bits of the layer.
 pub(super) fn stack_forward(call: StackForward<'_, '_>, cuda: &Cuda) -> Result<()> {
     let StackForward { m, k, x, pieces, y, residual, precision } = call;
     let width: usize = pieces.iter().map(|piece| piece.n).sum();
@@ -265,7 +266,7 @@ pub(super) fn stack_forward(call: StackForward<'_, '_>, cuda: &Cuda) -> Result<(
     Ok(())
 }
 
-/// As [`stack_forward`]: the layers first, then the updates.
+/// Computes each layer and then adds its updates, as [`stack_forward`] does.
 pub(super) fn stack_dx(call: StackDx<'_, '_>, cuda: &Cuda) -> Result<()> {
     let StackDx { m, k, dy, pieces, dx, precision } = call;
     let width: usize = pieces.iter().map(|piece| piece.n).sum();

@@ -3,7 +3,7 @@
 //! | call | computes | used for |
 //! |---|---|---|
 //! | [`Forward`] | `y[m, n] (+)= alpha * x[m, k] · w[n, k]ᵀ` | a linear layer; `x·Aᵀ` and `u·Bᵀ` of an adapter |
-//! | [`Dx`] | `dx[m, k] (+)= alpha * dy[m, n] · w[n, k]` | the gradient of its input |
+//! | [`Dx`] | `dx[m, k] (+)= alpha * dy[m, n] · w[n, k]` | the gradient of a layer's input |
 //! | [`Dw`] | `dw[n, k] (+)= alpha * dy[m, n]ᵀ · x[m, k]` | the gradients of an adapter |
 //! | [`StackForward`], [`StackDx`] | the first two for several layers that read one input, and their adapters | all layers |
 //!
@@ -156,7 +156,7 @@ impl Dw<'_> {
     }
 }
 
-/// Operations of a product.
+/// Returns the number of floating-point operations of a product.
 fn operations(m: usize, n: usize, k: usize) -> f64 {
     2.0 * m as f64 * n as f64 * k as f64
 }

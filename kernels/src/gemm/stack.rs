@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// One layer of a stack.
 pub struct Piece<'a> {
-    /// Outputs of the layer.
+    /// Number of outputs of the layer.
     pub n: usize,
     /// `[n, k]`
     pub w: WeightSlice<'a>,
@@ -33,7 +33,7 @@ pub struct LowRank<'a> {
     pub b: Slice<'a, f32>,
     /// `[rows, k]`: what the update reads instead of the stack's input in the forward direction, e.g. that input after dropout
     pub x: Option<FloatSlice<'a>>,
-    /// `[rows, rank]`, overwritten: with `x · aᵀ`, or in [`StackDx`] with its gradient
+    /// `[rows, rank]`, overwritten with `x · aᵀ`, or in [`StackDx`] with the gradient of `x · aᵀ`
     pub u: SliceMut<'a, f32>,
 }
 
@@ -121,7 +121,7 @@ impl StackDx<'_, '_> {
     }
 }
 
-/// Operations of a stack in either direction.
+/// Returns the number of floating-point operations of a stack. It is the same in both directions.
 pub(super) fn operations(m: usize, k: usize, pieces: &[Piece<'_>]) -> f64 {
     let of_piece = |piece: &Piece<'_>| {
         let of_update = |update: &LowRank<'_>| super::operations(update.rows.len(), update.rank, k + piece.n);

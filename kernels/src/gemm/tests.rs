@@ -5,7 +5,6 @@ use crate::case::{Inputs, check_all, float};
 use crate::cpu::Isa;
 use crate::{Buffer, Device, FloatBuffer, FloatDtype, KernelError};
 
-/// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks the cases that it times.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use crate::case::card::check_on_cards;
@@ -15,6 +14,7 @@ mod cuda {
     }
 }
 
+/// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks the cases that it times.
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = case::cases().into_iter().filter(|case| case.flops < 3e8).collect();
@@ -46,8 +46,8 @@ use Layout::{Dw as DW, Dx as DX, Forward as FORWARD};
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
-/// Returns the bits of a product that is added to ones. `left` and `right` are the operands in the order of the formula. `right`
-/// is stored as bf16 if it is a weight.
+/// Adds a product to a matrix of ones and returns the bits of the sum. `left` and `right` are the operands in the order of the
+/// formula. `right` is stored as bf16 if it is a weight.
 fn product(
     device: &Device,
     layout: Layout,
@@ -212,7 +212,7 @@ fn stacked(device: &Device, inputs: &StackInputs, rows: std::ops::Range<usize>) 
                 scaling: 1.5,
                 a: a.view(),
                 b: b.view(),
-                // the last update reads an input of its own
+                // the last update reads its own input
                 x: (i == 2).then(|| own.view()),
                 u: u.view_mut(),
             }),
@@ -266,7 +266,7 @@ fn a_stack_is_its_layers_one_after_the_other() {
                     for (what, (got, want)) in got.iter().zip(&want).enumerate() {
                         let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
                         let error = got.iter().zip(want).fold(0.0f32, |largest, (a, b)| largest.max((a - b).abs()));
-                        // in bf16 the result of the first product is rounded, before or after scaling, and so is the output
+                        // in bf16 the result of an update's first product is rounded, before or after scaling, and so is the output
                         let allowed = if stack.precision == Precision::F32 { 4e-6 } else { 1.0 / 128.0 };
                         let Stack { outputs, k, precision, bias, residual, .. } = stack;
                         let case = format!(

@@ -6,7 +6,7 @@ use crate::case::{Case, Inputs, shapes};
 use crate::real::Real;
 use crate::{Device, Result};
 
-/// The value of Llama models.
+/// The `eps` of Llama models.
 const EPS: f32 = 1e-5;
 
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +72,7 @@ impl Kernel<0, 4, 1> for BackwardShape {
         let BackwardShape { rows, cols, offset } = *self;
         let mut inputs = Inputs::of(&[rows, cols]);
         let (x, weight) = (inputs.normal(rows * cols, 1.0), inputs.normal(cols, 0.5));
-        // the kernel accepts any `rstd`; that of `x` keeps the terms of the formula in proportion
+        // the kernel accepts any `rstd`; the one that belongs to `x` keeps the terms of the formula in proportion
         let (_, rstd) = reference::forward(cols, EPS, offset, &x, &weight);
         let dy = inputs.normal(rows * cols, 1.0);
         Operands { ids: [], x: [x, weight, rstd, dy], y: [inputs.normal(rows * cols, 1.0)] }

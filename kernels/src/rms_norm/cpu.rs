@@ -1,4 +1,5 @@
-//! Fast version: blocks of rows over the threads. A row is read once for its sum, and again, from the cache, for its output.
+//! Fast version: splits the rows over the threads in blocks. A row is read once for its sum, and again, from the cache, for its
+//! output.
 
 use super::{Backward, Forward, Groups};
 use crate::cpu::Cpu;
@@ -183,12 +184,13 @@ unsafe fn gradient<S: Simd>(
     }
 }
 
-/// [`WeightedDot`] is `Σ a·b`.
+/// With this, [`WeightedDot`] computes `Σ a·b`.
 const SUM_OF_SQUARES: bool = false;
-/// [`WeightedDot`] is `Σ (offset + weight)·a·b`.
+/// With this, [`WeightedDot`] computes `Σ (offset + weight)·a·b`.
 const WEIGHTED: bool = true;
 
-/// A sum over one row: four running vectors, which are added in pairs at the end. The order depends on the row's length alone.
+/// A sum over one row: four running vectors, which are added in pairs at the end. On one instruction set, the order depends on the
+/// row's length alone.
 struct WeightedDot<'a, A, B, const USE_WEIGHT: bool> {
     offset: f32,
     weight: &'a [f32],

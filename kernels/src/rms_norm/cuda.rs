@@ -6,7 +6,7 @@ use crate::gemm::Accumulate;
 use crate::{FloatSlice, FloatSliceMut, Result};
 use half::bf16;
 
-/// Where the rows of the norm lie, as the kernels have it.
+/// Where the rows of the norm are, in the layout that the CUDA kernels expect.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Rows {
@@ -29,7 +29,7 @@ impl Rows {
         }
     }
 
-    /// Four warps a block.
+    /// Returns a grid with a warp for each row. A block has four warps.
     fn grid(self) -> Grid {
         Grid::rows((self.rows as usize).div_ceil(4))
     }

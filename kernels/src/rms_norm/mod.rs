@@ -24,12 +24,12 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Each row of a tensor of `cols` columns is one row of the norm.
+    /// Returns the groups for a tensor of `cols` columns if each of its rows is one row of the norm.
     pub fn rows(cols: usize) -> Groups {
         Groups { first: 0, per_row: 1, stride: cols }
     }
 
-    /// Elements of a tensor that has `rows` rows of the norm.
+    /// Returns the number of elements of a tensor that has `rows` rows of the norm.
     fn len(self, rows: usize) -> usize {
         (rows / self.per_row.max(1)).saturating_mul(self.stride)
     }
@@ -130,7 +130,7 @@ impl Backward<'_> {
     }
 }
 
-/// Refuses an f32 output of a bf16 input. An f32 input may have either output.
+/// Refuses an f32 output of a bf16 input. An f32 input may have an output of either format.
 fn check_narrower(kernel: &'static str, argument: &'static str, from: FloatDtype, to: FloatDtype) -> Result<()> {
     if from == FloatDtype::F32 { Ok(()) } else { check_dtype(kernel, argument, to, from) }
 }

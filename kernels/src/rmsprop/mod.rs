@@ -33,7 +33,7 @@ pub struct Numbers {
     pub alpha: f64,
     /// Added to the root of the running mean.
     pub eps: f64,
-    /// Multiplies the parameter that is added to its gradient.
+    /// Factor of the parameter. The product is added to the parameter's gradient.
     pub weight_decay: f64,
     /// Multiplies every gradient: the clipping factor.
     pub grad_scale: f32,
@@ -69,7 +69,7 @@ impl Update<'_> {
 pub(crate) struct Factors<R> {
     /// Multiplies every gradient: the clipping factor.
     pub grad_scale: R,
-    /// Multiplies the parameter that is added to its gradient.
+    /// Factor of the parameter. The product is added to the parameter's gradient.
     pub weight_decay: R,
     /// Share of the running mean that a step keeps.
     pub alpha: R,

@@ -3,7 +3,7 @@
 use super::Factors;
 use crate::real::Real;
 
-/// One step on every element.
+/// Takes one step on every element.
 pub(crate) fn step<R: Real>(f: Factors<R>, param: &mut [R], grad: &[R], square_avg: &mut [R]) {
     for i in 0..param.len() {
         let g = f.grad_scale * grad[i] + f.weight_decay * param[i];

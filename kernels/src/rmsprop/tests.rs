@@ -21,7 +21,7 @@ mod cuda {
         check_on_cards(super::case::cases());
     }
 
-    /// Gradients from 0 to subnormal numbers to large ones.
+    /// Tests gradients that are 0, subnormal, small and large.
     #[test]
     fn updates_are_those_of_the_processor_bit_for_bit() {
         let card = Card::checked();
@@ -94,9 +94,9 @@ fn has_the_bits_of_the_reference_in_f32() {
 /// END
 /// ```
 ///
-/// torch may fuse products and sums, as its compiler chose. That is one rounding more or less in each of three steps, which is
-/// within 4 units in the last place of the mean and of the parameter. An update is at most ten times lr = 3e-3, however small the
-/// parameter, so the tolerance of a small parameter is that of 3e-2.
+/// torch may fuse products and sums, depending on how it was compiled. That is one rounding more or less in each of three steps,
+/// which is within 4 units in the last place of the mean and of the parameter. An update is at most ten times lr = 3e-3, however
+/// small the parameter, so a small parameter has the tolerance of a parameter of 3e-2.
 #[test]
 fn three_steps_are_those_of_torch() {
     const GRADS: [[f32; 5]; 3] =

@@ -1,5 +1,5 @@
-//! Fast version: blocks of rows over the threads. No operations are fused, so every instruction set rotates with the bits of the
-//! reference in f32.
+//! Fast version: splits the rows over the threads in blocks. No operations are fused, so every instruction set rotates with the
+//! bits of the reference in f32.
 
 use super::{Direction, Rotate, Tables};
 use crate::FloatSliceMut;
@@ -27,8 +27,8 @@ pub(super) fn tables(cpu: &Cpu, call: Tables<'_>) {
             let inv_freq = &inv_freq[variant as usize * half..][..half];
             let scaling = scaling[variant as usize];
             for i in 0..half {
-                // the angle is rounded to f32; its cosine is taken in f64 because an f32 cosine of a large angle is not the
-                // same on every platform
+                // the angle is rounded to f32; its cosine and sine are computed in f64, because those of a large angle in f32 are
+                // not the same on every platform
                 let (s, c) = f64::from(position as f32 * inv_freq[i]).sin_cos();
                 cos[i] = scaling * c as f32;
                 sin[i] = scaling * s as f32;

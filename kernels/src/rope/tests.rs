@@ -1,4 +1,5 @@
-//! The rotation against the reference, its gradient, its dependence on distances, equal bits, refused calls.
+//! Checks the rotation against the reference, its gradient, its dependence on distances, which results are equal to the bit, and
+//! which calls are refused.
 
 use super::case::{RotateShape, TablesShape};
 use super::*;
@@ -17,7 +18,7 @@ fn backward_is_the_derivative_of_forward() {
     let (rows, half) = (3, 3);
     let mut inputs = Inputs::of(&sizes);
     let mut draw = |n| -> Vec<f64> { inputs.normal(n, 1.0).into_iter().map(f64::from).collect() };
-    // any two numbers, not a cosine and a sine: the scaled tables of yarn are no rotation either
+    // any numbers, not the cosine and sine of an angle: the scaled tables of yarn do not hold those either
     let (cos, sin) = (draw(rows * half), draw(rows * half));
     let (x, dy) = (draw(rows * 14), draw(rows * 14));
     let loss = |x: &[f64]| {
@@ -30,7 +31,8 @@ fn backward_is_the_derivative_of_forward() {
     gradient::assert_same(&dx, &gradient::by_differences(&x, loss));
 }
 
-/// The dot product of two rotated vectors depends on the distance of their positions alone, which is the purpose of the encoding.
+/// The dot product of two rotated vectors depends only on the distance between their positions. This is the purpose of the
+/// encoding.
 #[test]
 fn scores_depend_on_the_distance() {
     let half = 4;
@@ -39,7 +41,7 @@ fn scores_depend_on_the_distance() {
     let mut draw = || -> Vec<f64> { inputs.normal(8, 1.0).into_iter().map(f64::from).collect() };
     let (q, k) = (draw(), draw());
     let score = |q_at, k_at| {
-        // powers of two times small integers: the product in f32 is exact
+        // each frequency is a power of two and each position a small integer, so their product is exact in f32
         let (cos, sin) = reference::tables(half as usize, &[q_at, k_at], &[0, 0], &inv_freq, &[1.0]);
         let (mut q, mut k) = (q.clone(), k.clone());
         reference::rotate([1, 8, 8], Direction::Forward, &cos[..4], &sin[..4], &mut q);
@@ -58,7 +60,8 @@ fn threads_do_not_change_bits() {
     }
 }
 
-/// No operations of the kernel are fused or reordered, so there is no tolerance.
+/// Checks that the rotation has the bits of the reference in f32. There is no tolerance, since the kernel neither fuses nor
+/// reorders operations.
 fn check_rotation_bits(device: &Device) {
     let (rows, sizes @ [heads, head_dim, rotary_dim]) = (5, [3, 40, 34]);
     let mut inputs = Inputs::of(&sizes);
@@ -175,8 +178,8 @@ mod cuda {
         on_a_card(check_bf16);
     }
 
-    /// Both round an f64 once, so they differ only where it is within 1e-15 of the middle between two f32. The positions go up
-    /// to the largest.
+    /// The card and the processor compute cosine and sine in f64 and round them once to f32. So an element can differ only if its
+    /// f64 value is within 1e-15 of the middle between two f32 numbers. The positions go up to the largest u32.
     #[test]
     fn tables_have_the_bits_of_the_cpu() {
         let (half, positions) = (3, [0, 1, 2, 3, 4, 5, 100, 4095, 131_071, 16_777_217, u32::MAX]);

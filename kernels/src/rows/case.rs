@@ -1,4 +1,4 @@
-//! Shapes: hidden states and keys of SmolLM2-135M, timed. For the tests, odd sizes near whole vectors and whole blocks.
+//! The timed shapes are hidden states and keys of SmolLM2-135M. The tests also use odd sizes near whole vectors and whole blocks.
 
 use super::{Gather, Scatter, ScatterAdd, reference};
 use crate::case::operands::{Kernel, Label, Operands, Views, unset};
@@ -54,7 +54,7 @@ impl Kernel<1, 1, 1> for IndexedShape {
         let mut inputs = Inputs::of(&[n, indexed_rows, cols]);
         let mut index: Vec<u32> = (0..n).map(|_| inputs.below(indexed_rows) as u32).collect();
         if kernel == Indexed::Scatter {
-            // all different: the first n of a shuffled list
+            // the indices must all be different, so they are the first n of a shuffled list
             index = (0..indexed_rows as u32).collect();
             for i in 0..n {
                 let other = i + inputs.below(indexed_rows - i);

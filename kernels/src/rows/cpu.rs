@@ -1,4 +1,4 @@
-//! Fast version: blocks of rows over the threads, or blocks of columns if the index decides which row is written.
+//! Fast version. The threads share blocks of rows, or ranges of columns if the index decides which row is written.
 
 use super::{Gather, Scatter, ScatterAdd};
 use crate::cpu::Cpu;
@@ -53,8 +53,8 @@ fn by_columns<T: Element>(
     y: &mut [T],
     work: impl Fn(&[T], &mut [T]) + Send + Sync,
 ) {
-    /// The number of columns of a part is a multiple of this: one or two cache lines, so that no two threads write to the same
-    /// line of an aligned row.
+    /// The width of every part but the last is a multiple of this. 32 columns fill one cache line in bf16 and two in f32, so no
+    /// two threads write to the same line of an aligned row.
     const LINE: usize = 32;
     let parts = if index.len() * cols <= BLOCK { 1 } else { cpu.threads() };
     let width = cols.div_ceil(parts).next_multiple_of(LINE);
@@ -68,7 +68,7 @@ fn by_columns<T: Element>(
     });
 }
 
-/// The rows that are read: the columns from `first` on of rows of `stride` elements.
+/// The rows to read. Each starts at column `first` of a wider row of `stride` elements.
 struct Rows<'a, T> {
     values: &'a [T],
     first: usize,

@@ -67,7 +67,7 @@ pub(super) fn scatter_add(cuda: &Cuda, call: ScatterAdd<'_>) -> Result<()> {
     let ScatterAdd { cols, index, x, y } = call;
     let n = index.len();
     let (y, x, index) = (y.cuda(), x.cuda(), index.values().cuda());
-    // a warp for each index
+    // one warp for each index
     let grid = Grid::elements(n.saturating_mul(32), SCATTER_ADD.threads);
     cuda.launch(&SCATTER_ADD, grid, ScatterAddArgs { y, x, index, n: n as u64, cols: cols as u64 })
 }

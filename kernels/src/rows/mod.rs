@@ -60,7 +60,7 @@ impl Gather<'_> {
 
 impl Scatter<'_> {
     /// # Errors
-    /// As [`Gather::run`]; [`crate::KernelError::Size`] also if the columns of `x` end beyond its rows;
+    /// The errors of [`Gather::run`]; [`crate::KernelError::Size`] also if the columns of `x` end beyond its rows;
     /// [`crate::KernelError::Format`] if `y` has another format than `x`.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rows.scatter";
@@ -77,7 +77,7 @@ impl Scatter<'_> {
 
 impl ScatterAdd<'_> {
     /// # Errors
-    /// As [`Gather::run`].
+    /// The errors of [`Gather::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         check_indexed("rows.scatter_add", self.cols, self.index, ("x", self.x.len()), ("y", self.y.len()))?;
         if let Device::Cuda(cuda) = device {

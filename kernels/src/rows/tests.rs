@@ -1,4 +1,4 @@
-//! The kernels against the reference, equal bits, refused calls.
+//! Checks the kernels against the reference, which results are equal to the bit, and which calls are refused.
 
 use super::case::{Indexed, IndexedShape};
 use super::*;
@@ -23,7 +23,8 @@ mod cuda {
         check_on_cards(super::case::cases());
     }
 
-    /// The sums are in the order of the index. Indices occur many times, within 32 places and beyond.
+    /// The card adds in the order of the index too. The rows repeat in the index, both within the 32 places that a warp reads at a
+    /// time and farther apart.
     #[test]
     fn scatter_add_has_the_bits_of_the_reference_in_f32() {
         let card = Card::checked();
@@ -41,7 +42,7 @@ mod cuda {
         card.assert_silent();
     }
 
-    /// Columns 3 to 40 of rows of 45; rows that the index does not name stay.
+    /// Scatters columns 3..40 of rows of 45 columns. Rows of `y` that the index does not name keep their values.
     #[test]
     fn scatter_takes_columns_of_wider_rows_in_both_formats() {
         let card = Card::checked();
@@ -97,7 +98,7 @@ fn scatter_add_has_the_bits_of_the_reference_in_f32() {
     }
 }
 
-/// The gradient of a gather is the scatter-add of the same index: `dy · gather(x) = x · scatter_add(dy)`. All values are whole
+/// The gradient of a gather is the scatter-add with the same index: `dy · gather(x) = x · scatter_add(dy)`. All values are whole
 /// numbers, so the sums are exact.
 #[test]
 fn scatter_add_is_the_transpose_of_gather() {

@@ -1,4 +1,4 @@
-//! Shapes: one row of Gemma 2's logits, timed. For the tests, lengths near whole vectors.
+//! The timed shape is one row of Gemma 2's logits. The tests also use lengths near whole vectors.
 
 use super::{Softcap, reference};
 use crate::case::operands::{Kernel, Label, Operands, Views};

@@ -1,4 +1,4 @@
-//! `x = cap * tanh(x / cap)` in place, for Gemma 2 if the logits themselves are needed (in generation).
+//! Caps logits in place: `x = cap * tanh(x / cap)`. Gemma 2 needs it in generation, which reads the logits themselves.
 
 pub(crate) mod case;
 mod cpu;
@@ -10,7 +10,7 @@ use crate::{Device, Result, SliceMut};
 
 /// `x = cap * tanh(x / cap)`, in place
 pub struct Softcap<'a> {
-    /// Elements of `x`.
+    /// Number of elements of `x`.
     pub len: usize,
     /// Results stay between `-cap` and `cap`.
     pub cap: f32,

@@ -1,4 +1,4 @@
-//! The soft-cap against the reference, equal bits, refused calls.
+//! Checks the soft-cap against the reference, that threads do not change bits, and that wrong lengths are refused.
 
 use super::*;
 use crate::KernelError;

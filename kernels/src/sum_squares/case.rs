@@ -1,5 +1,5 @@
-//! Shapes: the gradients of all adapters of SmolLM2-135M, timed. For the tests, lengths near 32, the number of running sums, and
-//! near whole blocks.
+//! The timed shape is the gradients of all adapters of SmolLM2-135M. The tests also use lengths near 32, which is the number of
+//! running sums, and lengths near whole blocks.
 
 use super::{SumSquares, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared, shapes};

@@ -1,11 +1,11 @@
-//! Fast version: blocks over the threads, their sums added in order.
+//! Fast version. The threads share the blocks, and the sums of the blocks are added in order.
 
 use crate::cpu::Cpu;
 use crate::cpu::vectors::{Simd, VectorTask};
 
-/// Elements of a block: 256 KiB, so that there are few sums of blocks to keep.
+/// Number of elements in a block. A block has 256 KiB, so there are few sums of blocks to keep.
 const BLOCK: usize = 64 * 1024;
-/// Running sums within a block: four vectors of eight f64 hide the latency of an addition.
+/// Number of running sums within a block. They fill four vectors of eight f64, which hides the latency of an addition.
 const SUMS: usize = 32;
 
 pub(super) fn sum_squares(cpu: &Cpu, x: &[f32]) -> f64 {
@@ -14,7 +14,7 @@ pub(super) fn sum_squares(cpu: &Cpu, x: &[f32]) -> f64 {
     sums.into_iter().sum()
 }
 
-/// One block: element i belongs to sum i % 32, whatever the instruction set, and the sums are added in order.
+/// One block. Element i is added to running sum i % 32, whatever the instruction set. Then the running sums are added in order.
 struct Block<'a>(&'a [f32]);
 
 impl VectorTask for Block<'_> {

@@ -1,10 +1,10 @@
-//! CUDA version: the sums of blocks on the card, one wait for all of them, the rest on the host.
+//! CUDA version. The card sums each block. The host waits once for the sums of all blocks and adds them up.
 
 use crate::arena::taken_on_card;
 use crate::cuda::{Cuda, Entry, Grid, Module, Ptr, PtrMut};
 use crate::{Buffer, Device, Result, Slice};
 
-/// Elements of a block, as on the CPU and in the kernel.
+/// Number of elements in a block. The CPU version and the CUDA kernel use the same number.
 const BLOCK: usize = 64 * 1024;
 
 #[repr(C)]
@@ -21,7 +21,7 @@ pub(crate) fn entries() -> Vec<crate::cuda::AnyEntry> {
     vec![SUM_SQUARES.any()]
 }
 
-/// Bytes that a call holds while it runs.
+/// Returns the bytes of memory on the card that a call needs while it runs.
 pub(super) fn scratch(xs: &[Slice<'_, f32>]) -> usize {
     taken_on_card(size_of::<f64>() * xs.iter().map(|x| x.len().div_ceil(BLOCK)).sum::<usize>())
 }

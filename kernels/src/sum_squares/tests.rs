@@ -1,4 +1,4 @@
-//! The sums against the reference, equal bits, values that are not finite.
+//! Checks the sums against the reference, which sums are equal to the bit, and values that are very large or not finite.
 
 use super::*;
 use crate::case::{Inputs, check_all};
@@ -24,7 +24,8 @@ mod cuda {
         check_on_cards(super::case::cases());
     }
 
-    /// The card adds in the order of the processor: one block of elements, several, a part of one, none.
+    /// The card adds in the same order as the processor. The tensors have several blocks, one block, a part of a block, or no
+    /// element.
     #[test]
     fn sums_are_those_of_the_processor_bit_for_bit() {
         let card = Card::checked();
@@ -33,7 +34,7 @@ mod cuda {
         let on = |device: &Device| -> Vec<u64> {
             let xs = xs.each_ref().map(|x| device.upload("x", x).unwrap());
             let views = xs.each_ref().map(|x| x.view());
-            // the sum of nothing is a zero of either sign
+            // an empty sum may be +0 or -0, and adding 0.0 turns -0 into +0
             SumSquares { xs: &views }.run(device).unwrap().into_iter().map(|sum| (sum + 0.0).to_bits()).collect()
         };
         assert_eq!(on(&card), on(&host));
@@ -53,7 +54,7 @@ mod cuda {
     }
 }
 
-/// Every instruction set adds an element to the same running sum, so all sets give the same bits too.
+/// The running sum to which an element is added does not depend on the instruction set, so the bits do not either.
 #[test]
 fn threads_and_instruction_sets_do_not_change_bits() {
     let x = Inputs::of(&[300_001]).normal(300_001, 1.0);

@@ -1,5 +1,5 @@
-//! Shapes: the head of SmolLM2-135M over the answers of a batch, timed. For the tests, odd sizes around the edges of the
-//! vocabulary's tiles, every format, soft-caps and ignored rows.
+//! The timed shapes are the head of SmolLM2-135M over the answers of a batch. The tests also use odd sizes around the edges of the
+//! vocabulary's tiles, every format, soft-caps, temperatures and ignored rows.
 
 use super::{BACKWARD_PRODUCTS, Backward, Extras, FORWARD_PRODUCTS, Forward, Head, operations, reference};
 use crate::case::{Case, Comparison, Direction, Fixed, Inputs, Prepared, float, half_ulp_of_bf16, weights};
@@ -143,15 +143,15 @@ struct Run {
     target_ids: Vec<u32>,
     on_device: OnDevice,
     d_logps: Buffer<f32>,
-    /// Log-probs, log-sum-exps, entropies, whether the targets are the largest, log-sum-exps of twice the logits. Filled with
-    /// NaN first, so that an element that is not written fails the comparison.
+    /// The log-probs, the log-sum-exps, the entropies, whether the targets have the largest logit, and the log-sum-exps of twice
+    /// the logits. Filled with NaN first, so that an element that is not written fails the comparison.
     outputs: [Buffer<f32>; 5],
     /// Filled with NaN first, as `outputs` are.
     d_hidden: FloatBuffer,
     by_definition: Fixed<(ByReference<f64>, ByReference<f32>)>,
 }
 
-/// The outputs of the forward pass, and `d_hidden`.
+/// The outputs of the forward pass and `d_hidden`, as the reference computes them.
 type ByReference<R> = (reference::Outputs<R>, Vec<R>);
 
 impl Run {
@@ -270,7 +270,7 @@ impl Prepared for Run {
                     comparisons.extend([
                         compare("entropy", &got[2], &exact.entropy, &naive.entropy, entropy),
                         compare("lse_of_twice", &got[4], &exact.lse_of_twice, &naive.lse_of_twice, 2.0 * lse),
-                        // 1 or 0, compared exactly: no two of the random logits differ by rounding alone
+                        // 1 or 0, compared exactly: the random logits differ by more than rounding can change
                         Comparison::with_bound("target_is_argmax", &got[3], &exact.target_is_argmax, 0.0),
                     ]);
                 }
@@ -283,8 +283,8 @@ impl Prepared for Run {
                     comparison.bound += half_ulp_of_bf16(exact_d);
                 }
                 if self.shape.precision == Precision::Bf16 {
-                    // The product rounds each logit's gradient by at most 2^-9 of its value. The magnitudes of a row's gradients
-                    // add up to at most 2 |d_logp|: Σ p is 1, and the target adds 1.
+                    // The product rounds each logit's gradient to bf16, with an error of at most 2^-9 of its value. The
+                    // magnitudes of a row's gradients add up to at most 2 |d_logp|: Σ p is 1, and the target adds 1.
                     let largest = |values: &[f32]| values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
                     let d_logp = largest(&self.d_logps.download().expect("the device works"));
                     comparison.bound += 2f64.powi(-8) * f64::from(d_logp) * f64::from(largest(&self.weights));

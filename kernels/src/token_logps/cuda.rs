@@ -1,4 +1,4 @@
-//! CUDA version: a block of logits is made by the matrix product, and a warp takes each of its rows.
+//! CUDA version. The matrix product computes a block of logits, and one warp processes each row of the block.
 
 use super::{Backward, Forward, Head};
 use crate::arena::taken_on_card;
@@ -8,7 +8,7 @@ use crate::gemm::{self, Accumulate};
 use crate::{Buffer, Columns, Device, FloatDtype, Result, SliceMut};
 use std::ops::Range;
 
-/// Tokens of a block, and rows at most: 16 MiB of logits.
+/// Maximum numbers of tokens and of rows in a block. The logits of a full block have 16 MiB.
 const BLOCK: [usize; 2] = [4096, 1024];
 
 #[repr(C)]
@@ -63,7 +63,7 @@ pub(crate) fn entries() -> Vec<crate::cuda::AnyEntry> {
     vec![ADD.any(), FINISH.any(), GRADIENTS.any()]
 }
 
-/// Numbers of the running state of a row.
+/// Number of floats in the running state of a row.
 const RUNNING: usize = 5;
 
 pub(super) fn forward(device: &Device, cuda: &Cuda, call: Forward<'_>) -> Result<()> {
@@ -109,13 +109,13 @@ pub(super) fn backward(device: &Device, cuda: &Cuda, call: Backward<'_>) -> Resu
     }
 }
 
-/// What the forward pass holds while it runs.
+/// Returns the memory that [`forward`] needs while it runs.
 pub(super) fn forward_cost(head: &Head<'_>) -> Cost {
     let scratch = [block_len(head), head.rows * RUNNING].map(bytes_of).iter().sum();
     Cost { scratch, ..Cost::default() }
 }
 
-/// What the backward pass holds while it runs.
+/// Returns the memory that [`backward`] needs while it runs.
 pub(super) fn backward_cost(head: &Head<'_>, d_hidden: FloatDtype) -> Cost {
     let wide = match d_hidden {
         FloatDtype::F32 => 0,
@@ -124,7 +124,7 @@ pub(super) fn backward_cost(head: &Head<'_>, d_hidden: FloatDtype) -> Cost {
     Cost { scratch: bytes_of(block_len(head)) + wide, ..Cost::default() }
 }
 
-/// Bytes of a block of `len` floats.
+/// Returns the bytes that an allocation of `len` floats takes on the card.
 fn bytes_of(len: usize) -> usize {
     taken_on_card(len * size_of::<f32>())
 }
@@ -168,7 +168,7 @@ fn gradients(
     Ok(())
 }
 
-/// The products of some rows with some tokens.
+/// Multiplies some rows of the hidden states by the weights of some tokens. Sets the beginning of `u`, `[rows, tokens]`.
 fn multiply(device: &Device, head: &Head<'_>, [rows, tokens]: [&Range<usize>; 2], u: &mut Buffer<f32>) -> Result<()> {
     let (m, n, k) = (rows.len(), tokens.len(), head.hidden_size);
     gemm::Forward {
@@ -185,7 +185,7 @@ fn multiply(device: &Device, head: &Head<'_>, [rows, tokens]: [&Range<usize>; 2]
     .run(device)
 }
 
-/// Rows and tokens of each block, with the rows in the outer loop.
+/// Returns the rows and tokens of each block, with the rows in the outer loop.
 fn blocks(head: &Head<'_>) -> impl Iterator<Item = [Range<usize>; 2]> + use<> {
     let (all_rows, vocab_size, [tokens, rows]) = (head.rows, head.vocab_size, BLOCK);
     (0..all_rows).step_by(rows).flat_map(move |row| {

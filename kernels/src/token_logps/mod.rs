@@ -1,8 +1,8 @@
 //! Log-probability of each target token, without holding the logits of all rows.
 //!
-//! `logp[r] = z[r, target[r]] - log Σ_v exp z[r, v]`, `z = softcap(hidden_states · lm_headᵀ) / temperature`. Walks the vocabulary
-//! in blocks and keeps a running maximum and sum per row (online softmax, arXiv 1805.02867, alg. 3). The backward pass computes
-//! the blocks again, and their probabilities with the saved log-sum-exp: see docs/derivations/token_logps.md.
+//! `logp[r] = z[r, target[r]] - log Σ_v exp z[r, v]`, `z = softcap(hidden_states · lm_headᵀ) / temperature`. The kernel walks
+//! the vocabulary in blocks and keeps a running maximum and sum per row (online softmax, arXiv 1805.02867, alg. 3). The backward
+//! pass computes the blocks again, and their probabilities with the saved log-sum-exp: see docs/derivations/token_logps.md.
 
 pub(crate) mod case;
 mod cpu;
@@ -17,9 +17,9 @@ use crate::{
     Device, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Precision, Result, Slice, SliceMut, WeightSlice,
 };
 
-/// Matrix products of the forward pass: the logits.
+/// Number of matrix products in the forward pass: one, for the logits.
 const FORWARD_PRODUCTS: usize = 1;
-/// Matrix products of the backward pass: the logits again, and their gradients times `lm_head`.
+/// Number of matrix products in the backward pass: one for the logits again, and one of their gradients with `lm_head`.
 const BACKWARD_PRODUCTS: usize = 2;
 
 /// Returns the number of multiplications and additions in `products` products of a `[rows, hidden_size]` matrix with `lm_head`.
@@ -27,7 +27,7 @@ fn operations(products: usize, rows: usize, [vocab_size, hidden_size]: [usize; 2
     2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64
 }
 
-/// The operands that the forward and the backward pass read.
+/// The operands that the forward pass and the backward pass both read.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
     /// Number of positions, scored or ignored.
@@ -42,7 +42,7 @@ pub struct Head<'a> {
     pub lm_head: WeightSlice<'a>,
     /// `[rows]` token ids, or [`crate::IGNORE`]: such a row is not scored, its log-prob is exactly 0 and it has no gradient
     pub targets: IndexSlice<'a>,
-    /// `z -> cap * tanh(z / cap)` (Gemma 2)
+    /// `cap` of Gemma 2's soft-cap `z -> cap * tanh(z / cap)`; `None` for no cap
     pub final_logit_softcapping: Option<f32>,
     /// Above 0; divides the logits after the cap
     pub temperature: f32,
@@ -66,7 +66,7 @@ pub struct Forward<'a> {
 pub struct Extras<'a> {
     /// `[rows]`: entropy of the distribution, nats
     pub entropy: SliceMut<'a, f32>,
-    /// `[rows]`: 1.0 if no logit is larger than the target's
+    /// `[rows]`: 1.0 if no logit is larger than the target's, else 0.0
     pub target_is_argmax: SliceMut<'a, f32>,
     /// `[rows]`: log-sum-exp of twice the logits; `log Σ p² = lse_of_twice - 2 lse` (WPO, arXiv 2406.11827)
     pub lse_of_twice: SliceMut<'a, f32>,
@@ -81,7 +81,7 @@ pub struct Backward<'a> {
     pub lse: Slice<'a, f32>,
     /// `[rows]`: gradients of the log-probs
     pub d_logps: Slice<'a, f32>,
-    /// `[rows, hidden_size]`, like `hidden_states`; set, not added to
+    /// `[rows, hidden_size]`, in the format of `hidden_states`; overwritten, not added to
     pub d_hidden: FloatSliceMut<'a>,
 }
 

@@ -9,8 +9,6 @@ use crate::real::widen;
 use crate::{Device, IGNORE, KernelError, Precision, Result};
 use half::bf16;
 
-/// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks those, since it times
-/// them.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use crate::case::card::check_on_cards;
@@ -20,6 +18,8 @@ mod cuda {
     }
 }
 
+/// Leaves out the largest cases, which would take minutes without vector instructions. The bench checks those, since it times
+/// them.
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = cases().into_iter().filter(|case| case.flops < 1e9).collect();
@@ -28,7 +28,7 @@ fn agrees_with_the_reference() {
 
 const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
 const HIDDEN: usize = 24;
-/// Several blocks of the vocabulary, and not a whole number of vectors.
+/// Size of the vocabulary: several blocks, and not a whole number of vectors.
 const VOCAB: usize = 4 * 512 + 77;
 
 /// Runs both passes and returns the bits of their outputs: for each row `[logps, lse, extras, d_hidden]`.
@@ -196,7 +196,7 @@ fn extreme_logits_stay_finite() {
     }
 }
 
-/// Compares the gradient of `Σ d_logp logp`.
+/// Compares the reference's gradient of `Σ d_logp logp` with finite differences.
 #[test]
 fn the_references_gradients_are_those_of_differences() {
     let (rows, hidden_size, vocab_size) = (4, 5, 11);

@@ -7,7 +7,7 @@
 use align_kernels::cpu::unpin_this_thread;
 use std::sync::OnceLock;
 
-/// Bytes of stack for each thread: the first of these that the system grants (`ulimit -v` may forbid the larger ones). The worst
+/// Stack sizes in bytes. A thread gets the first that the system grants (`ulimit -v` may forbid the larger ones). The worst
 /// templates that were found within the limits (128 KiB of `-`; one more list around a list for every instruction) need less than
 /// half of the first size.
 const STACK_BYTES: [usize; 3] = [512 << 20, 64 << 20, 8 << 20];

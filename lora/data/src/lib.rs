@@ -15,8 +15,8 @@
 //! - In a pair of texts without a prompt column, the prompt ends with a turn marker ([`TurnMarker`], kept in [`Decided`]). TRL's
 //!   prompt is all that the two texts share.
 //! - If the answers repeat turns of the prompt, these turns are cut from them.
-//! - If one of two texts is a prefix of the other, the whole of the shorter one is the prompt, unless a turn marker ends the prompt
-//!   earlier. TRL leaves the last shared character in the answers.
+//! - With [`ImplicitPrompt::Longest`], if one of two texts is a prefix of the other, the prompt is the shorter text, without a
+//!   space at its end. TRL leaves the last shared character in the answers.
 //! - A prompt without a token or an answer without a token is never scored.
 //! - A pair with equal answers is a bad row.
 //!

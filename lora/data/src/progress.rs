@@ -21,7 +21,7 @@ pub struct DataProgress {
     pub stage: Stage,
     /// How much of it is done, in the stage's unit.
     pub done: u64,
-    /// How much there is in all.
+    /// How much there is to do in all, in the stage's unit.
     pub total: u64,
 }
 

@@ -71,7 +71,7 @@ impl Answer {
 pub enum Target {
     /// Two answers: the first is preferred.
     Pair,
-    /// One answer: desirable or not.
+    /// One answer, and whether it is desirable.
     Label(bool),
     /// One finite number for each answer; larger is better.
     Rewards(Vec<f64>),

@@ -1,7 +1,8 @@
 //! Finds the known name that a misspelt one may stand for.
 
-/// Returns the nearest of the names that `text` misspells or begins. A third of the letters of `text` may be wrong, and at least
-/// one may be. If `text` is the beginning of a name, it must have at least three letters. `None` if no name fits.
+/// Returns the nearest of the names that `text` misspells or begins. Up to a third of the letters of `text` may be wrong, but one
+/// wrong letter is always accepted. If `text` is the beginning of a name, it must have at least three letters. `None` if no name
+/// fits.
 pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let letters = text.chars().count();
     let most = (letters / 3).max(1);

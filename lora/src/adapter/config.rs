@@ -11,9 +11,9 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Largest accepted rank. No layer of a published model is as wide.
+/// Largest accepted rank. No layer of a published model is that wide.
 const MAX_RANK: usize = 1 << 16;
-/// Accepted alphas. Others are typing errors. Within this range, every scaling is a normal f32.
+/// Accepted alphas. Values outside of this range are typing errors. Within this range, every scaling is a normal f32.
 const ALPHA: std::ops::RangeInclusive<f64> = 1e-9..=1e9;
 /// The version of PEFT whose format is written.
 const PEFT_VERSION: &str = "0.21.2";
@@ -38,9 +38,9 @@ impl Task {
     }
 }
 
-/// Names of a sequence classifier's head: PEFT's, and the model's own. PEFT lists both in `modules_to_save`.
+/// Names of the head of a sequence classifier: the one that PEFT uses, and the model's own. PEFT lists both in `modules_to_save`.
 const HEADS: [&str; 2] = ["classifier", SCORE];
-/// The head's name in every family of this program.
+/// The score head's name in every model family of this program.
 pub(super) const SCORE: &str = "score";
 
 /// Everything about an adapter except its values.
@@ -117,8 +117,8 @@ const IGNORED_KEYS: [&str; 17] = [
     "swift_type",
 ];
 
-/// Keys of methods that this program lacks, with what messages call the method. A key is accepted if its value is null, false or
-/// empty.
+/// Keys of methods that this program lacks, each with the name that messages use for the method. A key is accepted if its value
+/// is null, false or empty.
 const NOT_BUILT: [(&str, &str); 19] = [
     ("alora_invocation_tokens", "aLoRA (an adapter that is active after certain tokens)"),
     ("arrow_config", "Arrow (routing between adapters)"),
@@ -318,7 +318,7 @@ impl LoraConfig {
         entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
-    /// Writes `adapter_config.json`. The whole file appears, or an earlier one stays.
+    /// Writes `adapter_config.json`. If writing fails, an existing file at `path` is left unchanged.
     ///
     /// # Errors
     /// [`AdapterError::Io`].
@@ -441,7 +441,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Refuses keys that were not read. Accepts keys of a later PEFT if they hold nothing.
+    /// Refuses unknown keys. Accepts an unknown key if its value is null, false or empty: a later PEFT may have written it.
     fn nothing_unknown(&self) -> Result<(), ConfigFault> {
         let read = self.read.borrow();
         let is_known = |key: &str| read.contains(key) || IGNORED_KEYS.contains(&key);

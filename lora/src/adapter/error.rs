@@ -101,7 +101,7 @@ pub enum AdapterError {
         modules: Vec<String>,
         count: usize,
     },
-    /// A tensor has another rank than the configuration.
+    /// A tensor's rank is not that of the configuration.
     #[error(
         "{path}: tensor `{tensor}` is {found:?}, of rank {found_rank}; adapter_config.json says rank {expected}; \
          the two files are from different runs"
@@ -190,7 +190,7 @@ fn counted(n: usize, one: &str, several: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { several })
 }
 
-/// Joins names with commas. Appends `...` if there are more names than these: `count` is the number of all names.
+/// Joins names with commas. Appends `...` if `count`, the total number of names, is larger than the number of `names`.
 fn first(names: &[String], count: usize) -> String {
     let more = if names.len() < count { ", ..." } else { "" };
     format!("{}{more}", names.join(", "))

@@ -29,7 +29,7 @@ pub enum Instead {
     Folders {
         /// The number of folders.
         count: usize,
-        /// The last one by name, with numbers in names compared by value: of a run's checkpoints, the newest.
+        /// The last one by name, with numbers in names compared by value. Among a run's checkpoints, it is the newest.
         last: PathBuf,
     },
     /// A model.
@@ -88,7 +88,7 @@ impl Instead {
 /// Refuses a folder that lacks one of an adapter's files.
 ///
 /// # Errors
-/// [`AdapterError::NoFile`] with what is there instead.
+/// [`AdapterError::NoFile`], which says what the folder holds instead.
 pub(super) fn check(dir: &Path, files: &[&'static str]) -> Result<(), AdapterError> {
     match files.iter().find(|file| !dir.join(file).exists()) {
         None => Ok(()),

@@ -43,8 +43,8 @@ pub fn base_hash(config: &ModelConfig, files: &WeightFiles) -> Hash {
     hasher.finalize()
 }
 
-/// Rounds f32 and f16 numbers to bf16. Returns the bytes of any other format unchanged: bf16, and formats that weights never
-/// have.
+/// Rounds f32 and f16 numbers to bf16. Returns the bytes of any other format unchanged: it is bf16, or a format that weights
+/// never have.
 fn rounded(dtype: Dtype, numbers: &[u8]) -> Vec<u8> {
     let bf16s = |value: f32| bf16::from_f32(value).to_le_bytes();
     match dtype {

@@ -1,8 +1,8 @@
-//! Merging an adapter into its base: a model directory like the base's, with `W + scaling * B·A` in place of `W`.
+//! Merges an adapter into its base: writes a model directory like the base's, with `W + scaling * B·A` in place of `W`.
 //!
 //! Tensors are read from the mapped file, computed in pieces of some rows and written one by one, so the memory does not grow
-//! with the model. Everything is written into a temporary folder beside the output. Once complete, the folder gets the output's
-//! name.
+//! with the model. Everything is written into a temporary folder beside the output. Once it is complete, that folder gets the
+//! output's name.
 
 mod copies;
 mod index;
@@ -67,11 +67,11 @@ pub enum Existing {
 /// What a merge did.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MergeReport {
-    /// Matrices that an update was added to.
+    /// Number of matrices that an update was added to.
     pub merged: usize,
     /// How many of the merged matrices belong to parts that this program does not run, such as a vision tower.
     pub not_run: usize,
-    /// Elements of the merged matrices.
+    /// Total number of elements of the merged matrices.
     pub elements: u64,
     /// How many of the elements changed. A small update can vanish when a 16-bit weight is rounded.
     pub changed: u64,
@@ -405,11 +405,11 @@ impl Merge<'_> {
 fn write_config(source: &Path, target: &Path, report: &mut MergeReport) -> io::Result<()> {
     let bytes = std::fs::read(source)?;
     let Ok(serde_json::Value::Object(mut config)) = serde_json::from_slice(&bytes) else {
-        // cannot fail: it has just been read as JSON
+        // cannot happen: the file has just been read as a JSON object
         return std::fs::write(target, bytes);
     };
     report.config_keys = copies::without_quantisation(&mut config);
-    // cannot fail: it has just been read as a model's configuration
+    // cannot fail: the file has just been read as a model's configuration
     let architecture = families::architecture_to_name(&ConfigJson::new(source, config.clone())).ok().flatten();
     if let Some(name) = architecture {
         config.insert("architectures".to_owned(), vec![name].into());

@@ -126,8 +126,8 @@ impl Adapter {
         Ok(Adapter { device: device.clone(), config, set: Arc::new(set), keys, not_run: Vec::new(), base: None })
     }
 
-    /// Writes `adapter_model.safetensors` and `adapter_config.json` into `dir`, which is made if it is missing. Each file is
-    /// written whole, or an earlier one stays.
+    /// Writes `adapter_model.safetensors` and `adapter_config.json` into `dir`, which is made if it is missing. If writing a file
+    /// fails, an existing file of that name is left unchanged.
     ///
     /// # Errors
     /// [`AdapterError::Io`], [`AdapterError::Write`]; [`AdapterError::NonFinite`] for values that [`Adapter::load`] would
@@ -160,8 +160,8 @@ impl Adapter {
         self.base = Some(hash.to_string());
     }
 
-    /// Returns the [`base_hash`] of the base that it was trained on. `None` if its file does not say, like those of other
-    /// programs.
+    /// Returns the [`base_hash`] of the base that it was trained on. `None` if its file does not say, as is usual for files of
+    /// other programs.
     pub fn base(&self) -> Option<&str> {
         self.base.as_deref()
     }

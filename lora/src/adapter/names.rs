@@ -3,7 +3,7 @@
 //! The usual name is `base_model.model.` + module + `.lora_A.weight`. Files that were written from the state of a running model
 //! have the adapter's name before `weight`; PEFT also reads names with `default` there. Some programs leave traces of wrappers in
 //! the names (`torch.compile`, FSDP, gradient checkpointing). PEFT ignores names that it does not know, so the base would answer
-//! without the adapter. This program refuses them.
+//! without the adapter. This program refuses such names.
 //!
 //! The modules of a model that also sees images were called `language_model.model.layers.N` until transformers 4.52, and
 //! `model.language_model.layers.N` since (huggingface/transformers#38927).
@@ -87,7 +87,7 @@ pub(super) enum Place {
     Linear(usize),
     /// A part that this program does not run.
     NotRun,
-    /// The model lacks it.
+    /// The model lacks the module.
     Nowhere,
 }
 
@@ -151,8 +151,8 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Says what is wrong with the name of a score head from a running model, whose copies are called `modules_to_save.default` and
-/// `original_module`.
+/// Says what is wrong with the name of a score head in a file from a running model, where the head's copies are called
+/// `modules_to_save.default` and `original_module`. `None` for any other name.
 pub(super) fn misnamed_score(tensor: &str) -> Option<Misnamed> {
     let expected = score_key();
     let part = tensor.strip_prefix(expected.strip_suffix("weight")?)?.strip_suffix("weight")?;

@@ -25,7 +25,7 @@ const BASE: &str = "base_weights";
 pub(super) struct Contents {
     pub config: LoraConfig,
     pub updates: Vec<Update>,
-    /// `[1, hidden_size]`. Only a reward model has one.
+    /// The score head's values, of shape `[1, hidden_size]`. Only a reward model has a score head.
     pub score_head: Option<Vec<f32>>,
     pub not_run: Vec<NotRun>,
     /// [`base_hash`](super::base_hash) of the base that it was trained on, if the file says so.
@@ -35,7 +35,7 @@ pub(super) struct Contents {
 /// What the adapter must fit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
-    /// `None` for any task.
+    /// The task that the adapter must be for. `None` accepts any task.
     pub task: Option<Task>,
     /// The model's hidden size.
     pub hidden_size: usize,
@@ -107,7 +107,7 @@ struct Found<'a> {
     file: &'a SafetensorsFile,
     halves: BTreeMap<(usize, Half), &'a TensorInfo>,
     score: Option<&'a TensorInfo>,
-    /// A and B of each module.
+    /// A and B of each module that is not run, by the module's name.
     not_run: BTreeMap<&'a str, [Option<&'a TensorInfo>; 2]>,
 }
 
@@ -181,7 +181,8 @@ impl<'a> Found<'a> {
         Ok(found)
     }
 
-    /// Refuses two updates of a module that is not run, under its older and its newer name, since one of them would be lost.
+    /// Refuses two updates of a module that is not run, under its older and its newer name, since one of the updates would be
+    /// lost.
     fn check_spellings(&self) -> Result<(), AdapterError> {
         let mut modules: BTreeMap<String, &TensorInfo> = BTreeMap::new();
         for (module, halves) in &self.not_run {
@@ -194,7 +195,8 @@ impl<'a> Found<'a> {
         Ok(())
     }
 
-    /// Returns the updates of modules that are not run. `chosen` has the rank and scaling that the configuration gives to each.
+    /// Returns the updates of modules that are not run. `chosen` has the rank and scaling that the configuration gives to each of
+    /// these modules.
     fn not_run(&self, chosen: &[Option<Choice>]) -> Result<Vec<NotRun>, AdapterError> {
         let path = || self.file.path().to_owned();
         let left_out: Vec<&&str> =

@@ -39,7 +39,7 @@ pub enum ModuleNames {
 impl FromStr for Targets {
     type Err = ConfigFault;
 
-    /// Reads the form of the command line: `all-linear`, names of `[A-Za-z0-9_.]` separated by commas, else a regular
+    /// Reads the form of the command line: `all-linear`, names of `[A-Za-z0-9_.]` separated by commas, or else a regular
     /// expression.
     fn from_str(text: &str) -> Result<Targets, ConfigFault> {
         let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.';

@@ -42,7 +42,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// subtracts `gamma + alpha M` after the multiplication. In the authors' code, the averages start at 0 without correction (`z` is
 /// ten times too large at the first step), evaluations change them too, and a batch of one pair makes them NaN. Here they are
 /// corrected by default, evaluations do not change them once training has set them, and a batch of one pair leaves them unchanged
-/// (`z = 0` until there is a deviation).
+/// (`z` is 0 until a standard deviation is known).
 struct AlphaDpo {
     beta: f64,
     gamma_beta_ratio: f64,

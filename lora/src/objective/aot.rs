@@ -40,9 +40,9 @@ struct Aot {
 }
 
 enum Sorted {
-    /// The policy's `chosen - rejected` log-probs against the reference's.
+    /// Compares the policy's margins `chosen - rejected` of the log-probs with the reference's margins.
     Margins,
-    /// The log-ratios of the chosen answers against those of the rejected ones.
+    /// Compares the log-ratios of the chosen answers with those of the rejected ones.
     Answers,
 }
 

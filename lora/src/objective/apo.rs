@@ -1,5 +1,5 @@
-//! Anchored preference optimisation. Accelerated preference optimisation (arXiv 2410.06293) is another method: a procedure over
-//! iterations of a loss.
+//! Anchored preference optimisation. Accelerated preference optimisation (arXiv 2410.06293) is another method, which speeds up
+//! iterative training.
 
 use super::knobs::{self, Knobs};
 use super::loss::Loss;
@@ -29,7 +29,8 @@ pub(super) const DOWN: LossSpec = LossSpec {
     ..LossSpec::PAIRS
 };
 
-/// `loss = sigmoid(-r_chosen) + sigmoid(r_rejected)`, `r = beta * log_ratio`: bounded, so the gradient vanishes at both ends.
+/// `loss = sigmoid(-r_chosen) + sigmoid(r_rejected)`, `r = beta * log_ratio`. The loss is bounded, so the gradient vanishes at
+/// both ends.
 ///
 /// Source: arXiv 2408.06266, eq. 7, shifted by a constant as in TRL.
 fn apo_zero(knobs: &Knobs) -> Loss {

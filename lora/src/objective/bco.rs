@@ -24,7 +24,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 };
 
 /// `loss = softplus(-u)` of a desirable answer, and `softplus(u)` of an undesirable one, `u = beta * log_ratio - d`. `d` is 0, or
-/// the mean of `beta * log_ratio` over every answer so far, this batch included. It has no gradient.
+/// the mean of `beta * log_ratio` over every answer so far, this batch included. `d` has no gradient.
 ///
 /// Source: arXiv 2404.04656. The paper's weighting of rejected prompts by a density ratio is left out.
 struct Bco {

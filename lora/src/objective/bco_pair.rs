@@ -33,8 +33,8 @@ pub(super) const DELTA: Knob = Knob::choice(
     &["zero", "running"],
 );
 
-/// The loss with a running shift `d`: the mean of `r = beta * log_ratio` over every answer so far, this batch included. It has no
-/// gradient.
+/// The loss with a running shift `d`: the mean of `r = beta * log_ratio` over every answer so far, this batch included. `d` has
+/// no gradient.
 ///
 /// Source: arXiv 2404.04656. TRL up to 0.28 and LLaMA-Factory use the mean of the batches' means instead.
 struct Shifted {

@@ -1,4 +1,5 @@
-//! Makes an [`Objective`] from `--loss` and the knobs. Refuses a choice that does not fit, rather than ignore a part of it.
+//! Makes an [`Objective`] from `--loss` and the knobs. Refuses a choice whose parts do not fit together, instead of ignoring a
+//! part of it.
 
 use super::divergence::Divergence;
 use super::error::ObjectiveError;
@@ -72,8 +73,8 @@ impl Objective {
     /// ignore case and do not distinguish `-` from `_`.
     ///
     /// # Errors
-    /// Any [`ObjectiveError`]: an unknown or ambiguous name, a knob that the loss does not have or that is out of range, a mix
-    /// of losses that do not mix.
+    /// Any [`ObjectiveError`]: an unknown or ambiguous name, a knob that the loss does not have or that is out of range, a mix of
+    /// losses that cannot be mixed.
     pub fn new(text: &str, given: &[(&str, KnobValue)]) -> Result<Self, ObjectiveError> {
         let named = parse(text)?;
         check_given(text, &named, given)?;
@@ -300,7 +301,8 @@ fn joined<'a>(parts: impl Iterator<Item = (&'a str, f64)>) -> String {
     }
 }
 
-/// Returns the canonical form of what `--loss` names. It needs no knobs. Two texts with the same form have the same defaults.
+/// Returns the canonical form of what `--loss` names. No knobs are needed for this. Two texts with the same form have the same
+/// defaults.
 ///
 /// # Errors
 /// [`ObjectiveError`] for a text that names no loss and no mix.
@@ -310,7 +312,7 @@ pub fn canonical_name(text: &str) -> Result<String, ObjectiveError> {
     Ok(joined(named.iter().map(|named| (name(named), named.weight))))
 }
 
-/// Returns which rows a loss reads, and what it scores. It needs no knobs.
+/// Returns which rows a loss reads, and which number it reads of each answer. No knobs are needed for this.
 ///
 /// # Errors
 /// [`ObjectiveError`] for a text that names no loss and no mix.

@@ -30,7 +30,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// `e` the label smoothing. The objective adds `cpo_alpha` times the negative log-likelihood of the chosen answers, per token of
 /// the batch.
 ///
-/// Source: arXiv 2401.08417, eq. 3. The authors' present code is the later ARPO variant.
+/// Source: arXiv 2401.08417, eq. 3. The authors' code now implements the later ARPO variant.
 struct Cpo {
     beta: f64,
     label_smoothing: f64,

@@ -11,11 +11,12 @@ use align_engine::autograd::scalar::Scalar;
 pub(crate) enum Divergence {
     /// `r`: the KL divergence of the policy from the reference, as in DPO.
     ReverseKl,
-    /// `-e^-r`, the exponent at most `exp_clamp`.
+    /// `-e^-r`, with the exponent limited to `exp_clamp`.
     ForwardKl { exp_clamp: f64 },
     /// `ln sigmoid(r)`
     JensenShannon,
-    /// `e^((q - 1) r) / (q - 1)`, the exponent at most `exp_clamp`; the reverse KL as `q` goes to 1.
+    /// `e^((q - 1) r) / (q - 1)`, with the exponent limited to `exp_clamp`. As `q` goes to 1, this becomes the reverse KL, except
+    /// for a constant.
     Alpha { q: f64, exp_clamp: f64 },
 }
 

@@ -61,10 +61,10 @@ pub enum ObjectiveError {
         flag: &'static str,
         /// The value as given.
         value: KnobValue,
-        /// What it should be.
+        /// What the value should be.
         wanted: &'static str,
     },
-    /// A word that the choice does not have.
+    /// A word that is not one of the accepted words.
     #[error("--{flag} {value}: there are {}", .choices.join(", "))]
     KnobChoice {
         /// The flag.
@@ -111,12 +111,12 @@ pub enum ObjectiveError {
         loss: &'static str,
         /// The knob.
         key: &'static str,
-        /// What the name sets it to.
+        /// The value to which the name sets the knob.
         sets: KnobValue,
-        /// What was given.
+        /// The value that was given.
         value: KnobValue,
     },
-    /// The name of the loss needs a knob that was not given, or that was given its default.
+    /// The name of the loss needs a knob that was not given, or that was set to its default.
     #[error("`{preset}` is {loss} with a --{flag} other than {default}: give it one")]
     PresetNeeds {
         /// The name as given.

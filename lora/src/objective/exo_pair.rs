@@ -57,10 +57,10 @@ pub(super) const SPEC: LossSpec = LossSpec {
 ///
 /// Source: arXiv 2402.00856, eq. 16 (`beta` is its beta_pi). The authors' code has the target log-probs `[0, -10]`, whose
 /// probabilities do not sum to one. That loss is lowest at `m = 10`, where it is slightly below 0. TRL requires `e > 0` and
-/// recommends 1e-3, with which the loss is lowest at `m = 6.9`. This is the default here; `log_eps` gives the authors' form.
+/// recommends 1e-3, with which the loss is lowest at `m = 6.9`. The default here is 1e-3 too; `log_eps` selects the authors' form.
 ///
-/// The gradient is `beta q (1 - q) (m - ln((1 - e) / e))`: it vanishes at both ends, so a pair that starts far on the wrong
-/// side is not learned.
+/// The gradient is `beta q (1 - q) (m - ln((1 - e) / e))`: it vanishes for `m` far above or far below 0, so a pair that starts far
+/// on the wrong side is not learned.
 struct ExoPair {
     beta: f64,
     log_target_chosen: f64,

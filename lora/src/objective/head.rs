@@ -13,22 +13,22 @@ use align_engine::autograd::scalar::{Scalar, ScalarTape};
 /// losses of a reward model ([`Scores::Reward`]) the policy's number is the answer's score instead.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowLogps {
-    /// Under the policy, one per answer; a pair has chosen, then rejected.
+    /// The policy's number of each answer. In a pair, the chosen answer comes first.
     pub policy: Vec<f64>,
-    /// Under the reference; empty if the objective needs none.
+    /// The reference's number of each answer. Empty if the objective needs no reference.
     pub reference: Vec<f64>,
-    /// Tokens of each answer.
+    /// Number of tokens of each answer.
     pub lens: Vec<usize>,
-    /// What the row says about the answers. `None` for a text of the reference data: it is not an item of the objective; only its
-    /// likelihood counts.
+    /// What the row says about the answers. `None` for a text of the reference data. Such a text is not an item of the objective;
+    /// only its likelihood counts.
     pub target: Option<Target>,
     /// The sums over each answer's tokens beyond the shorter one's length, for an objective with [`Objective::tails`].
     pub tails: Option<Tails>,
     /// The factor of the pair's loss.
     pub weight: f64,
-    /// [`wpo_weight`](super::wpo_weight) of the pair, for an objective with [`Objective::weighting`]; else 1.
+    /// The pair's [`wpo_weight`](super::wpo_weight) if the objective has [`Objective::weighting`], otherwise 1.
     pub policy_weight: f64,
-    /// Further numbers of the row.
+    /// Further numbers of the row, such as its margin.
     pub numbers: RowNumbers,
     /// The mismatched answer, for an objective with [`Coupling::MismatchedRows`].
     pub mismatched: Option<Mismatched>,
@@ -47,9 +47,9 @@ pub struct Tails {
 /// Totals of the rows of an optimiser batch, known before any log-probability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchTotals {
-    /// Rows whose mean is the objective: all except those of the reference data.
+    /// Rows that are items of the objective: all except those of the reference data.
     pub rows: usize,
-    /// Tokens that a likelihood term counts: those of chosen answers and of texts.
+    /// Tokens that a likelihood term counts: those of the chosen answers of pairs, and those of sequences.
     pub sft_tokens: usize,
     /// Tokens of the reference data.
     pub reference_tokens: usize,
@@ -96,7 +96,7 @@ pub struct Head {
     /// What to add to `d_policy` for the tokens beyond the shorter answer's length. Empty unless the objective has
     /// [`Objective::tails`].
     pub d_tails: Vec<[f64; 2]>,
-    /// Which numbers of the answers the rows hold.
+    /// Whether the `policy` numbers of the rows are log-probabilities or rewards.
     pub scores: Scores,
     /// `beta * (policy - reference)` of each answer of each row. Without a reference, the number by which the loss ranks
     /// answers, or nothing. For a reward model, its scores.
@@ -105,7 +105,7 @@ pub struct Head {
     pub saturated: usize,
     /// Pairs whose gradient a bound of the formula removed, for a loss with such a bound.
     pub clipped: Option<usize>,
-    /// Rows of scored answers whose rewards give no loss.
+    /// Rows of scored answers whose rewards make no pair, so that their loss is 0.
     pub undecided: usize,
 }
 
@@ -122,7 +122,7 @@ impl Objective {
     /// # Panics
     /// If a number that the coupling needs is missing.
     pub fn statistics(&self, batch: &[RowLogps], history: &History) -> Result<Statistics, HeadError> {
-        let part = &self.parts[0]; // a mix holds uncoupled losses only: `Objective::new` refuses others
+        let part = &self.parts[0]; // `Objective::new` refuses a coupled loss in a mix
         match &part.loss {
             Loss::Pair(_) | Loss::KWay(_) | Loss::Sft(_) => Ok(Statistics::default().remembering(*history)),
             Loss::PairBatch(loss) => {
@@ -244,7 +244,7 @@ impl Objective {
         Ok(Head { loss, per_item_loss, d_policy, d_tails, scores, rewards, saturated, clipped, undecided })
     }
 
-    /// Returns the rows that taught a run nothing, if there are enough of them to matter.
+    /// Returns the kinds of rows that taught a run nothing, with their counts. Pairs are left out if they are too few to matter.
     pub fn unlearned(&self, counts: &UnlearnedCounts) -> Vec<Unlearned> {
         let &UnlearnedCounts { saturated, clipped, undecided, .. } = counts;
         let margin = self.saturates_beyond().filter(|_| counts.is_many(saturated));
@@ -339,7 +339,7 @@ impl Objective {
         terms
     }
 
-    /// Returns the terms that the likelihoods of chosen answers and of the reference data add to the mean, for these rows.
+    /// Returns the terms that the likelihoods of chosen answers and of the reference data add to the mean, for `rows`.
     fn likelihood_terms<'t>(
         &self,
         rows: &[RowLogps],
@@ -447,12 +447,13 @@ impl Objective {
     }
 }
 
-/// The numbers of an answer, with the policy's as leaves.
+/// The numbers of an answer. Those of the policy are leaves of the tape.
 struct Leaves<'t> {
     policy: Scalar<'t>,
     reference: f64,
     len: f64,
-    /// The parts of policy and reference beyond the shorter answer's length.
+    /// The parts of `policy` and `reference` that come from tokens beyond the shorter answer's length, if the objective counts them
+    /// apart.
     tail: Option<(Scalar<'t>, f64)>,
 }
 
@@ -472,7 +473,7 @@ impl<'t> Leaves<'t> {
 }
 
 impl Part {
-    /// Returns the factor by which it multiplies the loss of a pair.
+    /// Returns the factor of a pair's loss in this part, without the part's own weight.
     fn weight_of(&self, row: &RowLogps) -> f64 {
         if self.weighting { row.weight * row.policy_weight } else { row.weight }
     }

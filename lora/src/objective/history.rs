@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Running statistics of the optimiser steps so far. They are part of the trainer's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// Mean of `beta * log-ratio` over all answers so far: BCO's shift.
+    /// Mean of `beta * log-ratio` over all answers so far, which is BCO's shift.
     pub(super) rewards: RunningMean,
     /// Mean and deviation of alpha-DPO's gaps, the margins of the log-ratios per token.
     pub(super) gaps: RunningSpread,
@@ -47,7 +47,7 @@ impl RunningMean {
         numbers.into_iter().fold(self, |RunningMean { count, sum }, x| RunningMean { count: count + 1, sum: sum + x })
     }
 
-    /// Returns the mean, 0 for no numbers.
+    /// Returns the mean, or 0 if there are no numbers.
     pub(super) fn mean(self) -> f64 {
         if self.count == 0 { 0.0 } else { self.sum / self.count as f64 }
     }
@@ -56,7 +56,7 @@ impl RunningMean {
 /// Exponential moving averages of the mean and of the unbiased standard deviation of batches, starting at 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct RunningSpread {
-    /// Number of batches so far, without those of a single number.
+    /// Number of batches so far that had at least two numbers.
     batches: u32,
     pub(super) mean: f64,
     pub(super) std: f64,

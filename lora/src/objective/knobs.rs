@@ -25,11 +25,11 @@ pub struct Knob {
 /// When a knob has an effect.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs {
-    /// The other knob.
+    /// The key of the other knob, on whose value the effect depends.
     pub key: &'static str,
     /// Returns whether this knob has an effect if the other knob has this value.
     pub holds: fn(KnobValue) -> bool,
-    /// Those values of the other knob, in the words of the error message.
+    /// The values of the other knob for which `holds` returns true, as the error message names them.
     pub what: &'static str,
 }
 
@@ -262,7 +262,7 @@ impl Knobs {
     }
 }
 
-/// The strength of the pull towards the reference, in almost every loss.
+/// The strength of the pull towards the reference. Almost every loss has this knob.
 pub(super) const BETA: Knob =
     Knob::number("beta", "beta", "Scale of the reward: larger stays closer to the reference", 0.1, Range::POSITIVE);
 

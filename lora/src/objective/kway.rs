@@ -70,7 +70,7 @@ impl Scales {
         answers.iter().map(|answer| self.beta * answer.log_ratio()).collect()
     }
 
-    /// `ln softmax(reward / beta_r)`, as a logarithm since the target itself would underflow.
+    /// `ln softmax(reward / beta_r)` of each answer. It is a logarithm because the target itself may underflow.
     fn log_target(&self, rewards: &[f64]) -> Vec<f64> {
         let scaled: Vec<f64> = rewards.iter().map(|reward| reward / self.beta_r).collect();
         let largest = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -102,7 +102,7 @@ impl KWayLoss for ExoRw {
 
 /// `loss = -Σ t ln q`: the forward KL, up to the entropy of `t`; `q = softmax(beta * log_ratio)`, `t = softmax(reward / beta_r)`.
 ///
-/// Source: arXiv 2402.00856; InfoNCA of arXiv 2402.05369 is the same.
+/// Source: arXiv 2402.00856; InfoNCA of arXiv 2402.05369 is the same loss.
 struct DpoRw(Scales);
 
 impl KWayLoss for DpoRw {
@@ -116,7 +116,7 @@ impl KWayLoss for DpoRw {
 
 /// `loss = Σ softplus(s) / K + Σ t softplus(-s)` over `K` answers, `s = beta * log_ratio`, `t = softmax(reward / beta_r)`.
 ///
-/// Source: arXiv 2402.05369. With its `beta_r` of 1e-4, the target is nearly one-hot once the rewards differ by 0.001.
+/// Source: arXiv 2402.05369. With the paper's `beta_r` of 1e-4, the target is nearly one-hot once the rewards differ by 0.001.
 struct Nca(Scales);
 
 impl KWayLoss for Nca {

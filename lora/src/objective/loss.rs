@@ -7,17 +7,17 @@ use align_engine::autograd::scalar::Scalar;
 /// One answer to one prompt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer<'t> {
-    /// Summed log-probability of the answer's tokens under the policy, nats. For a loss of a reward model, the answer's reward.
+    /// Summed log-probability of the answer's tokens under the policy, in nats. For a loss of a reward model, the answer's reward.
     pub policy: Scalar<'t>,
-    /// The same under the reference, without a gradient. NaN for a loss without a reference, so that reading it does not go
-    /// unnoticed.
+    /// Summed log-probability under the reference, in nats, without a gradient. NaN for a loss without a reference, so that a
+    /// formula that reads it by mistake gives NaN.
     pub reference: f64,
     /// Tokens of the answer, at least 1.
     pub len: f64,
 }
 
 impl<'t> Answer<'t> {
-    /// `policy - reference`, nats: times `beta` it is the reward.
+    /// `policy - reference`, in nats. The reward is `beta` times this.
     pub(crate) fn log_ratio(&self) -> Scalar<'t> {
         self.policy - self.reference
     }
@@ -42,7 +42,8 @@ pub(crate) struct Pair<'t> {
     pub rejected: Answer<'t>,
     /// The row's `margin`, which the reward margin must exceed. 0 if the row has none.
     pub margin: f64,
-    /// The row's `prob_win_chosen` and `prob_win_rejected`: how often each answer wins against others. NaN if the row has none.
+    /// The row's `prob_win_chosen` and `prob_win_rejected`: how often each answer wins against other answers. NaN if the row has
+    /// none.
     pub prob_win: [f64; 2],
     /// The row's `prob_chosen_beats_rejected`. NaN if the row has none.
     pub prob_beats: f64,
@@ -51,7 +52,7 @@ pub(crate) struct Pair<'t> {
 }
 
 impl<'t> Pair<'t> {
-    /// Log-ratio of the chosen answer minus that of the rejected one, nats: times `beta` it is the reward margin. With an
+    /// Log-ratio of the chosen answer minus that of the rejected one, in nats. The reward margin is `beta` times this. With an
     /// f-divergence other than the reverse KL, scores replace the log-ratios.
     pub(crate) fn log_ratio_margin(&self) -> Scalar<'t> {
         let [chosen, rejected] = [self.chosen, self.rejected].map(|answer| self.divergence.score(answer.log_ratio()));
@@ -68,7 +69,7 @@ impl<'t> Pair<'t> {
         if self.margin == 0.0 { x } else { x - self.margin }
     }
 
-    /// The log-ratio margin with each log-ratio divided by the tokens of its answer.
+    /// The margin of the log-ratios per token. `divergence` has no effect on it.
     pub(crate) fn mean_log_ratio_margin(&self) -> Scalar<'t> {
         self.chosen.mean_log_ratio() - self.rejected.mean_log_ratio()
     }
@@ -100,7 +101,7 @@ pub(crate) enum Label {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
     values: Vec<(&'static str, f64)>,
-    /// The history that the run keeps once the step is made.
+    /// The history that the run keeps after the step.
     pub(super) history: History,
 }
 
@@ -110,12 +111,12 @@ impl Statistics {
         Self { values: values.into_iter().collect(), history: History::default() }
     }
 
-    /// Sets the history that the run keeps once the step is made.
+    /// Sets the history that the run keeps after the step.
     pub fn remembering(self, history: History) -> Self {
         Self { history, ..self }
     }
 
-    /// The history that the run keeps once the step is made.
+    /// The history that the run keeps after the step.
     pub fn history(&self) -> History {
         self.history
     }
@@ -141,7 +142,7 @@ pub enum Coupling {
     None,
     /// The log-probabilities of the batch's mismatched answers, see [`Objective::statistics`](super::Objective::statistics).
     MismatchedRows,
-    /// The log-probabilities of all rows. The head takes the whole optimiser batch at once, so a batch of several micro-batches is
+    /// The log-probabilities of all rows. The head needs the whole optimiser batch at once, so a batch of several micro-batches is
     /// first scored without gradient, then run again with gradient, one micro-batch at a time.
     WholeBatch,
 }
@@ -161,7 +162,7 @@ impl Reduction {
     /// Reads the word of `--sft-reduction`.
     ///
     /// # Panics
-    /// For any other word, since the knob accepts none.
+    /// If `name` is any other word, which the knob does not accept.
     pub(super) fn named(name: &str) -> Self {
         match name {
             "token_mean" => Reduction::TokenMean,
@@ -172,7 +173,8 @@ impl Reduction {
     }
 }
 
-/// `weight * -ln policy(chosen)`, reduced over the batch: a term for supervised fine-tuning on the chosen answers, added to a loss.
+/// A term for supervised fine-tuning on the chosen answers, which is added to a loss: `weight * -ln policy(chosen)`, reduced over
+/// the batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct SftTerm {
     /// Its factor.
@@ -196,14 +198,14 @@ pub(crate) trait PairLoss: Send + Sync {
         None
     }
 
-    /// Returns the reward of `answer` that the log shows for a loss without a reference: the number that the loss wants larger
-    /// for chosen answers than for rejected ones.
+    /// Returns the reward of `answer` that the log shows for a loss without a reference. It is the number that the loss wants
+    /// larger for chosen answers than for rejected ones.
     fn reward(&self, _answer: &Answer<'_>) -> Option<f64> {
         None
     }
 
-    /// Returns the size of `beta * log_ratio_margin` beyond which the gradient vanishes on both sides, so that badly ordered
-    /// pairs are not learned either. `None` for most losses.
+    /// Returns the absolute value of `beta * log_ratio_margin` beyond which the gradient vanishes on both sides, so that badly
+    /// ordered pairs are not learned either. `None` for most losses.
     fn saturates_beyond(&self) -> Option<f64> {
         None
     }
@@ -230,7 +232,7 @@ pub(crate) trait PairBatchLoss: Send + Sync {
     fn losses<'t>(&self, pairs: &[Pair<'t>], statistics: &Statistics) -> Vec<Scalar<'t>>;
 }
 
-/// Log-ratios of the answers of a batch, nats.
+/// Log-ratios of the answers of a batch, in nats.
 pub(crate) struct BatchLogRatios<'a> {
     /// Log-ratio of each row's own answer. Empty unless the loss has [`Coupling::WholeBatch`].
     pub own: &'a [f64],
@@ -256,7 +258,8 @@ pub(crate) trait KWayLoss: Send + Sync {
     /// prompts.
     fn loss<'t>(&self, answers: &[Answer<'t>], rewards: &[f64]) -> Scalar<'t>;
 
-    /// Whether a loss of pairs makes no pair of answers with these rewards, so that it is 0. Such rows are counted and reported.
+    /// Whether the loss is 0 because it compares pairs of answers and these rewards make no pair. Such rows are counted and
+    /// reported.
     fn is_undecided(&self, _rewards: &[f64]) -> bool {
         false
     }
@@ -272,7 +275,7 @@ pub(crate) enum Loss {
     Unpaired(Box<dyn UnpairedLoss>),
     /// Scored answers to one prompt.
     KWay(Box<dyn KWayLoss>),
-    /// Likelihood: alone, that of the texts of the rows; in a mix, that of the chosen answers.
+    /// Likelihood. Alone, it is that of the rows' texts; in a mix of losses, that of the chosen answers.
     Sft(Reduction),
 }
 

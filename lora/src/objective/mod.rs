@@ -15,7 +15,7 @@
 //! | `knobs.rs` | the numbers and switches of a loss: defaults, ranges, flags |
 //! | `modifiers.rs` | changes to every loss of some kind: a likelihood term, weights, other counts and divergences |
 //! | `choice.rs` | from `--loss` and the knobs to an [`Objective`]; refuses what does not fit |
-//! | `divergence.rs` | f-divergences, which replace the log-ratios in a loss of their margin |
+//! | `divergence.rs` | f-divergences, whose scores replace the log-ratios in a loss of their margin |
 //! | `history.rs` | what a run remembers for losses with running statistics |
 //! | `weighting.rs` | WPO's weight of a pair |
 //! | `head.rs` | from the numbers of a batch to the loss, its derivatives and the rewards |
@@ -81,8 +81,8 @@ pub use spec::{Column, LossSpec, MixPreset, Preset, Scores};
 pub use unlearned::{Unlearned, UnlearnedCounts};
 pub use weighting::wpo_weight;
 
-/// Every loss, in the order of the lists that users see: on pairs and batches of pairs, with a reference; on labelled answers;
-/// on scored answers; without a reference; likelihood; reward models.
+/// Every loss, in the order of the lists that users see: losses on pairs and on batches of pairs with a reference, losses on
+/// labelled answers, losses on scored answers, losses on pairs without a reference, likelihood, reward models.
 pub const LOSSES: &[LossSpec] = &[
     dpo::SPEC,
     exo_pair::SPEC,
@@ -135,7 +135,7 @@ pub const MIXES: &[MixPreset] = &[MixPreset {
 
 /// A name that the literature uses for several methods. It is refused with an explanation, unless a loss has this name.
 pub(crate) struct Ambiguous {
-    /// As typed after `--loss`.
+    /// The name as typed after `--loss`.
     pub name: &'static str,
     /// What it could mean: the name of a loss if there is one, and an explanation.
     pub candidates: &'static [(&'static str, &'static str)],

@@ -40,7 +40,7 @@ pub(super) const LENGTH_DESENSITISATION: Modifier = Modifier {
     knobs: &[LD_ALPHA, LD_REF],
 };
 
-/// Measures the divergence from the reference by another f-divergence than the reverse KL.
+/// Measures the divergence from the reference with an f-divergence other than the reverse KL.
 pub(super) const DIVERGENCE: Modifier = Modifier {
     title: "Other divergences",
     formula: "log_ratio_margin = s(a) - s(b), a and b the log-ratios: s(r) = r (reverse_kl), -e^-r (forward_kl), ln sigmoid(r) \

@@ -1,4 +1,4 @@
-//! Supervised fine-tuning: make texts likely.
+//! Supervised fine-tuning, which makes texts more likely.
 
 use super::knobs;
 use super::loss::{Loss, Reduction};

@@ -15,12 +15,12 @@ pub enum Scores {
     Reward,
 }
 
-/// A column of a row with a number that a loss reads.
+/// A column of the data whose number a loss reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Column {
-    /// Probability that the chosen answer wins against others.
+    /// Probability that the chosen answer wins against other answers.
     ProbWinChosen,
-    /// Probability that the rejected answer wins against others.
+    /// Probability that the rejected answer wins against other answers.
     ProbWinRejected,
     /// Probability that the chosen answer beats the rejected one.
     ProbChosenBeatsRejected,
@@ -146,9 +146,9 @@ impl fmt::Debug for LossSpec {
 
 /// Another name of a loss, which also sets some of the loss's knobs, changes their defaults, or requires them.
 pub struct Preset {
-    /// As typed after `--loss`.
+    /// The name as typed after `--loss`.
     pub name: &'static str,
-    /// Other names of it.
+    /// Other names of the preset.
     pub aliases: &'static [&'static str],
     /// Knobs that the name sets.
     pub sets: &'static [(&'static str, KnobValue)],
@@ -168,14 +168,14 @@ impl Preset {
 
 /// A name for a mix of losses.
 pub struct MixPreset {
-    /// As typed after `--loss`.
+    /// The name as typed after `--loss`.
     pub name: &'static str,
-    /// Other names of it.
+    /// Other names of the mix.
     pub aliases: &'static [&'static str],
     /// The losses and their weights, as typed after `--loss`.
     pub mix: &'static str,
     /// Where it comes from.
     pub source: &'static str,
-    /// What it is.
+    /// The method in a few words.
     pub summary: &'static str,
 }

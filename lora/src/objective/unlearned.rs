@@ -14,7 +14,7 @@ pub struct UnlearnedCounts {
     pub saturated: u64,
     /// Pairs whose gradient a bound of the formula removed.
     pub clipped: u64,
-    /// Rows of scored answers whose rewards give no loss.
+    /// Rows of scored answers whose rewards make no pair, so that their loss is 0.
     pub undecided: u64,
 }
 
@@ -29,10 +29,10 @@ impl UnlearnedCounts {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(missing_docs, reason = "the variants' lines name their fields")]
 pub enum Unlearned {
-    /// `pairs` have a reward margin beyond `margin` either way, where the loss has no gradient.
+    /// `pairs` pairs have a reward margin above `margin` or below `-margin`, where the loss has no gradient.
     Saturated { pairs: u64, margin: f64 },
-    /// `pairs` are beyond a bound in the formula of the loss, which removes their gradient.
+    /// `pairs` pairs are beyond a bound in the formula of the loss, which removes their gradient.
     Clipped { pairs: u64 },
-    /// `rows` have one answer or equal rewards, and the loss makes no pair of them.
+    /// `rows` rows have a single answer or only equal rewards, so the loss makes no pair of their answers.
     Undecided { rows: u64 },
 }

@@ -1,8 +1,8 @@
 //! What a run will hold in memory, and how many layers keep what their backward pass needs.
 //!
 //! The passes run on a device that only counts ([`Counted`]), so all memory that a run allocates is counted: adapters, gradients,
-//! optimiser, activations, scratch. The base weights are not: they are mapped pages of their files, which the system takes back
-//! when it needs the memory. Only copies of weights are added.
+//! optimiser, activations, scratch. The base weights are not counted: they are mapped pages of their files, which the system takes
+//! back when it needs the memory. Only copies of weights are added.
 
 use super::counted::{Counted, Gradients, PassCost};
 use super::forest::Forest;
@@ -27,8 +27,8 @@ pub(super) struct Budget {
     counted: Counted,
     headroom: Headroom,
     limit: u64,
-    /// Bytes that the run may fill. Before [`Budget::plan`]: the limit less what stays free for uncounted memory. Afterwards: the
-    /// plan's peak, so that smaller passes hold no more than the largest.
+    /// Bytes that the run may fill. Before [`Budget::plan`] this is the limit less what stays free for uncounted memory. Afterwards
+    /// it is the plan's peak, so that smaller passes hold no more than the largest one.
     room: u64,
     /// Bytes of copies of weights, made because the device cannot use these weights in their file.
     copies: u64,
@@ -43,7 +43,7 @@ pub(super) struct Budget {
 pub struct Plan {
     /// Bytes that the run may hold.
     pub limit: u64,
-    /// Largest number of bytes that the run will hold at any time: the sum of `parts`.
+    /// Largest number of bytes that the run will hold at any time. It is the sum of `parts`.
     pub peak: u64,
     /// Whether `limit` allows that peak. If not, the plan recomputes all layers.
     pub fits: bool,
@@ -155,7 +155,7 @@ impl Budget {
     }
 
     /// Plans what a run will hold if `largest` has its largest passes. [`Plan::pass`] is the one with the most rows among those
-    /// with a backward pass. A pass of the first epoch is preferred to one of a later epoch.
+    /// with a backward pass. A pass of a later epoch that has no rows of the reference is chosen only if there is no other.
     ///
     /// # Errors
     /// As [`Counted::pass`].
@@ -188,7 +188,8 @@ impl Budget {
         let (LargestWithGradient { pass, with_reference, gradients, .. }, (layers_kept, cost)) =
             first.expect("a run of at least one step has a pass");
         self.room = self.held() + packed + most;
-        // the first pass of a step allocates the gradients while the kept layers are freed, so they get no part of their own
+        // the first pass of a step allocates the gradients while the kept layers are freed, so the gradients are not a separate
+        // part
         let (of_adapter, of_gradients) = match gradients {
             Gradients::Fresh => ("adapter, optimiser", 0),
             Gradients::There => ("adapter, gradients, optimiser", self.counted.gradient_bytes().min(most - cost.kept)),
@@ -224,9 +225,9 @@ impl Budget {
 /// The largest forward passes of some steps.
 #[derive(Debug, Default)]
 pub(super) struct Largest {
-    /// The largest passes with a backward pass, one of each kind. 0 and 2: the pass makes the gradients. 1 and 3: it adds to
-    /// gradients that an earlier pass of its step made. 2 and 3: passes of later epochs without rows of the reference. All other
-    /// passes are 0 or 1.
+    /// The largest passes with a backward pass, one of each kind. Kinds 1 and 3 add to gradients that an earlier pass of the step
+    /// has made; kinds 0 and 2 make the gradients. Kinds 2 and 3 are passes of later epochs without rows of the reference; kinds 0
+    /// and 1 are all other passes.
     with_gradient: [Option<LargestWithGradient>; 4],
     without_gradient: Option<Forest>,
     /// Buffers for packing that the threads keep once all these passes have run.
@@ -235,7 +236,7 @@ pub(super) struct Largest {
     bytes: [u64; 5],
 }
 
-/// The largest forward pass that has a backward pass.
+/// The largest pass of one kind in `Largest::with_gradient`.
 #[derive(Debug)]
 struct LargestWithGradient {
     pass: Forest,

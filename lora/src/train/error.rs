@@ -40,7 +40,8 @@ pub enum TrainError {
     MissingColumn { row: String, loss: String, column: &'static str },
     #[error("{rows} usable rows in {epochs} epochs make no step")]
     NoSteps { rows: usize, epochs: u64 },
-    /// The plan of the run holds more than the limit, even with all layers recomputed. The last two fields are options of the run.
+    /// The planned run would hold more than the limit, even with all layers recomputed. `micro_batch_tokens` and `max_length` are
+    /// options of the run.
     #[error(
         "the run needs {} of memory for what it computes, even with all layers recomputed, and may hold {}; its largest \
          forward pass has {tokens} tokens",

@@ -174,8 +174,9 @@ impl Evaluation<'_> {
     }
 }
 
-/// Adds up loss and rewards of a whole set, `at_once` rows at a time. Each part of the loss is divided by its count in the whole
-/// set. An error comes with the place of the first row of its chunk; the row's number in the error counts from there.
+/// Adds up loss and rewards of a whole set, `at_once` rows at a time. Each part of the loss is divided by its count of rows or
+/// tokens in the whole set. An error comes with the place of the first row of its chunk; the row's number in the error counts from
+/// there.
 fn means_of_set(
     objective: &Objective,
     set: &[RowLogps],
@@ -208,7 +209,7 @@ pub fn one_prompt(objective: &Objective, data: &Dataset) -> bool {
     objective.coupling() == Coupling::MismatchedRows && data.has_one_prompt()
 }
 
-/// Turns the error of a step into that of an evaluation, whose message names no step.
+/// Turns the error of a step into the error of an evaluation, whose message does not name a step.
 fn of_evaluation(error: TrainError) -> TrainError {
     match error {
         TrainError::NonFinite { what, rows, .. } => TrainError::NonFiniteEvaluation { what, rows },

@@ -100,7 +100,7 @@ pub struct Forest {
 pub struct Scored {
     /// Places for the policy.
     pub policy: Range<usize>,
-    /// Places for the reference. `None` if it does not score the answer.
+    /// Places for the reference. `None` if the reference does not score the answer.
     pub reference: Option<Range<usize>>,
 }
 
@@ -211,8 +211,8 @@ struct Layout {
 }
 
 impl Layout {
-    /// Lays out an answer of `part` in `tree`, and before the first answer of a tree its prompt. Returns the places of the
-    /// answer's scored rows.
+    /// Lays out an answer of `part` in `tree`. Before the first answer of a tree, it lays out the tree's prompt. Returns the places
+    /// of the answer's scored rows.
     fn add(
         &mut self,
         scorers: Scorers,
@@ -250,7 +250,7 @@ impl Layout {
         if let Scorers::Reward { pad } = scorers {
             let mut from_the_end = answer.clone().rev().chain(prompt.clone().rev());
             let last = from_the_end.find(|&row| Some(self.ids[row]) != pad);
-            // if every token is `pad`, transformers scores the first
+            // if every token is `pad`, transformers scores the first token
             self.scored_rows.push(last.unwrap_or(prompt.start) as u32);
             return start..start + 1;
         }

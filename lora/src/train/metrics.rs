@@ -19,13 +19,13 @@ pub struct StepMetrics {
     pub learning_rate: f64,
     /// Means over the answers of the batch.
     pub preferences: Preferences,
-    /// Tokens so far, the prompt counted once for each answer.
+    /// Tokens so far. A prompt counts once for each of its answers.
     pub num_tokens: u64,
     /// Speed of this step, with tokens counted as in `num_tokens`.
     pub tokens_per_second: f64,
 }
 
-/// One evaluation: means over its rows.
+/// The result of an evaluation: means over its rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvalMetrics {
     /// Updates that the adapter has had.
@@ -232,7 +232,7 @@ impl StepMetrics {
 }
 
 impl EvalMetrics {
-    /// Returns the line of the evaluation, a JSON object: `step`, `epoch`, and the other keys with the prefix `eval_`.
+    /// Returns the line of the evaluation, a JSON object with the keys `step`, `epoch` and those of [`EvalMetrics::entries`].
     pub fn to_json(&self) -> Value {
         let mut line = Map::new();
         line.insert("step".into(), self.step.into());

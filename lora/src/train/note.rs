@@ -19,7 +19,8 @@ pub enum Note {
     /// A forward pass of `step` holds more than was planned, even with all layers recomputed. Only the first such step is
     /// noted.
     BeyondPlan { step: u64 },
-    /// `counts` says how many log-probs of the reference were read and how many were computed, in the part `of` of the run.
+    /// `counts` says how many log-probs of the reference were read and how many were computed, in the part of the run that `of`
+    /// names.
     CacheCounts { of: CountsOf, counts: CacheCounts },
     /// Something about the reference cache.
     Cache(CacheNote),

@@ -21,15 +21,16 @@ pub struct TrainOptions {
     pub warmup: Warmup,
     /// What turns gradients into updates.
     pub optimizer: OptimizerKind,
-    /// Decoupled with AdamW, coupled with RMSProp; 0 for none.
+    /// Strength of the weight decay, which is decoupled with AdamW and coupled with RMSProp. 0 turns it off.
     pub weight_decay: f64,
     /// If the global norm of the gradients is larger, they are scaled down to this. 0 or infinity turns that off.
     pub max_grad_norm: f64,
-    /// How many times each row is trained on.
+    /// How many times the run goes through the rows, unless `max_steps` ends it earlier.
     pub epochs: u64,
     /// Maximum number of updates of the run, even if its epochs have more. `None` for no limit.
     pub max_steps: Option<u64>,
-    /// How many of a row's scored answers a step uses, chosen anew in each epoch. `None` for all. Evaluations use all.
+    /// Maximum number of scored answers of a row that a step uses. They are chosen anew in each epoch. `None` for no limit.
+    /// Evaluations use all answers.
     pub max_completions: Option<usize>,
     /// Data rows of an optimiser step.
     pub batch_size: usize,
@@ -63,7 +64,7 @@ pub struct TrainState {
     pub epoch: u64,
     /// Rows of the current epoch's order that have been used.
     pub cursor: u64,
-    /// Tokens so far, the prompt counted once for each answer.
+    /// Tokens so far. A prompt counts once for each of its answers.
     pub num_tokens: u64,
     /// Running statistics of the objective.
     pub history: History,
@@ -71,7 +72,7 @@ pub struct TrainState {
     pub unlearned: UnlearnedCounts,
     /// Forward passes that held more than was planned.
     pub beyond_plan: u64,
-    /// Updates at the last evaluation.
+    /// How many updates had been made at the last evaluation. `None` before the first one.
     pub evaluated_at: Option<u64>,
     /// How many log-probs of the reference were read and how many computed in the first epoch. `None` until that epoch ends.
     pub counts_of_first_epoch: Option<CacheCounts>,

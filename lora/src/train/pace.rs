@@ -57,8 +57,8 @@ impl Rates {
     /// its second forward pass.
     pub(super) fn new(layer: LayerCost, recomputed: f64, probe: Probe) -> Rates {
         let forward = layer.forward / probe.forward;
-        // the second forward pass is assumed to be as fast as the first; if `probe.backward` is hardly longer than that (the clock
-        // may be too coarse), one rate covers the whole backward pass
+        // the second forward pass is assumed to be as fast as the first; if `probe.backward` is at most 1.5 times as long as this
+        // second pass (the clock may be too coarse), one rate covers the whole backward pass
         let again = recomputed / forward;
         let backward = match probe.backward > 1.5 * again {
             true => (layer.backward - recomputed) / (probe.backward - again),

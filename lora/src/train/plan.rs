@@ -20,7 +20,7 @@ pub struct RowTokens {
     pub separable: bool,
 }
 
-/// The part of a row that one pass computes: the prompt, and all answers or some.
+/// The part of a row that one pass computes: the prompt with all or some of the answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// Place of the row in the step.
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!((pieces(&plan), plan.head), (vec![vec![(0, 0..1), (1, 0..1)]], HeadRows::Step));
     }
 
-    /// Mismatched answers count when rows are packed into passes, though they then get passes of their own.
+    /// Mismatched answers count when rows are packed into passes, although they then get separate passes.
     #[test]
     fn mismatched_answers_that_do_not_fit_come_first() {
         let rows = [labelled(2, 3, 4), labelled(1, 4, 3)];

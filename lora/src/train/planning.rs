@@ -119,8 +119,8 @@ impl Trainer<'_> {
         Ok(Plan { steps: 1, first_epoch: 1, mean_tokens: tokens as f64, scored_first, ..plan })
     }
 
-    /// Makes the rows of a step. Texts of the reference data follow if the objective reads any. Each prompt with one answer has
-    /// `max_length` tokens.
+    /// Makes the rows of the largest possible step. Texts of the reference data follow if the objective reads any. Each prompt with
+    /// one answer has `max_length` tokens.
     fn longest_rows(&self) -> Vec<EncodedRow> {
         let TrainOptions { batch_size, max_length, max_completions, .. } = self.options;
         let answers = |n: usize| {
@@ -128,7 +128,7 @@ impl Trainer<'_> {
             vec![Answer { ids: vec![0; tokens], kept: tokens, unscored: Vec::new() }; n]
         };
         let row = |row: usize, target: Target, n: usize| {
-            // the prompts differ: a mismatched answer belongs to another prompt
+            // the prompts differ, because a mismatched answer comes from a row with another prompt
             let prompt = vec![(row % self.model.config().vocab_size) as u32];
             EncodedRow { row, id: None, prompt, answers: answers(n), target, numbers: RowNumbers::default() }
         };
@@ -218,7 +218,7 @@ impl Trainer<'_> {
         let donors = step.donors.as_ref().map(|donors| data.rows(donors)).transpose()?;
         let donors = donors.as_ref().map_or(Donors::Batch(data.mismatch()), |donors| Donors::Rows(donors));
         let is_asked = |branch: &Branch<'_>| {
-            // mismatched answers change with each epoch
+            // mismatched answers change with each epoch, so the cache may lack them
             self.objective.coupling() == Coupling::MismatchedRows && branch.role == Role::Detached
         };
         let later = |trees: &[Tree<'_>]| {
@@ -314,9 +314,9 @@ impl Trainer<'_> {
         let forest = &plan.with_reference;
         let share = plan.mean_tokens / (forest.plan.policy + forest.plan.detached) as f64;
         let known = forest.without_reference();
-        // cost of the passes before those with gradients: either they score mismatched answers, assumed to be as long as the rows'
-        // own answers, or they score the rows themselves; then the policy scores each row twice, but the reference only once, so
-        // the reference is left out here
+        // the cost of the passes that come before those with gradients. They may score mismatched answers, which are assumed to be
+        // as long as the rows' own answers. Otherwise they score the rows themselves. Then the policy scores each row twice and the
+        // reference once; the reference's cost is counted with `forest` below, so it is left out here
         let scored = match self.objective.coupling() {
             Coupling::MismatchedRows => forest,
             Coupling::None | Coupling::WholeBatch => &known,

@@ -26,7 +26,7 @@ pub struct Scoring<'m> {
     pub precision: Precision,
     /// What the logits are divided by before their softmax, above 0.
     pub logp_temperature: f32,
-    /// Whether a forward pass also gives [`Forward::log_sum_squares`].
+    /// Whether a forward pass also computes [`Forward::log_sum_squares`].
     pub extras: bool,
     /// Where the log-probs of the reference are looked up and kept. The cache must belong to this model, reference and
     /// precision.
@@ -37,9 +37,9 @@ pub struct Scoring<'m> {
 /// however it is cut into passes.
 #[derive(Debug, Clone)]
 pub struct StepDropout {
-    /// The same for all passes of the step.
+    /// Probability, seed and step number. They are the same for all passes of the step.
     pub dropout: Dropout,
-    /// One for each tree of the pass.
+    /// Where each tree of the pass belongs in the step.
     pub trees: Vec<TreeOfStep>,
 }
 
@@ -66,8 +66,8 @@ impl StepDropout {
 pub struct Forward {
     tape: Tape,
     outputs: Var,
-    /// Copy on the host, one number for each scored row: log-probs of tokens, or with [`Scorers::Reward`] a score for each
-    /// answer. Log-probs from the cache follow.
+    /// The outputs, copied to the host: the log-prob of each scored token, or with [`Scorers::Reward`] the score of each answer.
+    /// Log-probs from the cache follow.
     tokens: Vec<f32>,
     log_sum_squares: Option<Vec<f64>>,
     answers: Vec<Scored>,
@@ -147,8 +147,8 @@ impl<'m> Scoring<'m> {
         Ok(forward)
     }
 
-    /// Checks the log-probs of an earlier run before the first of them is used: computes the answers of one tree that has cached
-    /// ones, and compares.
+    /// Checks the log-probs of an earlier run before the first of them is used. It computes the log-probs of one tree that has
+    /// cached answers, and compares them with the cache.
     fn compare(&self, cache: &ReferenceCache, trees: &[Tree<'_>]) -> Result<(), KernelError> {
         if !cache.wants_comparison() {
             return Ok(());
@@ -183,7 +183,7 @@ impl<'m> Scoring<'m> {
         self.over(forest, mode, masks, layers_kept)
     }
 
-    /// Makes the dropout masks of policy rows. `numbers` are the numbers of their tokens.
+    /// Makes the dropout masks of policy rows. `numbers` holds the number that the token of each row has in the step.
     pub(super) fn masks(&self, dropout: Dropout, numbers: &[u64]) -> Result<Masks, KernelError> {
         Ok(Masks { dropout, numbers: Rc::new(self.model.device().upload("batch.numbers", numbers)?) })
     }
@@ -268,7 +268,8 @@ impl Forward {
         self.tokens(range).iter().map(|&logp| f64::from(logp)).sum()
     }
 
-    /// Adds the gradient of `Σ d * logp(token)` over scored tokens to `grads`. `derivatives` gives `d` for ranges of tokens.
+    /// Adds the gradient of `Σ d * logp(token)` over scored tokens to `grads`. `derivatives` holds ranges of scored tokens, each
+    /// with its `d`.
     ///
     /// # Errors
     /// [`KernelError`].

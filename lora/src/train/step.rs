@@ -57,7 +57,7 @@ pub struct Outcome {
     pub saturated: usize,
     /// Pairs whose gradient a bound of the formula removed.
     pub clipped: usize,
-    /// Rows of scored answers whose rewards give no loss.
+    /// Rows of scored answers whose rewards make no pair, so that their loss is 0.
     pub undecided: usize,
     /// Running statistics that include this batch.
     pub history: History,
@@ -92,7 +92,8 @@ pub(super) type LayersKept<'a> = &'a dyn Fn(&Forest, Gradients) -> Result<Option
 pub(super) struct Passes {
     /// The passes with a backward pass, each with the rows of the reference that its answers need.
     pub with_gradient: Vec<Forest>,
-    /// Whether the reference's log-probs are known before these passes, so that they run without its rows.
+    /// Whether the reference's log-probs are known before the passes in `with_gradient`, so that these run without rows of the
+    /// reference.
     pub reference_is_known: bool,
     /// The passes without a backward pass. In an evaluation these are all passes; in a step, those that come first and compute
     /// what rows or answers share.

@@ -113,8 +113,8 @@ pub(super) fn steps_known(
     cut: BatchCut,
     cutting: &Cutting,
 ) -> StepsKnown {
-    // first index: 0 for the first epoch, 1 for later ones, where a cache knows more; second index: 0 for batches that fit into
-    // one pass, 1 for others
+    // first index: 0 for the first epoch, 1 for later epochs, when a cache may have more answers; second index: 0 for batches that
+    // fit into one pass, 1 for larger batches
     let mut tops: [[Top; 2]; 2] = Default::default();
     let (mut all_tokens, mut first_tokens, mut looked_at) = (0, 0, 0u64);
     let (mut spread, distance) = (Vec::new(), steps.div_ceil(LOOKED_UP));

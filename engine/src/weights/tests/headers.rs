@@ -1,4 +1,4 @@
-//! Headers of safetensors files: unsound ones are refused with the right fault, unusual but sound ones are read.
+//! Tests the headers of safetensors files: unsound headers are refused with the right fault, and unusual but sound ones are read.
 
 use super::*;
 use std::panic::catch_unwind;
@@ -181,7 +181,7 @@ fn damaged_headers_are_judged_as_the_safetensors_crate_judges_them() {
                 2 => drop(bytes.remove(at)),
                 3 => bytes.insert(at, b"0123456789\"[]{}:,"[random(17)]),
                 _ => {
-                    // Inserts a copy of a piece of the file at another place, which doubles keys and entries.
+                    // Copies a piece of the file to another place, which can double keys and entries.
                     let (from, len) = (8 + random(200), 1 + random(60));
                     let piece: Vec<u8> = bytes.iter().skip(from).take(len).copied().collect();
                     let at = at.min(bytes.len());
@@ -193,7 +193,7 @@ fn damaged_headers_are_judged_as_the_safetensors_crate_judges_them() {
             }
         }
         if random(2) == 0 && bytes.len() > 40 {
-            // Makes the header's length right again, so that more files reach the later checks.
+            // Sets the header's length to what the file's length implies, so that more files reach the later checks.
             let length = (bytes.len() - 8 - 32) as u64;
             bytes[..8].copy_from_slice(&length.to_le_bytes());
         }

@@ -1,4 +1,4 @@
-//! Links are followed, and reported if they lead out of the directory.
+//! Links are followed. A link out of the directory is reported, unless it leads to the model's own blobs in a Hugging Face cache.
 
 use super::*;
 use std::os::unix::fs::symlink;
@@ -45,7 +45,7 @@ fn links_of_the_hugging_face_cache_into_its_own_blobs_are_not_told() {
     write(&repository.join("blobs").join("1234"), Dtype::F32, &[("c", &[2], &[4.0, 5.0])]);
     symlink("../../blobs/1234", snapshot.join("model.safetensors")).unwrap();
     assert_eq!((open(&snapshot).unwrap().parameters(), open(&snapshot).unwrap().links().len()), (2, 0));
-    // With the store that all models share, the blob itself is a link.
+    // If the cache has a store that all models share, the blob is itself a link into that store.
     let hash = "ab".repeat(32);
     let shared = cache.path().join("blobs").join("ab");
     fs::create_dir_all(&shared).unwrap();

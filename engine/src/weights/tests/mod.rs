@@ -1,4 +1,4 @@
-//! Sound weight files in every arrangement, and unsound ones, one per fault.
+//! Tests of weight files: sound ones (a single file or shards), unsound ones, and the writer.
 
 mod headers;
 #[cfg(unix)]
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// A file with this header and `data` bytes of data.
+/// Returns the content of a safetensors file with this header and `data` bytes of data.
 fn file(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
@@ -23,7 +23,7 @@ fn file(header: &str, data: usize) -> Vec<u8> {
     bytes
 }
 
-/// One header entry.
+/// Returns the entry of one tensor in a header.
 fn entry(name: &str, dtype: &str, shape: &str, begin: u64, end: u64) -> String {
     format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{begin},{end}]}}"#)
 }

@@ -1,4 +1,4 @@
-//! Which files of a directory hold the weights: shards and their index, and what errors say about directories without weights.
+//! Tests how the weights of a directory are found: shards, their index, and the errors for directories without weights.
 
 use super::*;
 
@@ -84,7 +84,7 @@ fn faults_of_an_index_that_leave_no_doubt_are_tolerated() {
         let faults: Vec<String> = files.index_faults().iter().map(ToString::to_string).collect();
         assert!(faults.iter().any(|fault| fault == said), "{said}: {faults:?}");
     }
-    // a shard of an earlier save, which the index does not know
+    // a shard of an earlier save, which the index does not list
     let dir = sharded(&weight_map(&[("a", ONE), ("b", ONE), ("c", TWO)]));
     write(&dir.path().join("model-00001-of-00003.safetensors"), Dtype::F32, &[("a", &[1, 2], &[7.0, 7.0])]);
     let files = open(dir.path()).unwrap();

@@ -1,4 +1,4 @@
-//! Tensors that are handed out: their values and shapes, and which ones are refused.
+//! Tensors that `WeightFiles` returns: their values and shapes, and which tensors it refuses.
 
 use super::*;
 
@@ -50,7 +50,8 @@ fn tensors_of_every_dtype_come_back_aligned_or_not() {
     }
 }
 
-/// Frozen weights stay valid after the `WeightFiles` are dropped and the file is deleted, and clones share them.
+/// Frozen weights stay valid after the `WeightFiles` are dropped and the file is deleted. A clone stays valid after the original is
+/// dropped.
 #[test]
 fn frozen_weights_outlive_the_weight_files() {
     let device = Device::cpu(Some(1)).unwrap();

@@ -1,5 +1,5 @@
-//! Bits: logic, shifts, fields, permutations, moves. PTX defines shifts by more than the width: the result is 0, or copies of the
-//! sign bit.
+//! Instructions on bits: logic, shifts, fields, permutations, moves. In PTX, a `shl` or `shr` by the width or more results in 0, or
+//! in copies of the sign bit if the type is signed.
 
 use super::{Cell, Core, Form, LANES, Map1, Map2, Map3, Op, Steps, Table, compiled, map, steps1, steps2, steps3};
 use crate::parse::Class;
@@ -81,14 +81,14 @@ fn fields(table: &mut Table) {
     });
 }
 
-/// Returns the `length` bits of `a` from `position` on. Every bit above them repeats the last bit of the field.
+/// Returns the field of `length` bits of `a` from `position` on. The higher bits of the result repeat the field's highest bit.
 #[inline(always)]
 fn signed_field(a: i32, position: u32, length: u32) -> u32 {
     let from = i64::from(a) >> position.min(63);
     if length >= 32 {
         return from as u32;
     }
-    // if the field ends beyond the number, its last bit is the sign of the number
+    // if the field ends beyond the number, the field's highest bit is the sign of the number
     let last = (position + length).saturating_sub(1).min(31);
     let sign = if length == 0 { 0 } else { i64::from(a >> last & 1) };
     let below = (1i64 << length) - 1;

@@ -35,9 +35,9 @@ compiled!(steps, run, Test);
 
 /// A value of [`Op::data`]: joins a comparison with another predicate by "and".
 pub(crate) const AND: u32 = 0;
-/// As [`AND`], but by "or".
+/// Like [`AND`], but joins by "or".
 pub(crate) const OR: u32 = 1;
-/// As [`AND`], but by "xor".
+/// Like [`AND`], but joins by "xor".
 pub(crate) const XOR: u32 = 2;
 
 pub(super) fn add_to(table: &mut Table) {

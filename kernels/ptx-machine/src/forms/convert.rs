@@ -1,5 +1,5 @@
-//! Conversions. A conversion to a whole number saturates, as Rust's `as` does. NaN becomes 0, but if either type has 64 bits, NaN
-//! becomes the number with only its highest bit set.
+//! Conversions. A conversion of a float to a whole number saturates, as Rust's `as` does. NaN becomes 0, but if either type has 64
+//! bits, NaN becomes the number with only its highest bit set.
 
 use super::float::{d, f};
 use super::{Cell, Form, Map1, Map2, Table, map, steps1, steps2};

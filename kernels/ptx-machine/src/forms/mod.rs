@@ -1,4 +1,5 @@
-//! The instructions that compute lane by lane: a table of every form, by its opcode as PTX writes it.
+//! The instructions that compute lane by lane: a table of every form, by its opcode as PTX writes it. (`pack` and `unpack` are
+//! names for a `mov` with an operand of two halves.)
 //!
 //! A form is a function of one lane, written once. The table holds it as a function of 32 lanes, compiled for any x86-64 and for
 //! AVX2 with fused multiply-adds. A module with an opcode that neither this table nor `crate::lower` knows is refused when it is
@@ -59,7 +60,7 @@ pub fn has_avx2() -> bool {
     std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
 }
 
-/// Returns the form of an opcode. `None` if the table has none.
+/// Returns the form of an opcode. `None` if the opcode is not in the table.
 pub(crate) fn form(opcode: &str) -> Option<&'static Form> {
     table().forms.get(opcode)
 }

@@ -1,5 +1,5 @@
 //! Sums and products of f32 that are rounded down, up or towards zero. Functions of CUDA's mathematical library use them to take
-//! numbers apart. (A sum that is exactly zero is +0 here. On a card, it is -0 if the sum is rounded down.)
+//! numbers apart. (If two numbers cancel, their sum is +0 here. On a card, it is -0 if the sum is rounded down.)
 
 use super::float::f;
 use super::{Cell, Form, Map2, Map3, Table, map, steps2, steps3};

@@ -119,7 +119,7 @@ impl Bits {
     fn f64(self) -> f64 {
         f64::from_bits(self.0)
     }
-    /// Bit `i` of the lower half.
+    /// Returns bit `i` of the lower half, or 0 if `i` is outside it.
     fn bit(self, i: i128) -> u64 {
         if (0..32).contains(&i) { self.0 >> i & 1 } else { 0 }
     }
@@ -425,7 +425,7 @@ fn is_rounded(opcode: &str, got: f32, [a, b, c]: [Bits; 3]) -> bool {
     }
 }
 
-/// Returns the sign of a sum, without any rounding: the sum is in units of 2^-400, as 40 digits of 24 bits.
+/// Returns the sign of a sum, without any rounding: the sum is a whole number of units of 2^-400, held as 40 digits of 24 bits.
 fn sign_of_sum(terms: &[f64]) -> Ordering {
     let mut sum = [0i64; 40];
     for term in terms {
@@ -453,7 +453,7 @@ fn sign_of_sum(terms: &[f64]) -> Ordering {
     }
 }
 
-/// Returns what a comparison gives according to the PTX manual.
+/// Returns the result that a comparison has according to the PTX manual.
 fn holds(comparison: &str, kind: &str, a: Bits, b: Bits) -> bool {
     let order = match kind {
         "s16" => a.s16().partial_cmp(&b.s16()),
@@ -555,7 +555,7 @@ fn operands(opcode: &str, form: &Form) -> Vec<[Bits; 3]> {
         .collect()
 }
 
-/// Runs a kernel of [`text_of`].
+/// Runs the kernel that [`text_of`] writes, in 64 threads. Returns the two results of each thread.
 fn run(opcode: &str, form: &Form, operands: &[[Bits; 3]]) -> Vec<[u64; 2]> {
     let memory = Memory::new(1 << 20);
     let module = Module::load(&text_of(opcode, form), &memory).unwrap_or_else(|error| panic!("{opcode}: {error}"));

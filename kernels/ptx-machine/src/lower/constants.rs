@@ -1,4 +1,4 @@
-//! Operands that no instruction writes: numbers in the text, parameters, and the place of a thread.
+//! Operands that no instruction writes: numbers in the text, parameters, and special registers such as `%tid`.
 
 use crate::parse::Class;
 use std::collections::HashMap;

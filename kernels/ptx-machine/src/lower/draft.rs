@@ -19,7 +19,7 @@ pub(super) struct Draft {
     /// Where a branch goes: the number of a statement, and after [`Drafts::finish`] that of an instruction.
     pub target: Option<usize>,
     pub returns: bool,
-    /// The source that holds the mask of the lanes which must run this together.
+    /// The source that holds the mask of the lanes that must run this instruction together.
     pub members: Option<usize>,
     /// See [`Op::is_helper`].
     pub is_helper: bool,
@@ -70,7 +70,7 @@ impl<'a> Drafts<'a> {
         }
     }
 
-    /// Begins the statement `number`. Statements must come in their order.
+    /// Begins the statement `number`. Statements must be begun in the order of their numbers.
     pub(super) fn begin(&mut self, number: usize) {
         debug_assert_eq!(number, self.starts.len());
         self.starts.push(self.drafts.len());

@@ -55,9 +55,9 @@ fn read(draft: &Draft) -> impl Iterator<Item = Register> {
     sources.chain(draft.guard.map(|(register, _)| register))
 }
 
-/// Returns the registers that an instruction writes in every lane that reads them later. The text names the first `named`
-/// registers. A guarded instruction does not write these in every lane. The others it does: only instructions of the same
-/// statement read them, in the same lanes.
+/// Returns the registers that an instruction writes in every lane that reads them later. Without a guard, these are all its
+/// results. With a guard, these are only the results that the text does not name (registers from number `named` on): only
+/// instructions of the same statement read them, in the lanes in which the guard holds.
 fn written(draft: &Draft, named: usize) -> impl Iterator<Item = Register> {
     draft.results.iter().filter_map(move |of| match of {
         Ref::Register(register) if draft.guard.is_none() || *register as usize >= named => Some(*register),
@@ -65,8 +65,8 @@ fn written(draft: &Draft, named: usize) -> impl Iterator<Item = Register> {
     })
 }
 
-/// Finds the registers that are live before each instruction. The text names the first `named` of them. Walks the instructions
-/// backwards until nothing changes.
+/// Finds the registers that are live before each instruction. The first `named` registers are those that the text names. Walks
+/// the instructions backwards until nothing changes.
 pub(super) fn of(drafts: &[Draft], classes: &[Class], named: usize) -> Liveness {
     let mut before = vec![Bits(vec![0; classes.len().div_ceil(64)]); drafts.len()];
     let mut changed = true;

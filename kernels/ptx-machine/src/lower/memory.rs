@@ -76,7 +76,7 @@ fn load(drafts: &mut Drafts<'_>, opcode: &str, parts: &[&str], operands: &[Opera
     Ok(())
 }
 
-/// Converts a loaded number from a register of 32 bits to the register of 64 that the text names, if it names one.
+/// Converts a loaded number from a register of 32 bits to the register of 64 bits that the text names, if it names one.
 fn widen(drafts: &mut Drafts<'_>, operand: &Operand, narrow: Ref, elements: Elements) {
     if let Operand::Register(register) = operand
         && elements.bytes < 8

@@ -62,7 +62,7 @@ impl fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    /// Its name.
+    /// The kernel's name.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -52,7 +52,7 @@ pub(super) fn unknown(opcode: &str) -> Reason {
     format!("the instruction `{opcode}` is not known")
 }
 
-/// Checks how many operands there are.
+/// Returns the operands as an array of `N`. Fails if there are more or fewer.
 fn expect<const N: usize>(operands: &[Operand]) -> Result<&[Operand; N], Reason> {
     operands.try_into().map_err(|_| format!("{N} operands were expected, there are {}", operands.len()))
 }

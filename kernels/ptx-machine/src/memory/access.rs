@@ -11,7 +11,7 @@ pub(crate) struct Elements {
     /// Bytes of an element.
     pub bytes: u32,
     pub count: u32,
-    /// Whether elements are signed and smaller than 64 bits. They keep their sign in a wider register.
+    /// Whether elements are signed and smaller than 64 bits. Such elements keep their sign in a wider register.
     pub is_signed: bool,
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn load_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
     for lane in lanes_of(lanes) {
         let data = core.global_at(op, addresses[lane], elements.width(), Use::Read, lane);
         if let Some(data) = data {
-            // SAFETY: `global_at` checked that the bytes are in one allocation and aligned; the launch holds the memory.
+            // SAFETY: `global_at` checked that the bytes are in one allocation and aligned; the launch holds `Memory::busy`.
             load(core, op, elements, lane, |at| unsafe { read(data.wrapping_add(at), elements.bytes) });
         }
     }
@@ -52,7 +52,7 @@ pub(crate) fn store_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
         let data = core.global_at(op, addresses[lane], elements.width(), Use::Write, lane);
         if let Some(data) = data {
             store(core, op, elements, lane, |at, value| {
-                // SAFETY: `global_at` checked that the bytes are in one allocation and aligned; the launch holds the memory.
+                // SAFETY: `global_at` checked that the bytes are in one allocation and aligned; the launch holds `Memory::busy`.
                 unsafe { write(data.wrapping_add(at), elements.bytes, value) };
             });
         }
@@ -146,10 +146,10 @@ fn from_bytes(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-/// Reads device memory.
+/// Reads a number of `bytes` bytes from device memory.
 ///
 /// # Safety
-/// `bytes` (1, 2, 4 or 8) at `at` are in live memory and aligned, and the launch holds [`super::Memory::busy`].
+/// The `bytes` bytes at `at` (1, 2, 4 or 8) are in live memory and aligned, and the launch holds [`super::Memory::busy`].
 #[inline(always)]
 pub(super) unsafe fn read(at: *mut u8, bytes: u32) -> u64 {
     // SAFETY: the caller promises that the bytes are in live memory and aligned; while the launch holds `busy`, nobody else
@@ -164,10 +164,10 @@ pub(super) unsafe fn read(at: *mut u8, bytes: u32) -> u64 {
     }
 }
 
-/// Writes device memory.
+/// Writes the lowest `bytes` bytes of `value` to device memory.
 ///
 /// # Safety
-/// `bytes` (1, 2, 4 or 8) at `at` are in live memory and aligned, and the launch holds [`super::Memory::busy`].
+/// The `bytes` bytes at `at` (1, 2, 4 or 8) are in live memory and aligned, and the launch holds [`super::Memory::busy`].
 #[inline(always)]
 pub(super) unsafe fn write(at: *mut u8, bytes: u32, value: u64) {
     // SAFETY: the caller promises that the bytes are in live memory and aligned; while the launch holds `busy`, nobody else

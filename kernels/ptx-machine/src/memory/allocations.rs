@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-/// Device `n`, counted from 1, has addresses from `n` times this on. No address of the host is so large, and no two devices share
-/// an address. So memcheck finds the error if a kernel uses a pointer of the host or of another device.
+/// The addresses of device `n`, counted from 1, begin at `n` times this number. No address of the host is so large, and no two
+/// devices share an address. So memcheck finds the error if a kernel uses a pointer of the host or of another device.
 const OF_A_DEVICE: u64 = 1 << 48;
 
 /// The least number of unused bytes between two allocations.
@@ -43,7 +43,7 @@ pub enum MemoryError {
         /// Bytes left.
         free: u64,
     },
-    /// No allocation starts here, or it was freed.
+    /// No live allocation starts at the address.
     #[error("no allocation starts at {address:#x}")]
     NotAllocated {
         /// The address.
@@ -81,7 +81,7 @@ impl Allocation {
         let written = if kind == Kind::Empty { Some(map()?) } else { None };
         let allocation = Allocation { start, bytes, data: map()?, written };
         if kind == Kind::Empty {
-            // SAFETY: the mapping has at least `bytes` bytes, and nobody else has it yet.
+            // SAFETY: the mapping has at least `bytes` bytes, and nothing else refers to it yet.
             unsafe { allocation.data.as_mut_ptr().write_bytes(0xff, bytes as usize) };
         }
         Some(allocation)
@@ -169,7 +169,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Returns the number of free bytes and the number of all bytes.
+    /// Returns the number of free bytes and the total number of bytes.
     pub fn room(&self) -> (u64, u64) {
         let table = self.table.read().expect("no thread panics while it holds the table");
         (table.limit - table.used, table.limit)
@@ -210,7 +210,8 @@ impl Memory {
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
         let (allocation, at) = self.find(address, bytes.len() as u64)?;
         let _busy = self.busy();
-        // SAFETY: `find` checked that the bytes are inside the allocation, which the `Arc` keeps alive; `busy` is held.
+        // SAFETY: `find` checked that the bytes are inside the allocation, which the `Arc` keeps alive; `busy` is held, so nobody
+        // else writes them.
         unsafe { std::ptr::copy_nonoverlapping(allocation.data(at), bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }

@@ -20,8 +20,8 @@ pub(crate) enum Atomic {
     CompareAndSwap,
 }
 
-/// Returns the change, and the size of the number in bytes, that the end of an `atom` or `red` opcode means, e.g. `add.f32`.
-/// `None` if the machine does not know it.
+/// Returns what the end of an `atom` or `red` opcode means, e.g. `add.f32`: the change, and the size of the number in bytes. `None`
+/// if the machine does not know it.
 pub(crate) fn atomic_form(operation: &str, kind: &str) -> Option<(Atomic, u32)> {
     let bytes = crate::parse::bytes_of(kind).filter(|bytes| *bytes >= 4)?;
     let is_signed = kind.starts_with('s');
@@ -98,9 +98,9 @@ pub(crate) fn change_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
     for lane in lanes_of(lanes) {
         let Some(data) = core.global_at(op, addresses[lane], bytes, Use::Atomic, lane) else { continue };
         let [a, b] = [2, 3].map(|i| core.number(op, i, bytes, lane));
-        // SAFETY: `global_at` checked that the bytes are in one allocation and aligned; the launch holds the memory.
+        // SAFETY: `global_at` checked that the bytes are in one allocation and aligned; the launch holds `Memory::busy`.
         let old = unsafe { read(data, bytes) };
-        // SAFETY: these are the bytes that `global_at` checked; the launch holds the memory.
+        // SAFETY: these are the bytes that `global_at` checked; the launch holds `Memory::busy`.
         unsafe { write(data, bytes, change.changed(old, a, b, bytes)) };
         core.result(op, bytes, lane, old);
     }

@@ -56,8 +56,8 @@ pub(crate) fn copy_async(core: &mut Core<'_>, op: &Op, lanes: u32) {
         // a copy that reads nothing does not access its source
         if length > 0 {
             let Some(data) = core.copied_from(op, from[lane], length as u32, width, lane) else { continue };
-            // SAFETY: `copied_from` checked every byte. They are in one allocation, since allocations are apart. The launch holds
-            // the memory.
+            // SAFETY: `copied_from` checked that each of the `length` bytes is in an allocation. All are in the same allocation,
+            // since there are unused bytes between allocations. The launch holds `Memory::busy`.
             unsafe { std::ptr::copy_nonoverlapping(data, bytes.as_mut_ptr(), length) };
         }
         let Some(at) = core.shared_at(op, to[lane], width, Use::CopyTo, lane) else { continue };

@@ -76,14 +76,14 @@ impl Global {
         let mut wrong = [None, None];
         if let Some(marks) = of.written(at) {
             if checks.init && matches!(how, Use::Read | Use::Atomic) {
-                // SAFETY: `place` checked that the bytes are inside, there is a mark for each, and the launch holds the memory.
+                // SAFETY: `place` checked that the bytes are inside `of`, each has a mark, and the launch holds `Memory::busy`.
                 let first = (0..width as usize).find(|i| unsafe { marks.wrapping_add(*i).read() } == 0);
                 if let Some(first) = first {
                     wrong[0] = Some(Wrong::Init(format!("reads {:#x}, which nobody wrote", address + first as u64)));
                 }
             }
             if matches!(how, Use::Write | Use::Atomic) {
-                // SAFETY: `place` checked that the bytes are inside, there is a mark for each, and the launch holds the memory.
+                // SAFETY: `place` checked that the bytes are inside `of`, each has a mark, and the launch holds `Memory::busy`.
                 unsafe { marks.write_bytes(1, width as usize) };
             }
         }

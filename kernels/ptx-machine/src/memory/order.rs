@@ -1,11 +1,11 @@
 //! The race checker: which accesses are ordered.
 //!
-//! Every warp has a clock, which barriers advance. A warp also knows, for every other warp of its block, up to which reading of
-//! that warp's clock it is ordered behind that warp. An access races with an earlier one by another thread if one of the two
-//! writes and the later thread is not ordered behind the earlier access. The order in which the machine ran them does not matter,
-//! so one schedule is enough to find the races between the accesses that it makes. The method is FastTrack's (Flanagan and
-//! Freund, PLDI 2009), with a clock for each warp instead of each thread. Lanes of one warp are ordered if they have waited for
-//! each other (`__syncwarp`).
+//! Every warp has a clock, which barriers advance. For every other warp of its block, a warp also knows a reading of that warp's
+//! clock: it is ordered behind all accesses of that warp up to this reading. An access races with an earlier one by another thread
+//! if at least one of the two writes and the later thread is not ordered behind the earlier access. (Two atomic changes do not
+//! race.) The order in which the machine ran the accesses does not matter, so one schedule is enough to find the races between the
+//! accesses that it makes. The method is FastTrack's (Flanagan and Freund, PLDI 2009), with a clock for each warp instead of each
+//! thread. Lanes of one warp are ordered if they have waited for each other (`__syncwarp`).
 
 use crate::warp::LANES;
 use smallvec::SmallVec;
@@ -35,8 +35,8 @@ impl Clocks {
         self.known[usize::from(warp)][usize::from(warp)]
     }
 
-    /// Advances the clock of a warp whose lanes have waited for each other. Each lane is then ordered behind what the others did
-    /// before.
+    /// Advances the clock of a warp whose lanes have waited for each other. Each lane is then ordered behind what the other lanes
+    /// did before they waited.
     pub(crate) fn advance(&mut self, warp: u8) {
         self.known[usize::from(warp)][usize::from(warp)] += 1;
     }
@@ -49,7 +49,7 @@ impl Clocks {
         self.advance(warp);
     }
 
-    /// Notes that a warp leaves a barrier: it is now ordered behind the warps that came to it.
+    /// Notes that a warp leaves a barrier: it is now ordered behind everything that the warps did before they came to the barrier.
     pub(crate) fn leave(&mut self, warp: u8, passed_on: &[u32; WARPS]) {
         let own = self.now(warp);
         for (to, from) in self.known[usize::from(warp)].iter_mut().zip(passed_on) {
@@ -99,7 +99,7 @@ pub(crate) enum Use {
 }
 
 /// The accesses to two adjacent bytes that a later access may race with. (One history for two bytes is enough, because no kernel
-/// writes a single byte while other threads use the one beside it.)
+/// writes a single byte while other threads use the byte beside it.)
 #[derive(Debug, Default)]
 pub(crate) struct History {
     written: Option<(Access, Use)>,
@@ -126,7 +126,7 @@ enum Blocks {
     Several,
 }
 
-/// A warp, the reading of its clock at its last access, and the lane that made it, or [`SEVERAL`].
+/// A warp, the reading of its clock at its last access, and the lane that made this access, or [`SEVERAL`].
 #[derive(Debug, Clone, Copy)]
 struct User {
     clock: u32,

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 /// The kernels of a module, and the variables that are declared outside them.
 pub(crate) struct ModuleText {
     pub kernels: Vec<KernelText>,
-    /// Initialised variables in global or constant memory, by name.
+    /// Variables in global or constant memory, by name.
     pub variables: BTreeMap<String, Variable>,
 }
 
@@ -75,10 +75,10 @@ pub(crate) enum Class {
 /// A register of a kernel, by its number in [`KernelText::registers`].
 pub(crate) type Register = u32;
 
-/// Every size in the text, and the end of every variable and parameter in its memory, is below this many bytes.
+/// Every size in the text is below this number, and so is the offset in bytes at which a variable or parameter ends.
 const MOST_BYTES: u32 = 1 << 30;
 
-/// A kernel has at most this many registers, constants included: their places have numbers of 16 bits.
+/// Maximum number of registers of a kernel, constants included. The numbers of their places have 16 bits.
 pub(crate) const MOST_REGISTERS: u32 = 60_000;
 
 /// The address at which a block's shared memory begins. Some cards keep the addresses below it for the system. Here no access to
@@ -484,7 +484,7 @@ fn integer(text: &str) -> Option<i64> {
     }
 }
 
-/// `0f3F800000` or `0d3FF0000000000000`, as bits.
+/// Reads a float such as `0f3F800000` or `0d3FF0000000000000`, as bits.
 fn float_bits(text: &str) -> Option<u64> {
     match (text.strip_prefix("0f"), text.strip_prefix("0d")) {
         (Some(digits), _) if digits.len() == 8 => u32::from_str_radix(digits, 16).ok().map(u64::from),

@@ -55,7 +55,7 @@ const K: usize = 16;
 fn product(core: &mut Core<'_>, op: &Op, lanes: u32) {
     core.all_must_be_there(op, lanes);
     let word = |i: usize| &core.registers.words[usize::from(op.slots[i])].0;
-    // registers 4 to 7 hold a: rows 0 to 7 and 8 to 15 of columns 0 to 7, then of columns 8 to 15
+    // operands 4 to 7 hold a: rows 0 to 7 and 8 to 15 of columns 0 to 7, then of columns 8 to 15
     let mut a = [[0f32; K]; M];
     for register in 0..4 {
         let (row, column) = (register % 2 * 8, register / 2 * 8);
@@ -66,7 +66,7 @@ fn product(core: &mut Core<'_>, op: &Op, lanes: u32) {
             to[1] = high(from[lane]);
         }
     }
-    // registers 8 and 9 hold b: rows 0 to 7 and 8 to 15
+    // operands 8 and 9 hold b: rows 0 to 7 and 8 to 15
     let mut b = [[0f32; N]; K];
     for register in 0..2 {
         let from = word(8 + register);
@@ -76,7 +76,7 @@ fn product(core: &mut Core<'_>, op: &Op, lanes: u32) {
             b[row + 1][column] = high(from[lane]);
         }
     }
-    // registers 10 to 13 hold c: even and odd columns of rows 0 to 7, then of rows 8 to 15
+    // operands 10 to 13 hold c: even and odd columns of rows 0 to 7, then of rows 8 to 15
     let mut sums = [[0f32; N]; M];
     for register in 0..4 {
         let from = word(10 + register);

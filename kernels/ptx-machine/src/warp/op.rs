@@ -13,7 +13,7 @@ pub(crate) struct Op {
     pub flow: Flow,
     /// The places of the operands, results first.
     pub slots: [Slot; MOST_OPERANDS],
-    /// What the instruction's step needs to know beside its operands.
+    /// What the instruction's step needs to know besides its operands.
     pub data: u32,
     /// Added to the address that the instruction accesses.
     pub offset: i64,
@@ -29,9 +29,9 @@ pub(crate) struct Op {
 /// How a warp goes on after an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
-    /// Runs the step, goes to the next instruction.
+    /// Runs the step and goes to the next instruction.
     Step,
-    /// Like `Step`, but waits until all lanes of the mask in the register `members` have come.
+    /// Like `Step`, but first waits until all lanes of the mask in the register `members` have reached the instruction.
     Together {
         members: Slot,
     },
@@ -46,7 +46,7 @@ pub(crate) enum Flow {
 /// What a barrier does with the warps that come to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Barrier {
-    /// The warp waits until all have come.
+    /// The warp waits until all threads that the barrier is for have come.
     Wait,
     /// The warp is counted, and goes on.
     Arrive,

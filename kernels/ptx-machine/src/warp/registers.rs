@@ -13,7 +13,7 @@ pub(crate) const ALL: u32 = u32::MAX;
 #[repr(C, align(64))]
 pub(crate) struct Lanes<T>(pub [T; LANES]);
 
-/// The place of a register in its file. Constants come behind the registers, so every operand is in a slot.
+/// The place of a register in its file. Constants have places after those of the registers, so every operand has a slot.
 pub(crate) type Slot = u16;
 
 /// The registers of a warp.

@@ -29,8 +29,8 @@ pub(crate) struct Warp {
 pub(crate) enum Stop {
     /// All its lanes have returned.
     Done,
-    /// It is at barrier `id`, which is for `threads` threads (`None`: all of the block). `holds` is the mask of lanes in which
-    /// the predicate holds. The first operand of instruction `at` takes the result.
+    /// It is at barrier `id`, which waits for `threads` threads (`None`: for all warps that have not ended). `holds` is the mask of
+    /// lanes in which the predicate holds. The first operand of instruction `at` gets the result, if there is one.
     Barrier { kind: Barrier, id: u32, threads: Option<u32>, holds: u32, at: u32 },
     /// It has run as many instructions as it was asked to.
     Paused,
@@ -48,7 +48,7 @@ enum Went {
 }
 
 impl Warp {
-    /// A warp at the first instruction of its kernel.
+    /// Makes a warp at the first instruction of its kernel.
     pub(crate) fn new(lanes: u32) -> Warp {
         Warp { groups: vec![Group { at: 0, lanes, waits: false }] }
     }

@@ -1,7 +1,7 @@
 //! Keys and values in blocks of positions, copied into the layouts that the products read.
 //!
-//! Blocks are counted by position over a segment's prefix and own rows, not by row: block `j` holds `BLOCK` positions from
-//! `BLOCK * j` on of the sequence that ends with the segment. So a branch has the same blocks as the same sequence without a shared
+//! Blocks are counted by position, not by row. A segment's sequence is its prefix and then its own rows, and block `j` holds the
+//! `BLOCK` positions of this sequence from `BLOCK * j` on. So a branch has the same blocks as the same sequence without a shared
 //! prefix, and a query's output has the same bits. A branch reads the prompt's own blocks as far as the prompt fills them. The
 //! block in which the prompt ends and the branch begins is a copy that the branch owns.
 
@@ -32,7 +32,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// Returns what a query at `position` sees of the block that begins at position `begin`.
+    /// Returns the columns that a query at `position` sees of the block that begins at position `begin`.
     pub(super) fn new(geometry: &Geometry, position: usize, begin: usize) -> Span {
         let lo = geometry.first_visible(position).saturating_sub(begin).min(BLOCK);
         Span { lo, hi: (position + 1).saturating_sub(begin).min(BLOCK) }
@@ -80,7 +80,7 @@ pub(super) struct Blocks {
 /// The packed blocks of one segment.
 #[derive(Debug)]
 struct Own {
-    /// The segment whose rows are the prefix; `None` without a prefix.
+    /// The segment whose rows are the prefix. `None` if there is no prefix.
     root: Option<usize>,
     /// The number of its first own block in the segment's sequence.
     first: usize,

@@ -157,12 +157,13 @@ impl<T: Loaded> VectorTask for Attend<'_, T> {
             }
             for kv_head in 0..geometry.num_key_value_heads {
                 let k = &k[first * row + kv_head * d..(first + last) * row + (kv_head + 1) * d];
-                // SAFETY: `k` holds the head's `d` numbers in rows up to the last, `columns` those of the lanes; the processor
-                // has S's instruction set.
+                // SAFETY: `k` holds the head's `d` numbers in `last + 1` rows, `row` apart, and `columns` holds `d` times LANES
+                // floats; the processor has S's instruction set.
                 unsafe { transpose::<S, T>(k, [last + 1, d], row, columns) };
                 for (head, heads) in groups(kv_head, group) {
                     let (q, z) = (&q[head * d..(head + heads) * d], &mut scores[head * CHUNK + first..]);
-                    // SAFETY: `q` holds the heads. `z` begins with LANES scores for each, because LANES divides CHUNK.
+                    // SAFETY: `q` and `columns` have the shapes that `score` needs. `z` has room for LANES scores of each head,
+                    // because LANES divides CHUNK. The processor has S's instruction set.
                     unsafe {
                         match heads {
                             1 => score::<S, 1>(q, columns, geometry.scale, z),
@@ -236,7 +237,8 @@ unsafe fn transpose<S: Simd, T: Loaded>(from: &[T], [rows, d]: [usize; 2], strid
     let step = T::TRANSPOSED * S::LANES;
     let whole = d / step * step;
     for at in (0..whole).step_by(step) {
-        // SAFETY: `from` holds the rows and `to` the lanes, as the caller promises, and `at + step` is at most `d`.
+        // SAFETY: the caller promises that `from` holds the rows, that `to` holds `d` times LANES floats, and that the processor
+        // has S's instruction set; `at + step` is at most `d`.
         unsafe {
             let to = to.as_mut_ptr().add(at * S::LANES);
             T::transpose::<S>(from.as_ptr().add(at), stride, rows - 1, to, S::LANES);
@@ -257,7 +259,8 @@ unsafe fn transpose<S: Simd, T: Loaded>(from: &[T], [rows, d]: [usize; 2], strid
 #[inline(always)]
 unsafe fn score<S: Simd, const H: usize>(q: &[f32], columns: &[f32], scale: f32, z: &mut [f32]) {
     let d = q.len() / H;
-    // SAFETY: `at` is below `d` and `head` below `H`, so every access is inside the slices that the caller promises.
+    // SAFETY: `at` is below `d` and `head` below `H`, so every access is inside the slices that the caller promises; the
+    // processor has S's instruction set.
     unsafe {
         let mut sums = [S::splat(0.0); H];
         for at in 0..d {
@@ -319,7 +322,8 @@ unsafe fn add_piece<S: Simd, T: Loaded, const H: usize, const W: usize>(
     lanes: usize,
 ) {
     let d = o.len() / H;
-    // SAFETY: the piece ends inside `d`, and `key` is below `keys` and `head` below `H`, as the caller promises.
+    // SAFETY: the caller promises that the piece ends inside `d`, that `v` has `keys` rows, and that the processor has S's
+    // instruction set; `key` is below `keys` and `head` below `H`.
     unsafe {
         let mut sums = [[S::splat(0.0); W]; H];
         for key in 0..keys {

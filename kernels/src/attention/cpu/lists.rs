@@ -61,8 +61,8 @@ pub(super) struct Job {
     pub positions: usize,
 }
 
-/// Cuts positions into runs that begin at multiples of `step`, so that few runs cut a diagonal block. Returns the costliest
-/// first.
+/// Cuts the positions of each segment into runs, at the multiples of `step`, so that few runs cross the border of a block. Returns
+/// the costliest runs first.
 pub(super) fn jobs(geometry: &Geometry, segments: &[Segment], step: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (index, segment) in segments.iter().enumerate() {

@@ -3,7 +3,7 @@
 //!
 //! A row's results depend on its own sequence alone, to the bit: not on the threads, nor on the segments beside it. A branch's
 //! `o`, `lse`, `dq`, `dk` and `dv` have the same bits as in the same sequence without a shared prefix. The `dk` and `dv` of a
-//! prompt with several branches are sums over the branches, and so equal only up to rounding.
+//! prompt with several branches are sums over the branches, so they are equal only up to rounding.
 
 mod blocks;
 mod decode;

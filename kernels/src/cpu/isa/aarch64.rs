@@ -24,7 +24,7 @@ impl Isa {
         found
     }
 
-    /// The name of the set in `ALIGN_CPU`.
+    /// The name that selects this set in `ALIGN_CPU`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",

@@ -38,13 +38,13 @@ impl Isa {
         self.unit()?.terms_of_f32()
     }
 
-    /// Whether this crate's tests emulate the unit, at some microseconds an instruction.
+    /// Whether this crate's tests emulate the unit. An emulated instruction takes some microseconds.
     #[cfg(test)]
     pub(crate) fn is_emulated(self) -> bool {
         self.unit().is_some_and(|unit| unit.is_emulated())
     }
 
-    /// Runs fused multiply-adds for about a millisecond, and returns how many floating-point operations they were.
+    /// Runs multiply-adds for about a millisecond, and returns how many floating-point operations they were.
     pub fn fma_burst(self) -> f64 {
         self.dispatch(MultiplyAdd { rounds: 200_000 })
     }

@@ -16,7 +16,7 @@ impl Isa {
         vec![Isa::Portable]
     }
 
-    /// The name of the set in `ALIGN_CPU`.
+    /// The name that selects this set in `ALIGN_CPU`.
     pub fn name(self) -> &'static str {
         "portable"
     }

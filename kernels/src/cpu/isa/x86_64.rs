@@ -61,7 +61,7 @@ impl Isa {
         found
     }
 
-    /// The name of the set in `ALIGN_CPU`.
+    /// The name that selects this set in `ALIGN_CPU`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
@@ -94,8 +94,9 @@ impl Isa {
     }
 }
 
-/// Whether dot products of bf16 in vectors take less time than the multiply-adds that they replace. Measured once: bursts of the
-/// two alternate, and the best of each counts. On some processors dot products are twice as fast, on the others half as fast.
+/// Whether dot products of bf16 in vectors take less time than the multiply-adds that they replace. This is measured once: bursts
+/// of the two alternate, and the best burst of each counts. On some processors dot products are twice as fast as multiply-adds, on
+/// others half as fast.
 ///
 /// # Safety
 /// The processor has AVX-512 with bf16.

@@ -6,8 +6,8 @@
 use crate::cpu::Cpu;
 use std::sync::Mutex;
 
-/// Elements of a block: 64 KiB for each f32 operand, so that a block of three operands stays in the second-level cache and takes
-/// some microseconds. The calling thread computes a single block itself, because handing it over takes 5 to 50 µs.
+/// Number of elements of a block. They are 64 KiB for each f32 operand, so that a block of three operands stays in the second-level
+/// cache and takes some microseconds. The calling thread computes a single block itself, because handing it over takes 5 to 50 µs.
 pub(crate) const BLOCK: usize = 16 * 1024;
 
 /// How many rows of `cols` elements a block has, at least one.

@@ -1,4 +1,4 @@
-//! Work over the threads of the processor.
+//! Splits work over the threads of the processor.
 
 pub(crate) mod blocks;
 #[cfg_attr(not(target_os = "linux"), path = "pin_elsewhere.rs")]

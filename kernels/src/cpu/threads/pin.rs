@@ -7,8 +7,8 @@ static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
 
 /// Ties thread `index` of a pool to one of the processors that this process may use, if it may use exactly `threads` of them.
 ///
-/// A thread that is woken by another is often put on the waker's processor. There the two take turns while another processor
-/// idles: products on two threads were seen to take as long as on one. A pool of another size is left to the system.
+/// A thread that is woken by another is often put on the waker's processor. There the two take turns while another processor idles:
+/// matrix products on two threads were seen to take as long as on one. The system places the threads of a pool of another size.
 pub(in crate::cpu) fn pin(index: usize, threads: usize) {
     // SAFETY: each call gets a valid set and the size of that set; a set is plain bits, so zeros are valid.
     unsafe {

@@ -1,4 +1,4 @@
-//! For systems other than Linux: they place the threads themselves.
+//! For systems other than Linux, which place the threads themselves.
 
 /// Leaves the thread where the system puts it.
 pub(in crate::cpu) fn pin(_index: usize, _threads: usize) {}

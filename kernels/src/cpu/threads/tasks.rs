@@ -1,4 +1,4 @@
-//! Tasks of uneven size over the threads of the device.
+//! Runs tasks of uneven size on the threads of the device.
 //!
 //! Tasks are handed out one by one in the order of their numbers, so a caller that numbers the heaviest first keeps the threads
 //! busy to the end. No task may read what another writes, so the bits of a result do not depend on which thread computed it.
@@ -14,7 +14,7 @@ impl Cpu {
     /// what its last task wrote.
     ///
     /// # Errors
-    /// [`crate::KernelError::OutOfMemory`] for the scratch, which is counted under `name`.
+    /// [`crate::KernelError::OutOfMemory`] if there is no memory for the scratch, which is counted under `name`.
     pub(crate) fn for_each_task(
         &self,
         name: &'static str,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// How long a thread waits for the next call: longer than the gap between the calls of a step, shorter than the gap between steps.
 const PATIENCE: Duration = Duration::from_micros(500);
-/// Polls between two looks at the clock. After each look the thread yields its processor to others.
+/// Number of polls between two looks at the clock. After each look, the thread yields its processor to other threads.
 const LOOKS: u32 = 64;
 
 /// A task, which is called as `task(thread, number)`.
@@ -23,8 +23,8 @@ type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// What the threads of a device share.
 pub(crate) struct Team {
-    /// The number of the call in the upper 32 bits, whether it may be joined in bit 31, and below that how many threads have
-    /// joined and not left.
+    /// The upper 32 bits are the number of the call. Bit 31 says whether threads may join the call. The bits below count the
+    /// threads that have joined and not left.
     state: AtomicU64,
     /// The current call. It is written only while no thread can join it.
     call: UnsafeCell<Option<Call>>,
@@ -74,7 +74,7 @@ impl Team {
         }
     }
 
-    /// Joins calls until none has come for the time of `PATIENCE`.
+    /// Joins calls until none has come for `PATIENCE`.
     fn wait_for_calls(&self) {
         let mut seen = u64::MAX;
         loop {

@@ -42,7 +42,7 @@ pub(crate) struct Sums {
 /// `to[32, 32] = from[32, 32] + Σ_step left[step] · right[step]`, in the order of the steps.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockSum {
-    /// `count` steps and one more, because the last one also loads tiles for a next step.
+    /// `count` steps and one more, because the code also loads the tiles of the step after the last.
     pub(crate) steps: *const Step,
     /// At least 1.
     pub(crate) count: usize,

@@ -189,7 +189,7 @@ sums_in_vectors!(
     |sum| _mm512_zextsi256_si512(_mm256_castps_si256(sum))
 );
 
-/// Returns the same bits as 32 bf16.
+/// Reinterprets the bits as 32 bf16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn bf16s(bits: __m512i) -> __m512bh {

@@ -10,8 +10,8 @@
 //! | panel | 32 rows of a left operand, or 32 columns of a right one, step after step |
 //! | block of sums | 32 x 32 sums in f32, of a left panel and a right one |
 //!
-//! Only x86-64 has a unit. Elsewhere `absent.rs` stands in place of this folder: its [`Unit`] has no value, so the compiler
-//! drops the code that would use one.
+//! Only x86-64 has a unit. Elsewhere `absent.rs` takes the place of this folder: its [`Unit`] has no value, so the compiler drops
+//! the code that would use one.
 
 pub(crate) mod amx;
 pub(crate) mod block_sum;
@@ -73,7 +73,7 @@ impl Unit {
     /// Largest depth of a block, in steps. A right panel of this depth stays in the first-level cache while the left ones pass.
     pub(crate) fn steps_per_block(self) -> usize {
         match self {
-            // 40 KiB of a cache of 48
+            // 40 KiB, in a cache of 48 KiB
             Unit::Amx => 20,
             Unit::Dot => dot::STEPS_PER_BLOCK,
         }
@@ -137,7 +137,7 @@ impl Unit {
     /// whether it rounded the block.
     ///
     /// # Safety
-    /// As [`Unit::run`]; `finished.sums` is another block than `to`, and `finished.to` has room for 32 rows of 32.
+    /// As [`Unit::run`]; `finished.sums` is another block than `to`, and `finished.to` has room for 32 rows of 32 bf16.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run_and_round(self, block: BlockSum, finished: Finished) -> bool {

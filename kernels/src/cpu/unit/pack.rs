@@ -166,8 +166,8 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
                 let start = panel * BLOCK + tile * LINES;
                 let at = index * bytes + step * T * STEP_BYTES + tile * 1024;
                 if start + LINES <= matrix.side && len == STEP_DEPTH {
-                    // SAFETY: `start + LINES <= matrix.side` and `len == STEP_DEPTH`: the lines are the matrix's; `at` is a
-                    // tile of the panel.
+                    // SAFETY: `start + LINES <= matrix.side` and `len == STEP_DEPTH`, so the lines are inside the matrix; `at` is
+                    // the offset of a tile of the panel.
                     unsafe {
                         let from = matrix.at.add(start * matrix.stride + depth);
                         // 32 lines side by side are more streams than a processor prefetches by itself
@@ -188,7 +188,8 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
                 }
                 for t in 0..T {
                     let lines = if role == Role::Right { transposed(lines[t]) } else { lines[t] };
-                    // SAFETY: `at` is a tile of the panel, and the tiles of the other terms follow it, `STEP_BYTES` apart.
+                    // SAFETY: `at` is the offset of a tile of the panel, and the tiles of the other terms follow it, `STEP_BYTES`
+                    // apart.
                     unsafe { store(lines, to.add(at + t * STEP_BYTES)) };
                 }
             }
@@ -200,13 +201,13 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
 /// apart. With `ahead`, prefetches the lines of the next panel.
 ///
 /// # Safety
-/// As [`along_depth`]; `from` begins 16 lines of 32 numbers of the matrix, and `to` a tile of the panel.
+/// As [`along_depth`]; `from` points at the first of 16 lines of 32 numbers of the matrix, and `to` points at a tile of the panel.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn whole_tile<E: Element, const T: usize>(from: *const E, stride: usize, role: Role, to: *mut u8, ahead: bool) {
     let mut lines = [[_mm512_setzero_si512(); LINES]; T];
     for i in 0..LINES {
-        // SAFETY: `from` begins 16 lines of 32 numbers, as the caller promises.
+        // SAFETY: `from` points at the first of 16 lines of 32 numbers, as the caller promises.
         let terms: [_; T] = unsafe { E::all_terms(from.add(i * stride)) };
         for t in 0..T {
             lines[t][i] = terms[t];
@@ -219,7 +220,8 @@ unsafe fn whole_tile<E: Element, const T: usize>(from: *const E, stride: usize, 
     }
     for (t, lines) in lines.into_iter().enumerate() {
         let lines = if role == Role::Right { transposed(lines) } else { lines };
-        // SAFETY: `to` begins a tile of the panel, as the caller promises, and so do the places of the other terms.
+        // SAFETY: `to` points at a tile of the panel, as the caller promises, and the tiles of the other terms follow it,
+        // `STEP_BYTES` apart.
         unsafe { store(lines, to.add(t * STEP_BYTES)) };
     }
 }
@@ -268,7 +270,7 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
                         Role::Right => {
                             for (tile, line) in pairs.into_iter().enumerate() {
                                 let at = index * bytes + (step * T + t) * STEP_BYTES + tile * 1024 + 64 * pair;
-                                // SAFETY: `at` is line `pair` of a tile of the panel.
+                                // SAFETY: `at` is the offset of line `pair` of a tile of the panel.
                                 unsafe { _mm512_store_si512(to.add(at).cast(), line) };
                             }
                         }
@@ -281,7 +283,7 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
             for (t, lines) in lines.into_iter().enumerate() {
                 for (tile, lines) in lines.into_iter().enumerate() {
                     let at = index * bytes + (step * T + t) * STEP_BYTES + tile * 1024;
-                    // SAFETY: `at` is a tile of the panel.
+                    // SAFETY: `at` is the offset of a tile of the panel.
                     unsafe { store(transposed(lines), to.add(at)) };
                 }
             }
@@ -317,7 +319,7 @@ pub(crate) fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
     }
     const ORDERS: [[u16; 32]; 2] = [order(0), order(16)];
     ORDERS.map(|order| {
-        // SAFETY: this reads 64 bytes, the whole array.
+        // SAFETY: this reads 64 bytes, which is the whole array.
         let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
         _mm512_permutex2var_epi16(a, order, b)
     })

@@ -62,7 +62,7 @@ impl Simd for Avx2 {
         }
         fn store_bf16(to: *mut bf16, v: __m256) {
             let upper = _mm256_srli_epi32(_mm256_castps_si256(Self::round_to_bf16(v)), 16);
-            // `packus` packs each 128-bit half by itself: lanes 0-3 twice, then lanes 4-7 twice
+            // `packus` packs each 128-bit half by itself, so its result is lanes 0-3 twice, then lanes 4-7 twice
             let packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0b1000);
             _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
         }

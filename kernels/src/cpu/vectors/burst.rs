@@ -1,5 +1,5 @@
-//! Multiply-adds at the peak rate of the vectors: on one thread, from registers alone. Benches compare with that rate. It also
-//! decides whether dot products of bf16 are worth using on a processor that has them.
+//! Runs multiply-adds at the peak rate of the vectors, on one thread and from registers alone. Benches compare kernels with that
+//! rate. The rate also decides whether dot products of bf16 are worth using on a processor that has them.
 
 use super::{Simd, VectorTask};
 use std::hint::black_box;

@@ -45,7 +45,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// [`exp`] for `x <= 0`, without the steps that keep large results finite: two thirds of its instructions.
+/// [`exp`] for `x <= 0`, without the steps that keep large results finite. It takes two thirds of the instructions.
 ///
 /// # Safety
 /// The processor has the instruction set of `S`.

@@ -10,7 +10,7 @@
 //! isa.dispatch(Scale { y, by });
 //! ```
 //!
-//! The body is compiled once per instruction set, inside a function that has it enabled. Closures and calls that are not
+//! The body is compiled once per instruction set, inside a function that enables that set. Closures and calls that are not
 //! `#[inline(always)]` may be compiled outside that function, without the instruction set. So split the work over threads first,
 //! and call `dispatch` inside each thread's task.
 
@@ -69,7 +69,7 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
-    /// Loads the first `n <= LANES` lanes; the others are 0.
+    /// Loads the first `n <= LANES` lanes. The other lanes are 0.
     unsafe fn load_partial(from: *const f32, n: usize) -> Self::V;
     /// Stores the first `n <= LANES` lanes.
     unsafe fn store_partial(to: *mut f32, v: Self::V, n: usize);
@@ -86,9 +86,9 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn sqrt(a: Self::V) -> Self::V;
     /// `a * b + c`, rounded once if the set has a fused instruction.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger of each lane; that of `b` if either is NaN.
+    /// Returns the larger number of each lane, or that of `b` if either is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller of each lane; that of `b` if either is NaN.
+    /// Returns the smaller number of each lane, or that of `b` if either is NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// Rounds to the nearest integer, ties to even.
     unsafe fn round(a: Self::V) -> Self::V;
@@ -157,7 +157,7 @@ pub(crate) const MOST_LANES: usize = 16;
 /// # Safety
 /// For every unsafe function: as [`Simd`].
 pub(crate) trait Loaded: Element {
-    /// How many times LANES values [`Loaded::transpose`] reads from each row.
+    /// [`Loaded::transpose`] reads `TRANSPOSED * LANES` values from each row.
     const TRANSPOSED: usize;
 
     /// Widens to f32, exactly.
@@ -173,7 +173,7 @@ pub(crate) trait Loaded: Element {
             std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n);
             Self::load::<S>(lanes.as_ptr())
         }
-        /// Loads the first `lanes <= LANES` lanes; the others are 0.
+        /// Loads the first `lanes <= LANES` lanes. The other lanes are 0.
         fn load_lanes<S: Simd>(from: *const Self, lanes: usize) -> S::V {
             if lanes == S::LANES { Self::load::<S>(from) } else { Self::load_partial::<S>(from, lanes) }
         }
@@ -270,7 +270,7 @@ impl Loaded for f16 {
     }
 }
 
-/// Returns the largest number of `z`, and ignores NaN. Minus infinity if there is no number.
+/// Returns the largest number of `z`, ignoring NaN. Returns minus infinity if there is no number.
 ///
 /// # Safety
 /// The processor has the instruction set of `S`.

@@ -33,7 +33,7 @@ fn half_of(word: f32, half: usize) -> u16 {
 
 impl Simd for Portable {
     const LANES: usize = N;
-    /// Every x86-64 has sixteen registers of four floats, and one of these vectors takes two.
+    /// Every x86-64 has sixteen registers of four floats, and one of these vectors takes two of them.
     const REGISTERS: usize = 8;
     type V = V;
     type Columns = [V; N];

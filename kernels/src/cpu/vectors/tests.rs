@@ -1,4 +1,4 @@
-//! Vectors of every instruction set: functions against f64, transposes, partial vectors, NaN, and the order of sums.
+//! Tests the vectors of every instruction set: functions against f64, transposes, partial vectors, NaN, and the order of sums.
 
 use super::{Simd, VectorTask};
 use crate::cpu::Isa;
@@ -118,7 +118,7 @@ fn transposed_blocks_hold_every_value_in_its_place() {
     }
 }
 
-/// Copies the first `n` values through a vector, but at most its lanes. Returns how many it copied.
+/// Copies the first `n` values through a vector, but at most as many as it has lanes. Returns how many it copied.
 struct CopyLanes<'a> {
     from: &'a [f32],
     to: &'a mut [f32],
@@ -211,7 +211,7 @@ fn every_f16_is_widened_exactly() {
     }
 }
 
-/// Returns the number of lanes, and the sum of the first values, as many as there are lanes.
+/// Returns the number of lanes, and the sum of that many values from the start of the slice.
 struct SumLanes<'a>(&'a [f32]);
 
 impl VectorTask for SumLanes<'_> {

@@ -1,6 +1,6 @@
-//! The memory that the products take from the device while they run, and the memory that the threads keep for packing. On
-//! vectors, activations that are not f32 are copied to f32 ([`Cpu::widened`], [`Cpu::in_f32`]), and some columns of a matrix are
-//! copied to a matrix of their own. The unit reads its operands in place.
+//! The memory that the products take from the device while they run, and the memory that the threads keep for packing. On vectors,
+//! activations that are not f32 are copied to f32 ([`Cpu::widened`], [`Cpu::in_f32`]), and some columns of a matrix are copied to a
+//! separate matrix. The unit reads its operands in place.
 
 use super::stack::columns;
 use super::{unit, vectors};

@@ -17,7 +17,8 @@ pub(super) struct Area {
 }
 
 impl Area {
-    /// Returns at least `len` floats at a multiple of 64 bytes, initialised but of unspecified content.
+    /// Returns the address of at least `len` floats, which is a multiple of 64. The floats are initialised, but their content is
+    /// unspecified.
     pub(super) fn floats(&mut self, len: usize) -> *mut f32 {
         let lines = len.div_ceil(16);
         if self.lines.len() < lines {
@@ -29,13 +30,14 @@ impl Area {
         bytemuck::cast_slice_mut::<Line, f32>(&mut self.lines).as_mut_ptr()
     }
 
-    /// Returns the bytes of an area that was asked for `len` floats at most.
+    /// Returns the bytes of an area that was asked for at most `len` floats.
     pub(super) fn bytes_of(len: usize) -> usize {
         len.div_ceil(16) * size_of::<Line>()
     }
 }
 
-/// What one task packs. It is kept for later tasks: on vectors at most 1.2 MiB a thread, because a task's size is limited.
+/// What one task packs. The memory is kept for later tasks. On vectors it is at most 1.2 MiB a thread, because the size of a task
+/// is limited.
 ///
 /// The order of the areas is that of [`Packed`](crate::device::Packed).
 #[derive(Default)]

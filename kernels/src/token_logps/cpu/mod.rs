@@ -156,7 +156,7 @@ impl Logit {
 struct Outputs<'a> {
     logps: &'a mut [f32],
     lse: &'a mut [f32],
-    /// Entropy, whether the target is the largest, log-sum-exp of twice the logits
+    /// The entropy, whether the target's logit is the largest, and the log-sum-exp of twice the logits
     extras: Option<[&'a mut [f32]; 3]>,
 }
 
@@ -167,7 +167,7 @@ impl<'a> Outputs<'a> {
         Outputs { logps: logps.cpu(), lse: lse.cpu(), extras }
     }
 
-    /// Sets the outputs of a row: 0 if it is not scored.
+    /// Sets the outputs of a row. All are 0 if the row is not scored.
     fn set(&mut self, row: usize, scored: bool, total: &Total) {
         let value = |x: f64| if scored { x as f32 } else { 0.0 };
         let (max, log_sum) = (f64::from(total.max), total.sum.ln());

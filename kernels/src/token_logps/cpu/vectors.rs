@@ -286,8 +286,8 @@ unsafe fn to_logits<S: Simd>(z: &mut [f32], logit: Logit) {
     }
 }
 
-/// Returns the sums of one row over a block, relative to `max`, its maximum there. Lane `l` adds every `LANES`-th token from
-/// token `l` on. Then the lanes are added, and last the tokens that do not fill a vector.
+/// Returns the sums of one row over a block, relative to `max`, the row's largest logit in the block. Lane `l` adds every
+/// `LANES`-th token from token `l` on. Then the lanes are added, and last the tokens that do not fill a vector.
 ///
 /// # Safety
 /// The processor has the instruction set of `S`.

@@ -7,11 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
 
 /// Calls `each` with what `next` reads, in order, until `next` returns `None` or `each` breaks. Another thread calls `next` one
-/// batch ahead. If that call fails, the error is returned only after `each` has had the batches before it. If the system cannot
+/// batch ahead. If `next` fails, the error is returned only after `each` has had the batches before it. If the system cannot
 /// start a thread, `next` is called between the calls of `each`.
 ///
 /// # Errors
-/// Those of `next` and of `each`.
+/// The errors of `next` and of `each`.
 pub fn for_each_ahead<T: Send, E: Send>(
     next: impl FnMut() -> Option<Result<T, E>> + Send,
     mut each: impl FnMut(T) -> Result<ControlFlow<()>, E>,

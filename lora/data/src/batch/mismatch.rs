@@ -1,4 +1,4 @@
-//! KTO's mismatched answers: the answer of another row, the donor, after a row's prompt.
+//! KTO's mismatched answers. A row's prompt is followed by the answer of another row, its donor.
 
 use crate::row::EncodedRow;
 
@@ -7,8 +7,8 @@ use crate::row::EncodedRow;
 pub enum Mismatch {
     /// The answer of the row before, as in TRL.
     Previous,
-    /// The answer of the nearest earlier row with another prompt, if there is one. Meant for rows made from pairs, since both rows
-    /// of a pair have the same prompt.
+    /// The answer of the nearest earlier row with another prompt, or of the row before if all rows have the same prompt. Meant for
+    /// rows made from pairs, since the two rows of a pair have the same prompt.
     OtherPrompt,
 }
 

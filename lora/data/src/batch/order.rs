@@ -1,8 +1,8 @@
 //! The order of rows in an epoch: a pure function of (seed, epoch), so that a resumed run needs only these two numbers.
 //!
 //! The generator is SplitMix64 used as a hash of a counter (Steele, Lea, Flood: "Fast splittable pseudorandom number
-//! generators", OOPSLA 2014): draw `k` of a key is `mix(key + (k + 1) * GOLDEN)`. No state, no dependence on call order, and
-//! the same bits on every machine and in every version of this program.
+//! generators", OOPSLA 2014): draw `k` of a key is `mix(key + (k + 1) * GOLDEN)`. It has no state and does not depend on the
+//! order of calls. Its bits are the same on every machine and in every version of this program.
 
 /// The odd number closest to 2^64 divided by the golden ratio: SplitMix64's increment.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -258,7 +258,8 @@ mod tests {
         order.windows(2).filter(|w| group(w[0]) == group(w[1])).count()
     }
 
-    /// Row `2 p` is the chosen answer of pair `p`, row `2 p + 1` the rejected one.
+    /// Interleaves the rows of pairs with these prompts. Row `2 p` is the chosen answer of pair `p`, row `2 p + 1` the rejected
+    /// one.
     fn interleaved(prompts: &[u32]) -> Vec<u32> {
         let n = prompts.len() as u32;
         let (chosen, rejected): (Vec<u32>, Vec<u32>) = (0..n).map(|pair| (2 * pair, 2 * pair + 1)).unzip();
@@ -269,7 +270,7 @@ mod tests {
     fn pairs_stand_in_turn() {
         assert_eq!(interleaved(&[0, 1, 2, 3, 4]), [0, 5, 2, 7, 4, 9, 6, 1, 8, 3]);
         assert_eq!(interleaved(&[0, 1, 2]), [0, 5, 2, 1, 4, 3]);
-        // with two prompts, the classes cannot take turns without neighbours of one prompt
+        // with two prompts, the classes cannot take turns unless two neighbours have the same prompt
         assert_eq!(interleaved(&[0, 1]), [0, 3, 2, 1]);
         assert_eq!(interleaved(&[0]), [0, 1]);
         // five pairs of each prompt in a row, as in files with several answers to a prompt
@@ -311,7 +312,7 @@ mod tests {
             prop_assert!(order.iter().enumerate().all(|(place, row)| place % 2 == *row as usize % 2));
             let follows = follows(&order, |row| prompts[row as usize / 2]);
             let largest = (0..9).map(|p| prompts.iter().filter(|&&x| x == p).count()).max().unwrap_or(0);
-            // with four pairs or more, and no prompt in more than a quarter of them, no neighbours have one prompt
+            // with four pairs or more, and no prompt in more than a quarter of them, no two neighbours have the same prompt
             if largest * 4 <= prompts.len() && prompts.len() >= 4 {
                 prop_assert_eq!(follows, 0);
             }

@@ -51,7 +51,7 @@ fn first_fit(tokens: &[usize], by_length: &[usize], budget: usize) -> Vec<Vec<us
     let mut room = Room::new(tokens.len(), budget);
     let mut bins: Vec<Vec<usize>> = Vec::new();
     for &tree in by_length {
-        let bin = room.first_for(tokens[tree]).unwrap_or(bins.len()); // larger than the budget: a bin of its own
+        let bin = room.first_for(tokens[tree]).unwrap_or(bins.len()); // a tree larger than the budget gets its own bin
         if bin == bins.len() {
             bins.push(Vec::new());
         }

@@ -56,7 +56,7 @@ pub enum BadRow {
         Shape::ALL.map(Shape::columns).join(", ")
     )]
     UnknownShape {
-        /// The first twelve columns of the row.
+        /// Up to twelve columns of the row.
         found: String,
     },
     /// The shape is clear, but one of its columns is missing.
@@ -89,7 +89,7 @@ pub enum BadRow {
         other: String,
         /// The form of that column.
         prompt: &'static str,
-        /// The column that differs.
+        /// The column whose form differs.
         field: String,
         /// The form of `field`.
         found: &'static str,
@@ -99,9 +99,9 @@ pub enum BadRow {
         "`{first}` and `{second}` may both be the prompt; say which with --columns prompt={first} or --columns prompt={second}"
     )]
     TwoPrompts {
-        /// One of them.
+        /// One of the two columns.
         first: &'static str,
-        /// The other one.
+        /// The other column.
         second: &'static str,
     },
     /// A prompt alone, but a row with an answer is needed.
@@ -186,7 +186,7 @@ pub enum BadRow {
         field: String,
         /// The number.
         found: f64,
-        /// What is accepted there.
+        /// The range that the column allows.
         expected: &'static str,
     },
     /// A pair with a probability for only one of its answers.
@@ -198,9 +198,9 @@ pub enum BadRow {
     /// A speaker that ShareGPT's data sets do not have.
     #[error("`{field}` is `{role}`, which is no role; known: {}", known_roles())]
     UnknownRole {
-        /// The place of the name.
+        /// The place of the speaker's name.
         field: String,
-        /// The name.
+        /// The speaker's name.
         role: String,
     },
     /// An image or the like in a conversation.
@@ -250,7 +250,7 @@ pub enum BadRow {
         /// 0-based place among the row's turns.
         turn: usize,
     },
-    /// Too many turns: finding the tokens of each renders the conversation once more.
+    /// Too many turns: to find the tokens of each turn of the assistant, the conversation is rendered once more.
     #[error(
         "--sft-on assistant: {turns} turns in {bytes} bytes are too many to be told apart turn by turn; give a template that marks the \
          assistant's with {{% generation %}} (--chat-template FILE), or split the conversation"
@@ -258,7 +258,7 @@ pub enum BadRow {
     TooManyTurns {
         /// Turns of the row.
         turns: usize,
-        /// Bytes that the template renders of them.
+        /// Bytes of the text that the template renders.
         bytes: usize,
     },
     /// A list of turns or of answers without an element.
@@ -312,7 +312,7 @@ pub enum BadRow {
          `completions`, and their scores into `rewards`"
     )]
     AnswerObject {
-        /// Which answer.
+        /// The answer, by the file's name of its column.
         field: String,
         /// The first keys of the object.
         keys: String,
@@ -348,10 +348,10 @@ pub enum BadRow {
         /// The column of the rejected answer.
         rejected: String,
     },
-    /// An answer without a token of its own after the template and the tokenizer.
+    /// An answer that adds no token to those of the prompt.
     #[error("`{field}` has no token of its own after the prompt (does the chat template render it?)")]
     NoAnswerTokens {
-        /// Which answer.
+        /// The answer, by the file's name of its column.
         field: String,
     },
     /// An answer that has only thoughts or calls, which the template leaves out.
@@ -360,9 +360,9 @@ pub enum BadRow {
          say nothing; give a template that renders it (--chat-template FILE), or leave the row out"
     )]
     AnswerNotRendered {
-        /// Which answer.
+        /// The answer, by the file's name of its column.
         field: String,
-        /// What it holds.
+        /// The names of the parts that the answer has.
         parts: String,
     },
     /// The chat template refused the conversation or failed on it.
@@ -441,7 +441,7 @@ fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String 
     }
 }
 
-/// Says what to do about a template that refuses a turn of the system.
+/// Says what to do about a template that refuses a turn of the system. Empty if the message is about something else.
 fn without_system(message: &str) -> &'static str {
     let message = message.to_lowercase();
     // a template that complains of alternation "after the optional system message" does not refuse the system turn

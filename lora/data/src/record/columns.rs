@@ -12,7 +12,7 @@ use super::python_literal;
 use crate::source::column_map::{CONVERSATIONS, ColumnMap, PROMPT_NAMES, Seen, is_other_name};
 use crate::source::strict_json::{Strict, words_of};
 
-/// Sets of columns that together hold the answers.
+/// Sets of columns. The columns of a set together hold the answers of a row.
 const ANSWERS: [&[&str]; 5] =
     [&["chosen", "rejected"], &["completions", "rewards"], &["completion"], &["messages"], &["text"]];
 
@@ -145,7 +145,7 @@ impl<'m> Columns<'m> {
         bits.map(|(i, _)| 1 << i).sum()
     }
 
-    /// Returns the file's names of the first twelve columns, in alphabetical order.
+    /// Returns the file's names of up to twelve columns, in alphabetical order. Columns that we read are chosen before others.
     pub(crate) fn some_names(&self) -> String {
         let known = self.known.keys().map(|own| self.column(own));
         let mut found: Vec<String> = known.chain(self.others.iter().cloned()).take(12).collect();

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-/// Deepest nesting that is read.
+/// Maximum depth of nested values. A text with deeper ones is not read.
 const DEPTH: usize = 64;
 
 /// Reads a value that Python printed: lists, tuples, dictionaries with strings for keys, strings, numbers, `True`, `False`,

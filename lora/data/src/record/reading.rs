@@ -50,7 +50,7 @@ pub enum Texts {
 /// Which pairs scored answers make. Two answers with the same score make no pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairs {
-    /// One pair: the best and the worst answer. If several are equally good or bad, the first of them.
+    /// One pair, of the best and the worst answer. Among equally good or equally bad answers, it has the first.
     BestWorst,
     /// A pair of every two answers with different scores.
     All,

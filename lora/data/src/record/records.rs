@@ -50,7 +50,7 @@ pub struct Parsed {
     pub ignored_columns: Vec<String>,
     /// Whether every answer began with a copy of the prompt or of its last turns, which was cut.
     pub is_prompt_cut: bool,
-    /// Which answer still repeats the prompt, if one does.
+    /// How an answer still repeats the prompt. `None` if no answer does.
     pub repetition: Option<Repetition>,
     /// Whether both texts of a pair contain the question of another column.
     pub prompt_in_answers: bool,
@@ -157,9 +157,9 @@ impl Record {
         RowLayout { shape: self.shape, form: self.prompt.form() }
     }
 
-    /// Returns a number for the prompt. The same text or turns give the same number; two different ones share a number once in
-    /// 2^32. The prompt of a whole conversation is the turns before the assistant's last ones. For a row without a prompt, such
-    /// as a text, its first answer takes the place of the prompt.
+    /// Returns a number for the prompt. Equal prompts have equal numbers. Two different prompts have the same number with
+    /// probability 2^-32. The prompt of a whole conversation is the turns before the assistant's last ones. For a row without a
+    /// prompt, such as a text, its first answer takes the place of the prompt.
     pub fn prompt_group(&self) -> u32 {
         let hash_turns =
             |turns: &[Value]| blake3::hash(serde_json::to_string(turns).expect("JSON values print").as_bytes());
@@ -262,9 +262,10 @@ impl BadRow {
 
 /// Removes what the two answers of a pair have in common at the start, and returns it as the prompt.
 ///
-/// [`ImplicitPrompt`] says where the prompt of texts ends; the prompt of turns is the common turns. If one side is a prefix of
-/// the other, all of it is common. (TRL's loop ends one step early there, and leaves the last shared character or turn in the
-/// answers.) An answer may then be an empty text, but not an empty list of turns.
+/// [`ImplicitPrompt`] says where the prompt of texts ends. The prompt of turns is the turns with which both answers begin. If one
+/// answer is a prefix of the other, all characters or turns of the shorter one count as common, even the last. (TRL's loop ends
+/// one step earlier in this case, and leaves the last shared one in the answers.) So an answer may become an empty text. An
+/// answer that would become an empty list of turns is an error.
 fn split_common_prefix(answers: &mut [Text], columns: &[String], reading: &Reading) -> Result<Text, BadRow> {
     if answers[0] == answers[1] {
         return Err(BadRow::same_answers(columns));

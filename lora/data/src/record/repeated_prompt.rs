@@ -68,8 +68,9 @@ pub(crate) fn cut_repeated_turns(prompt: &mut Text, answers: &mut [Text]) -> boo
     true
 }
 
-/// Counts the turns at the start of an answer that repeat the prompt: the prompt's last turns, or all of them after a system
-/// turn of the answer. 0 if the answer does not go on after them.
+/// Counts the turns at the start of an answer that repeat the whole prompt or its last turns. An answer may also put a system
+/// turn before them: then the rest must repeat the whole prompt without its own system turn, and the system turn counts too. 0
+/// if the answer does not go on after these turns.
 pub(crate) fn repeated_turns(prompt: &[Value], answer: &[Value]) -> usize {
     let is_repeated = |asked: &[Value], said: &[Value]| {
         asked.len() < said.len()

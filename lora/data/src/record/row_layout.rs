@@ -353,7 +353,7 @@ fn hold_a_question(answers: &[Text], columns: &Columns<'_>) -> bool {
     asked.any(|text| shared.contains(text))
 }
 
-/// Reads a label: true or false, 1 or 0, or the words in upper or lower case.
+/// Reads a label: true or false, 1 or 0, or a string with one of these. The case of the words does not matter.
 fn label(columns: &mut Columns<'_>) -> Result<bool, BadRow> {
     let (field, value) = columns.take_named("label");
     let word = value.as_str().map(str::trim).unwrap_or_default();

@@ -13,7 +13,7 @@ use crate::source::strict_json::json_fault;
 pub struct TemplateInputs {
     /// JSON schemas of the tools that the conversation may call. The template sees `None` as None, as in transformers.
     pub tools: Option<Vec<Value>>,
-    /// Further variables (`enable_thinking`), which win over special tokens of the same name.
+    /// Further variables, such as `enable_thinking`. They replace special tokens of the same name.
     pub kwargs: Map<String, Value>,
 }
 

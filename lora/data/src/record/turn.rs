@@ -47,7 +47,7 @@ pub(crate) fn function_mut(call: &mut Value) -> &mut Value {
     if call.get("function").is_some_and(Value::is_object) { &mut call["function"] } else { call }
 }
 
-/// Returns the turns before the assistant's last turns. Returns all turns if none is before those, or if the assistant has no
+/// Returns the turns before the assistant's last turns. Returns all turns if no turn is before them, or if the assistant has no
 /// turn.
 pub(crate) fn before_last_said(turns: &[Value]) -> &[Value] {
     let end = turns.iter().rposition(is_assistant).map_or(0, |last| last + 1);
@@ -71,7 +71,7 @@ pub(crate) fn has_role(value: &Value) -> bool {
     value.get("role").is_some() || value.get("from").is_some()
 }
 
-/// Whether the turn is one of the system.
+/// Whether the turn is one of the system. The role `developer` counts as such.
 pub(crate) fn is_system(turn: &Value) -> bool {
     matches!(role_of(turn), "system" | "developer")
 }

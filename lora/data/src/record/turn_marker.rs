@@ -95,7 +95,7 @@ impl TurnMarker {
         let stands_alone =
             |prefix: &&&str| around_last(prefix, mark).is_some_and(|(before, _)| before.trim().is_empty());
         if prefixes.iter().filter(stands_alone).count() > prefixes.len() - wanted {
-            return None; // no prompt stands before it
+            return None; // too many rows have no prompt before the mark
         }
         let after = |newlines: &str| {
             let follows =
@@ -136,7 +136,7 @@ fn open_mark<'a>(marks: &[Shared<'a>], prefixes: &[&str]) -> Option<&'a str> {
     best.map(|shared| shared.mark)
 }
 
-/// Ranks how surely a known mark opens an answer: first the name of a role, then a heading or a tag, then a word.
+/// Ranks how surely a known mark opens an answer: 0, the surest, for the name of a role, 1 for a heading or a tag, 2 for a word.
 fn rank(mark: &str) -> u8 {
     let lower = mark.to_lowercase();
     match () {
@@ -219,7 +219,7 @@ enum Side {
     Unknown,
 }
 
-/// Returns whose text follows a mark.
+/// Returns what a mark opens: an answer, what others say, or something unknown.
 fn side(mark: &str) -> Side {
     let lower = mark.to_lowercase();
     if lower.ends_with("[/inst]") {
@@ -260,7 +260,7 @@ fn marks(text: &str) -> Vec<&str> {
     all
 }
 
-/// Adds labels: one to three words at the start of a line, or one capitalised word within it.
+/// Adds the labels of a line to `all`: one to three words at its start, or one capitalised word within it, with the colon.
 fn labels<'a>(line: &'a str, all: &mut Vec<&'a str>) {
     let is_word = |c: char| c.is_alphanumeric() || matches!(c, ';' | '_' | '-' | '*' | '/');
     for (colon, _) in line.match_indices(':') {
@@ -279,7 +279,7 @@ fn labels<'a>(line: &'a str, all: &mut Vec<&'a str>) {
     }
 }
 
-/// Adds runs of tags and of the names between them.
+/// Adds the runs of tags in a line to `all`, with the names between and after the tags.
 fn tags<'a>(line: &'a str, all: &mut Vec<&'a str>) {
     let mut at = 0;
     while let Some(found) = line[at..].find(['<', '[']) {
@@ -402,7 +402,7 @@ mod tests {
         ] {
             assert_eq!(marker(prompt), None, "{:?}", prompt(1));
         }
-        // nine rows of ten are not enough
+        // nine rows in ten are not enough
         assert_eq!(marker(|i| if i % 10 == 0 { format!("q{i}") } else { format!("q{i}\nAssistant:") }), None);
         assert_eq!(TurnMarker::of(&[]), None);
     }

@@ -32,7 +32,7 @@ use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 const RECORDS_OF_ALL_PAIRS: usize = 16;
 
 /// The usable rows of some files. A row needs 32 bytes of memory, and 4 for each answer. A record needs 8 bytes for its place in
-/// the files. If the tokens are cached, a row needs 8 bytes instead.
+/// the files. If the tokens are cached, a row needs 8 bytes for its place in the cache instead.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     pub(crate) sources: Arc<Sources>,

@@ -54,7 +54,7 @@ struct Tally {
     long: Repeated,
     /// How many short prompts there are, and how many of them the answers begin with.
     short: Repeated,
-    /// Prompts that were found by the name of their column.
+    /// Number of prompts that were found by the name of their column.
     by_name: usize,
 }
 
@@ -156,7 +156,7 @@ impl Decided {
     }
 }
 
-/// Returns the records of the sample. Leaves out some of them while their bytes exceed [`SAMPLE_BYTES`].
+/// Returns the records of the sample. While they have more than [`SAMPLE_BYTES`] bytes, every second one is left out.
 fn chosen(rows: &Rows) -> Vec<usize> {
     let sample = Sample::new(rows.files(), FIRST, DRAWN);
     let mut chosen: Vec<usize> = (0..rows.len()).filter(|record| sample.has(*record)).collect();

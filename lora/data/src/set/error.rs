@@ -39,7 +39,7 @@ pub enum DataError {
         found: Shape,
         /// What the run needs.
         needs: &'static str,
-        /// A guess which unread columns are the answers.
+        /// A guess at which unread columns hold the answers.
         hint: Option<String>,
     },
     /// `--columns` names a column that no row has.

@@ -13,8 +13,8 @@ use crate::tokens::encode::Encoder;
 use crate::tokens::jinja::strftime;
 use crate::tokens::template::ChatTemplate;
 
-/// Version of the cache format and of how rows become tokens. Raise it when either changes. A test compares the hash of a cache
-/// entry.
+/// Version of the cache format and of how rows become tokens. Raise it if one of the two changes. A test compares the hash of a
+/// cache entry.
 pub(crate) const VERSION: u32 = 9;
 /// The libraries that turn rows into tokens: updating one makes entries stale. A test compares this list with Cargo.lock.
 const LIBRARIES: [(&str, &str); 6] = [
@@ -229,7 +229,7 @@ mod tests {
         write("one");
         let stamps = [stamp()];
         check_stamps(&stamps, &paths).unwrap();
-        // another file of the same length and time gets the name
+        // another file with the same length and time replaces the first
         let time = paths[0].metadata().unwrap().modified().unwrap();
         let beside = folder.path().join("b");
         std::fs::write(&beside, "two").unwrap();

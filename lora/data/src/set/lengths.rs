@@ -1,4 +1,4 @@
-//! How long the rows are: counts of tokens in classes, each twice as wide as the one before.
+//! How long the rows are: counts of lengths in tokens, in classes whose limits are powers of two.
 
 use serde::{Deserialize, Serialize};
 

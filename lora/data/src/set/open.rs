@@ -122,7 +122,7 @@ fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
     }
 }
 
-/// Returns the entry in a slot of the cache. `None` if the entry has to be made; if there was one that cannot be used, a note
+/// Returns the entry in a slot of the cache. `None` if there is no entry or if it cannot be used. In the second case, a note
 /// says why.
 fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<Box<token_cache::Entry>> {
     let path = slot.path().display();

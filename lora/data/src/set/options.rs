@@ -21,7 +21,8 @@ pub enum Shuffle {
 /// The order of the rows that are made by splitting pairs, without a shuffle and in evaluations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnpairedOrder {
-    /// Chosen and rejected answers alternate, and neighbours are of different prompts: see [`interleave`](crate::interleave).
+    /// Chosen and rejected answers alternate, and neighbours have different prompts if possible: see
+    /// [`interleave`](crate::interleave).
     #[default]
     Interleaved,
     /// As in TRL: of each thousand pairs, all chosen answers and then all rejected ones. Evaluations then work batch by batch: a

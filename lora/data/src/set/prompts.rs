@@ -47,7 +47,7 @@ pub struct Prompts<'a> {
 }
 
 impl<'a> Prompts<'a> {
-    /// Opens only as many files as hold the first `limit` records (all files if there is no limit). Checks that each of these
+    /// Opens only the files that hold the first `limit` records (all files if there is no limit). Checks that each of these
     /// records has a prompt.
     ///
     /// # Errors

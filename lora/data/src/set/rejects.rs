@@ -33,7 +33,7 @@ impl Rejects {
     /// Passes all lines to `to`, in pieces.
     ///
     /// # Errors
-    /// Those of the temporary file and of `to`.
+    /// The errors of the temporary file and of `to`.
     pub fn copy_to<E: From<std::io::Error>>(&mut self, mut to: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         self.lines.rewind()?;
         let mut piece = vec![0; 1 << 16];

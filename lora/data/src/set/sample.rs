@@ -6,7 +6,7 @@
 
 use crate::batch::order::mix;
 
-/// Number of records at the start of each file that are in the sample; fewer if there are many files.
+/// Maximum number of records at the start of each file that are in the sample. With many files, there are fewer.
 const OF_EACH_FILE: usize = 16;
 
 /// A choice of records by their numbers over all files.
@@ -17,7 +17,7 @@ pub(crate) struct Sample {
     /// Number of records at the start of the data that are in the sample.
     first: usize,
     of_each_file: usize,
-    /// Of this many records, about one is drawn.
+    /// About one in this many records is drawn.
     one_in: u64,
 }
 

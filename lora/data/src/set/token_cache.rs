@@ -1,10 +1,10 @@
 //! Keeps the tokens of a data set on the disk. A second start with the same files, tokenizer and options reads the tokens instead
 //! of making them again.
 //!
-//! An entry is one file. It is written beside its final name and renamed once it is complete. Its end names what it was made
-//! from (`ingredients`) and has a checksum of everything. Each row also has its own checksum. Entries are read with positioned
-//! reads and not mapped: if a mapped file is cut, the process ends. In either case, the system caches the pages that are read
-//! often.
+//! An entry is one file. It is written beside its final name and renamed once it is complete. Near its end, it names what it
+//! was made from (`ingredients`) and has a checksum of everything before. Each row also has its own checksum. Entries are read
+//! with positioned reads and not mapped: if a mapped file is cut while it is in use, the process ends. The system caches the pages
+//! that are read often, whether a file is mapped or not.
 //!
 //! ```text
 //! MAGIC | rows | where each row starts, and where the last ends: u64 | index | ingredients | survey | rejects
@@ -65,7 +65,7 @@ impl TokenCache {
         TokenCache { folder, limit }
     }
 
-    /// Makes a cache in `align/tokens` of `$XDG_CACHE_HOME`, or of `.cache` in the home directory. `None` if there is neither.
+    /// Makes a cache in `align/tokens` of `$XDG_CACHE_HOME`, or of `.cache` in the home directory. `None` if neither is known.
     pub fn of_user() -> Option<TokenCache> {
         user_cache::folder("tokens").map(TokenCache::new)
     }

@@ -75,24 +75,24 @@ pub enum ColumnMapError {
         /// The name before `=`.
         name: &'static str,
     },
-    /// Two columns of the file for one of ours.
+    /// Two columns of the file are given for one of ours.
     #[error("`{name}` is read from `{first}` or from `{second}`: give one of them")]
     TwoColumns {
         /// Our name.
         name: &'static str,
         /// The file's column that was given first.
         first: String,
-        /// The other one.
+        /// The file's column that was given second.
         second: String,
     },
-    /// One column of the file for two of ours.
+    /// One column of the file is given for two of ours.
     #[error("`{column}` is given for `{first}` and for `{second}`: a column has one meaning")]
     TwoMeanings {
         /// The file's column.
         column: String,
         /// Our name that was given first.
         first: &'static str,
-        /// The other one.
+        /// Our name that was given second.
         second: &'static str,
     },
 }

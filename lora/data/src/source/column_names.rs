@@ -27,7 +27,7 @@ const FAULTS: [&str; 10] =
 const VERSIONS: [&str; 9] =
     ["original", "orig", "raw", "translated", "translation", "english", "en", "clean", "cleaned"];
 
-/// How likely it is, by its name, that a column holds a prompt.
+/// How strongly the name of a column suggests that it holds a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Likeness {
     Perhaps,

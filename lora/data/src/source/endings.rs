@@ -12,7 +12,8 @@ pub(crate) fn endings() -> impl Iterator<Item = &'static str> {
 /// Endings that compression adds to a name, as in `rows.jsonl.gz`.
 pub(crate) const PACKED: [&str; 3] = [".gz", ".zst", ".zstd"];
 
-/// Returns the ending of a file's name in lower case, without that of its compression.
+/// Returns the ending of a file's name in lower case, after removing an ending of [`PACKED`]. `None` if no dot is left in the
+/// name.
 pub(crate) fn ending(name: &str) -> Option<String> {
     let name = name.to_ascii_lowercase();
     let name = PACKED.into_iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);

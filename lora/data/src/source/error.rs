@@ -24,7 +24,8 @@ pub enum SourceError {
         /// The existing file.
         similar: PathBuf,
     },
-    /// A pipe or the like. Rows are read more than once and in any order, so a regular file is needed.
+    /// A path that is neither a regular file nor a folder, such as a pipe. Rows are read more than once and in any order, so a
+    /// regular file is needed.
     #[error("{path}: not a regular file; rows are read more than once, so write the data to a file first")]
     NotAFile {
         /// The path.
@@ -70,7 +71,7 @@ pub enum SourceError {
         /// What is wrong.
         fault: Box<HubFault>,
     },
-    /// A format that is not read.
+    /// A file in a format that cannot be read.
     #[error(
         "{path}: is {found}; supported: JSONL, JSON arrays and CSV, plain or compressed by gzip or zstd, and Parquet"
     )]
@@ -135,9 +136,9 @@ pub enum SourceError {
     Nested {
         /// The file.
         path: PathBuf,
-        /// Format of the file.
+        /// Format of the compression.
         outer: &'static str,
-        /// Format of its content.
+        /// Format of the unpacked content.
         found: &'static str,
     },
     /// A compressed file that is broken.
@@ -158,7 +159,7 @@ pub enum SourceError {
         /// What is wrong.
         fault: ParquetFault,
     },
-    /// A compressed file that unpacks to more than any text of its size does.
+    /// A file that unpacks to more bytes than a real text of its size would.
     #[error(
         "{path}: unpacks to more than {limit} bytes, which no text of its size does; unpack it yourself if it is meant so"
     )]
@@ -168,7 +169,7 @@ pub enum SourceError {
         /// Maximum number of bytes allowed.
         limit: u64,
     },
-    /// A file with more lines than a file of its size can have rows.
+    /// A file with more lines than the number of rows that a file of its size can hold.
     #[error("{path}: more than {limit} lines, which no rows of a file of its size make; is it one object a line?")]
     ManyLines {
         /// The file.
@@ -184,7 +185,7 @@ pub enum SourceError {
     TooManyFiles {
         /// How many files there are.
         files: usize,
-        /// The system's limit for all files of the process.
+        /// The system's limit on the number of files that a process has open.
         limit: u64,
     },
     /// The temporary file for unpacked rows failed.
@@ -203,7 +204,7 @@ pub enum SourceError {
         /// The files.
         paths: Vec<PathBuf>,
     },
-    /// More rows than the index can number.
+    /// More rows than one run may read.
     #[error("{rows} rows; at most {limit} are possible in one run, split the data")]
     TooManyRows {
         /// Number of rows in the files.

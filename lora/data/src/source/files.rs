@@ -24,10 +24,10 @@ pub struct DataFiles {
 
 /// Finds the files that names and patterns stand for.
 ///
-/// A name that exists is that file, whatever characters it has. Otherwise, a name with `*`, `?` or `[` is a pattern: `*` ends at
-/// a `/` (`**` is any number of folders) and matches no leading dot. A missing name in the form of a data set's id is looked up
-/// in the local Hugging Face cache. Any other missing name is refused here if its folder has a file with a similar name, and by
-/// the reader otherwise.
+/// A name that exists stands for that file, whatever characters it contains. Otherwise, a name with `*`, `?` or `[` is a pattern:
+/// `*` ends at a `/` (`**` is any number of folders) and matches no leading dot. A missing name in the form of a data set's id is
+/// looked up in the local Hugging Face cache. Any other missing name is refused here if its folder has a file with a similar
+/// name, and by the reader otherwise.
 ///
 /// # Errors
 /// [`SourceError::Folder`], [`SourceError::Pattern`], [`SourceError::NoMatch`], [`SourceError::NotText`], [`SourceError::Hub`],
@@ -89,7 +89,7 @@ fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), SourceError> {
 pub(super) const OPTIONS: glob::MatchOptions =
     glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
-/// Whether a part of a matched path begins with a dot, and the pattern does not spell that part out.
+/// Whether a matched path has a part that begins with a dot and that the pattern does not spell out.
 fn is_hidden(path: &Path, pattern: &str) -> bool {
     let has_dot = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b".") && part != "." && part != "..";
     path.iter().any(|part| has_dot(part) && !Path::new(pattern).iter().any(|literal| literal == part))
@@ -195,7 +195,7 @@ mod tests {
             assert!(matches!(&error, SourceError::NotText { path: found, .. } if *found == path), "{pattern}: {error}");
             assert!(error.to_string().contains(r"caf\xE9.jsonl"), "{error}");
         }
-        // the file can still be given by its exact name, and a pattern that does not match it ignores it
+        // the file can still be given by its exact name, and patterns that could not match it cause no error
         assert_eq!(data_files(std::slice::from_ref(&path)).unwrap().paths, [path]);
         assert_eq!(data_files(&[folder.path().join("*.jsonl")]).unwrap().paths.len(), 1);
         assert_eq!(data_files(&[folder.path().join("sub/b*.jsonl")]).unwrap().paths.len(), 1);

@@ -3,7 +3,7 @@
 /// How a file holds its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// Text: JSONL, a JSON array, CSV.
+    /// Text: JSONL, a JSON array or CSV.
     Text,
     /// Text, compressed by gzip.
     Gzip,
@@ -42,14 +42,14 @@ impl Format {
         if let Some((_, _, name)) = REFUSED.into_iter().find(|(bytes, at, _)| has(bytes, *at)) {
             return Err(name);
         }
-        // UTF-16, with or without a byte-order mark: UTF-8 text has no zero bytes in these places
+        // this is UTF-16, with or without a byte-order mark: UTF-8 text has no zero bytes in these places
         if matches!(
             head,
             [0xFF, 0xFE, _, 0, ..] | [0xFE, 0xFF, 0, ..] | [0, 0x20..=0x7E, 0, ..] | [0x20..=0x7E, 0, _, 0, ..]
         ) {
             return Err("text in UTF-16 (save it as UTF-8)");
         }
-        // skippable frames of zstd begin with 0x184D2A50 to 0x184D2A5F
+        // skippable frames of zstd begin with a number from 0x184D2A50 to 0x184D2A5F, in little-endian order
         let is_skippable = matches!(head, [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..]);
         Ok(match head {
             [0x1F, 0x8B, ..] => Format::Gzip,

@@ -1,11 +1,11 @@
 //! Turns one JSON array into lines, one for each element, while the text comes in pieces. The elements themselves are not
 //! parsed.
 //!
-//! Line ends within an element become blanks. An element keeps its line number: blank lines in the output take the place of
-//! lines of the array on which no element begins. If several elements begin on one line, each later one counts as one line
-//! further.
+//! Line ends within an element become blanks. An element keeps its line number: blank lines in the output take the place of lines
+//! of the array on which no element begins. If several elements begin on one line, each after the first gets the next line
+//! number.
 
-/// Deepest nesting of brackets. The parser of a row goes no deeper.
+/// Maximum depth of nested brackets. The parser of a row goes no deeper.
 const MAX_DEPTH: usize = 128;
 
 /// What is wrong with an array, and where.
@@ -84,7 +84,8 @@ impl ArrayLines {
                 b'"' => self.in_string = false,
                 _ => {}
             }
-            // JSON allows no line end in a string: another byte that JSON refuses there keeps the row bad, but on one line
+            // JSON allows no line end in a string. It is replaced with another byte that JSON refuses there, so the row stays bad
+            // but is on one line
             out.push(if byte == b'\n' { b'\x0B' } else { byte });
             return Ok(());
         }

@@ -27,8 +27,8 @@ pub(crate) enum TextLayout {
 }
 
 impl TextLayout {
-    /// Returns the layout of a text that begins with `head`. `is_whole` says that `head` is all of it. The ending of the file's
-    /// name counts only if the text does not begin like JSON.
+    /// Returns the layout of a text that begins with `head`. `is_whole` says whether `head` is the whole text. The ending of the
+    /// file's name counts only if the text does not begin like JSON.
     ///
     /// # Errors
     /// [`SourceError`] for JSON or YAML in a layout that is not read.
@@ -77,7 +77,7 @@ fn csv(text: &[u8], named: Option<u8>, map: &ColumnMap) -> Option<u8> {
     let most =
         [b'|', b';', b'\t', b','].into_iter().max_by_key(|&delimiter| count(delimiter)).filter(|&d| count(d) > 0);
     if let Some(named) = named {
-        // some programs use other delimiters under these endings
+        // some programs use another delimiter in files with these endings
         return Some(most.filter(|_| count(named) == 0).unwrap_or(named));
     }
     // a line that is a JSON value is a bad row, not a header

@@ -11,7 +11,7 @@ pub(crate) const MAX_ROW_BYTES: u64 = 64 << 20;
 /// are read.
 pub(crate) const MAX_RECORDS: usize = (u32::MAX / 2) as usize;
 
-/// Makes the error for a file with more than `most` lines. Its first row has the number `first_row`.
+/// Makes the error for a file with more than `most` lines. `first_row` is the number of the file's first row.
 pub(crate) fn many_lines(path: &Path, most: u64, first_row: usize) -> SourceError {
     match first_row as u64 + most >= MAX_RECORDS as u64 {
         // rows beyond the limit were not counted

@@ -1,6 +1,6 @@
 //! Finds where the lines of a text start, while the text comes in pieces.
 
-/// UTF-8's byte-order mark: accepted and skipped at the start of a file.
+/// UTF-8's byte-order mark. At the start of a file, it is accepted and skipped.
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// This many lines are always allowed: their starts take 256 MiB.
@@ -30,7 +30,7 @@ impl LinesOf {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ManyLines(pub u64);
 
-/// Starts of the lines that are not blank: 8 bytes for each.
+/// Starts of the lines that are not blank. Each start takes 8 bytes.
 #[derive(Debug)]
 pub(crate) struct LineIndex {
     most: u64,
@@ -46,7 +46,7 @@ pub(crate) struct LineIndex {
 }
 
 impl LineIndex {
-    /// Makes an empty index for at most `most` lines, or fewer if the size of the file does not justify them.
+    /// Makes an empty index for at most `most` lines, or for fewer if the size of the file does not justify so many.
     pub(crate) fn new(most: u64, of: LinesOf) -> LineIndex {
         let most = most.min(of.most());
         LineIndex { most, starts: Vec::new(), blank_lines: 0, bytes: 0, line_start: 0, has_text: false }

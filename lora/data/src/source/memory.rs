@@ -1,4 +1,4 @@
-//! Rows from memory: the program makes them itself, for example in a round of self-play. They are never a file.
+//! Rows from memory: the program makes them itself, for example in a round of self-play. They are never in a file.
 
 use std::path::{Path, PathBuf};
 

@@ -27,7 +27,7 @@ use crate::pieces::{PIECE_BYTES, fill};
 use crate::progress::{DataObserver, DataProgress, Stage, Unobserved};
 use crate::store::stamp::Stamp;
 
-/// Files that a process has open besides data files: a model's shards, logs, caches, libraries.
+/// Number of files that a process may have open besides data files: a model's shards, logs, caches, libraries.
 const OTHER_FILES: u64 = 256;
 
 /// The rows of several data files, numbered over all of them.
@@ -172,7 +172,7 @@ impl Rows {
         self.rows
     }
 
-    /// Returns for each file that has rows how many it has.
+    /// Returns the number of rows of each file that has any.
     pub(crate) fn files(&self) -> impl Iterator<Item = usize> {
         self.files.iter().map(|file| file.lines.starts.len()).filter(|rows| *rows > 0)
     }
@@ -200,7 +200,7 @@ impl Rows {
     /// below [`Rows::len`].
     pub(crate) fn read(&self, row: usize) -> Result<Result<Vec<u8>, BadLine>, SourceError> {
         let (file, i) = self.locate(row);
-        // this reads up to the next row: what follows the line end is blank
+        // this reads up to the start of the next row: only blank lines come between the line end and that start
         let (start, bytes) = file.range(i);
         if bytes > MAX_ROW_BYTES {
             return Ok(Err(BadLine::TooLong { bytes, limit: MAX_ROW_BYTES }));
@@ -217,12 +217,11 @@ impl Rows {
         }
     }
 
-    /// Checks that no file has changed since it was opened. A file that was written to the spool may be gone: its rows are in
-    /// the spool.
+    /// Checks that no file has changed since it was opened. A file whose rows were written to the spool may be gone.
     ///
     /// # Errors
-    /// [`SourceError::Changed`] if it is another file, or if the size or the time of modification differs. [`SourceError::Io`] if
-    /// the system does not tell.
+    /// [`SourceError::Changed`] if a path now names another file, or if the size or the time of modification of a file differs.
+    /// [`SourceError::Io`] if the system cannot tell.
     pub(crate) fn check_unchanged(&self) -> Result<(), SourceError> {
         for file in &self.files {
             let path = || file.path.clone();
@@ -242,8 +241,8 @@ impl Rows {
         Ok(())
     }
 
-    /// Returns the file and the 1-based line of a row; in Parquet, the 1-based row. If several rows of a JSON array begin on
-    /// one line, each later one counts as one line further. The line is 0 if the file can no longer be read. This counts all
+    /// Returns the file and the 1-based line of a row; in Parquet, the 1-based row. If several rows of a JSON array begin on one
+    /// line, each after the first gets the next line number. The line is 0 if the file can no longer be read. This counts all
     /// lines before the row, so use it for messages only.
     pub(crate) fn place(&self, row: usize) -> (PathBuf, u64) {
         self.place_after(&mut PlaceCursor::default(), row)

@@ -2,7 +2,7 @@
 //! starts.
 //!
 //! The spool has no name and vanishes with the process. Its size is limited by that of the data file: a file that unpacks to more
-//! than any text does is refused.
+//! than a real text of its size would is refused.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -13,8 +13,8 @@ use super::lines::{LineIndex, LinesOf, ManyLines};
 
 use super::error::SourceError;
 
-/// Maximum number of bytes of lines for each byte of the data file. Gzip can make 1032 bytes of one, but makes only some tens if
-/// the text was written by people.
+/// Maximum number of bytes of lines for each byte of the data file. Gzip can expand one byte to 1032 bytes, but a text that
+/// people wrote expands only some tens of times.
 const EXPANSION: u64 = 1024;
 /// Bytes of lines that are allowed whatever the size of the data file.
 const ALLOWED_BYTES: u64 = 1 << 30;
@@ -31,7 +31,7 @@ pub(crate) struct Spool<'a> {
     passed_over: u64,
     /// Number of the first row.
     first_row: usize,
-    /// Blank lines of the data file, if their number differs from that in the spool.
+    /// Number of blank lines in the data file, if the spool has a different number.
     pub blank_lines: Option<usize>,
 }
 
@@ -57,7 +57,8 @@ impl<'a> Spool<'a> {
         self.file.write_all(bytes).map_err(|source| SourceError::Spool { folder: folder.clone(), source })
     }
 
-    /// Counts bytes of bad rows that were made but not written: they count towards the limit, since making them takes as long.
+    /// Counts bytes of bad rows that were made but not written: they count towards the limit, since making them takes as long as
+    /// making good rows.
     ///
     /// # Errors
     /// [`SourceError::Expansion`].

@@ -115,7 +115,7 @@ fn unpack_text(
     }
 }
 
-/// Passes a text to `take` in pieces. `first` holds what has been read of it already.
+/// Passes a text to `take` in pieces. `first` holds the bytes that were already read from it.
 fn pieces(
     mut text: Box<dyn Read + '_>,
     first: Vec<u8>,

@@ -10,7 +10,7 @@ use crate::pieces::fill;
 /// A file of at most this many bytes is hashed whole, and nothing else about it counts: a copy of it counts as the same file. For
 /// a larger file, the hash covers samples, the length, the times and the inode: every write changes the time of the last change
 /// (ctime). So a copy of a large file counts as another file. So does a large file that was linked or whose permissions were
-/// changed. Its tokens are then made once more.
+/// changed. Its tokens are then made again.
 const HASHED_WHOLE: u64 = 256 << 20;
 
 /// Number of samples of a large file, spread evenly from its start. One more sample is at its very end.
@@ -23,7 +23,7 @@ pub fn hashed_bytes(bytes: u64) -> u64 {
     if bytes <= HASHED_WHOLE { bytes } else { (SAMPLES + 1) * SAMPLE_BYTES }
 }
 
-/// Returns a text that identifies the content of a file, and the file's stamp. `progress` receives the number of bytes of each
+/// Returns a string that identifies the content of a file, and the file's stamp. `progress` receives the number of bytes of each
 /// step.
 ///
 /// # Errors
@@ -71,7 +71,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("large");
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-        file.set_len(HASHED_WHOLE + 5_000_000).unwrap(); // holes: nothing is on the disk
+        file.set_len(HASHED_WHOLE + 5_000_000).unwrap(); // sparse: takes no space on the disk
         let first = known(&path);
         assert_eq!(known(&path), first);
         assert!(first.contains("273435456 bytes"), "{first}");

@@ -1,6 +1,6 @@
 //! Compares two lists of named values that say what something was made from.
 
-/// Returns the names of our entries that the other list does not have at the same place.
+/// Returns the names of the entries of `ours` that `theirs` does not have at the same place.
 pub fn differences<'n, N: PartialEq, V: PartialEq>(
     ours: &'n [(N, V)],
     theirs: &[(N, V)],

@@ -13,7 +13,7 @@ const ABANDONED: Duration = Duration::from_hours(24);
 pub struct KeptFile {
     /// When it was used last.
     pub used: SystemTime,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
     /// Its path.
     pub path: PathBuf,
@@ -22,9 +22,9 @@ pub struct KeptFile {
 /// Files that were removed, and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// How many.
+    /// Number of files.
     pub files: u64,
-    /// Bytes of all of them.
+    /// Total size of the files in bytes.
     pub bytes: u64,
 }
 
@@ -44,8 +44,8 @@ pub fn mark_used(file: &File) {
 }
 
 /// Removes from a folder the temporary files that crashes left behind. Then removes files that end with `.ending`, those not used
-/// for the longest time first, until the others have at most `limit` bytes in all. `own` stays, and so does a file that a process
-/// has locked. Best effort: a file that cannot be removed stays.
+/// for the longest time first, until the remaining files have at most `limit` bytes in all. `own` stays, and so does a file that
+/// a process has locked. Best effort: a file that cannot be removed stays.
 pub fn keep_within(folder: &Path, ending: &str, limit: u64, own: &Path) -> Removed {
     for left in paths(folder).into_iter().flatten().filter_map(kept_file) {
         let is_temporary = left.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-"));

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 /// of network file systems may differ a little from ours.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Numbers that the system keeps about a file. At least one of them changes if the content changes.
+/// Numbers that the system keeps about a file. Every write changes at least one of them once the stamp is settled
+/// ([`Stamp::is_settled`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
@@ -33,8 +34,8 @@ impl Stamp {
         }
     }
 
-    /// Whether both stamps are of one file with the same length and time of writing. The time of the last change may differ:
-    /// making a hard link changes nothing in the file.
+    /// Whether both stamps belong to one file and have the same length and the same time of the last write. The time of the last
+    /// change may differ: making a hard link changes nothing in the file.
     pub fn is_same_file(&self, other: &Stamp) -> bool {
         let known = |stamp: &Stamp| (stamp.device, stamp.inode, stamp.bytes, stamp.modified);
         known(self) == known(other)

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Returns `align/<name>` in `$XDG_CACHE_HOME` (a relative path does not count) or in `~/.cache`. `None` if neither is known.
+/// Returns `align/<name>` in `$XDG_CACHE_HOME` (a relative path does not count) or in `~/.cache`. `None` if neither folder is
+/// known.
 pub fn folder(name: &str) -> Option<PathBuf> {
     folder_by(name, |variable| std::env::var_os(variable))
 }

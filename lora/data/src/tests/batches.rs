@@ -1,4 +1,4 @@
-//! Batches that are encoded ahead, while the caller works on the previous one.
+//! Tests of batches that are encoded ahead, while the caller works on the previous batch.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -52,7 +52,7 @@ fn a_batch_that_cannot_be_read_fails_when_its_turn_has_come() {
         Ok(ControlFlow::Continue(()))
     });
     assert!(matches!(outcome, Err(DataError::Source(SourceError::Changed { .. }))), "{outcome:?}");
-    // one more may have been on its way when the file changed
+    // one more batch may have been encoded before the file changed
     assert!((1..=2).contains(&seen), "{seen}");
 }
 

@@ -1,4 +1,4 @@
-//! Opening a data set: what the survey counts, and what is refused.
+//! Tests of opening a data set: what the survey counts, and what is refused.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn the_first_bad_row_ends_the_run_with_file_and_line() {
     let mut rows: Vec<String> = (0..3000).map(pair).collect();
     rows[1500] = "{".to_owned();
     rows[2900] = "[]".to_owned();
-    rows.insert(10, String::new()); // blank, but a line
+    rows.insert(10, String::new()); // a blank line is not a row but counts as a line
     match open(&rows, RowKind::Pair, OnBadRow::Error) {
         Err(DataError::Row { line: 1502, reason: BadRow::Json { .. }, .. }) => {}
         other => panic!("{other:?}"),
@@ -216,7 +216,7 @@ fn columns_of_rows_that_are_left_out_count_for_no_name() {
     assert_eq!(by_name, [("question", 1), ("instruction", 1)]);
 }
 
-/// Bad rows have columns, too: a mapped column that only bad rows have does exist.
+/// Bad rows have columns, too: a mapped column that only bad rows have counts as existing.
 #[test]
 fn the_columns_of_bad_rows_are_columns() {
     let mapped = |text: &str| encoder("tiny-llama", 64).with_reading(text.parse::<ColumnMap>().unwrap().into());

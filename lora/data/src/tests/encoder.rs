@@ -1,4 +1,4 @@
-//! Rows that only the encoder finds bad, and properties of every row that it keeps.
+//! Tests of rows that only the encoder finds bad, and of properties that every kept row has.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! Token ids against TRL 1.16's own, for every model of `tests/goldens/` (its README has the rules), and chat templates against
-//! Jinja2 as transformers 5.23 sets it up.
+//! Compares token ids with those of TRL 1.16 for every model of `tests/goldens/` (its README has the rules), and rendered chat
+//! templates with those of Jinja2 as transformers 5.23 sets it up.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ pub(super) fn json(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Returns the name, the goldens and the model directory of every model that can be tested here.
+/// Returns the name, the goldens and the model directory of every model whose tokenizer is present.
 pub(super) fn models() -> Vec<(String, PathBuf, PathBuf)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(goldens("")).unwrap() {
@@ -143,7 +143,7 @@ fn rendered_conversations_are_those_of_transformers() {
     }
 }
 
-/// System messages, several turns, several messages in an answer, implicit prompts: `tests/goldens/extra`.
+/// Checks the rows of `tests/goldens/extra`: system messages, several turns, several messages in an answer, implicit prompts.
 #[test]
 fn further_conversations_are_those_of_trl() {
     let mut cases = 0;
@@ -201,7 +201,7 @@ fn edge_cases_are_those_of_trl() {
     }
 }
 
-/// The first batch of labelled rows: ids, and the mismatched answers.
+/// Checks the first batch of labelled rows: the ids, and the mismatched answers.
 #[test]
 fn kto_tokens_are_those_of_trl() {
     for (name, folder, model) in models() {
@@ -225,7 +225,7 @@ fn kto_tokens_are_those_of_trl() {
     }
 }
 
-/// How many tokens of each sequence are left after truncation, as the log-probs' goldens count them.
+/// Checks how many tokens of each sequence are left after truncation, against the counts in the goldens of the log-probs.
 #[test]
 fn truncated_lengths_are_those_of_trl() {
     for (name, folder, model) in models() {
@@ -328,8 +328,8 @@ fn what_templates_use_of_python_is_as_in_jinja2() {
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Templates for which the engine's rules differ from Jinja2's: comparisons of values without an order and loops over values
-/// without items, which transformers refuses, and rare names and constructs.
+/// Templates that the engine renders differently from Jinja2. Some compare values that have no order or loop over values that
+/// have no items, which transformers refuses. The others use rare names and constructs.
 const STAYS_OTHER: [&str; 12] = [
     "{{ 'a' < 1 }}",
     "{{ none < 1 }}",

@@ -30,7 +30,7 @@ use crate::set::options::OnBadRow;
 use crate::tokens::encode::Encoder;
 
 impl Record {
-    /// Parses a line as the rows of a run without flags are parsed.
+    /// Parses a line as a run without flags does.
     pub(crate) fn parse(row: usize, line: &[u8]) -> Result<Parsed, BadRow> {
         Record::parse_with(row, line, &Reading::default())
     }
@@ -51,7 +51,7 @@ pub(super) const ROWS: usize = 4096;
 
 fn encoder(name: &str, max_length: usize) -> Encoder {
     let encoder = Encoder::from_model(&tiny(name), None, max_length, ROWS).unwrap();
-    // a pair of texts without a prompt is split by TRL's rule
+    // a pair of strings without a prompt is split by TRL's rule
     encoder.with_reading(Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() })
 }
 
@@ -61,7 +61,7 @@ pub(super) fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
     file
 }
 
-/// Writes these rows to a file, one a line.
+/// Writes these rows to a file, one per line.
 pub(super) fn file(rows: &[impl Display]) -> tempfile::NamedTempFile {
     let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
     written(lines.as_bytes())

@@ -1,4 +1,4 @@
-//! The order of the rows: unpaired rows, shuffles, and the rows that are held out.
+//! Tests of the order of the rows: unpaired rows, shuffles, and the rows that are held out.
 
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ fn unpaired_rows_stand_in_trls_order() {
     assert_eq!(dataset.survey().kept, 2006);
 }
 
-/// By default, a batch of any size has both classes, and its mismatched answers belong to other prompts.
+/// By default, every batch of two or more rows has both classes, and its mismatched answers belong to other prompts.
 #[test]
 fn unpaired_rows_are_interleaved() {
     let prompt = |i: usize| if i % 7 < 3 { i } else { i - i % 7 };
@@ -80,7 +80,7 @@ fn labelled_rows_are_not_unpaired() {
     );
 }
 
-/// An epoch is one permutation, however it is read; rows are the same in any window.
+/// The rows of an epoch are the same whether they are read all at once or in windows.
 #[test]
 fn rows_do_not_depend_on_the_window() {
     let rows: Vec<String> = (0..40).map(pair).collect();
@@ -92,7 +92,8 @@ fn rows_do_not_depend_on_the_window() {
     assert_eq!(at_once, in_windows);
 }
 
-/// For rows of every shape, with two rows for each prompt, some are held out, and no prompt is on both sides.
+/// Splits rows of every shape, with two rows for each prompt. Some rows are held out, and no prompt has rows on both sides of the
+/// split.
 #[test]
 fn rows_of_every_shape_can_be_held_out() {
     let turn = |role: &str, text: String| json!({"role": role, "content": text});

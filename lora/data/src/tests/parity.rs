@@ -1,5 +1,5 @@
-//! Every row of `tests/data`, in every shape, against what TRL 1.16 makes of it: `tests/goldens/rows`, made by
-//! `tests/oracles/make_row_goldens.py` (run it again if a golden is stale).
+//! Compares every row of `tests/data`, in every shape, with what TRL 1.16 makes of it. The goldens in `tests/goldens/rows` were
+//! made by `tests/oracles/make_row_goldens.py` (run it again if a golden is stale).
 
 use std::path::{Path, PathBuf};
 
@@ -135,7 +135,7 @@ fn every_shape_of_every_row_is_as_in_trl() {
         let cases: &[(&str, &Encoder, bool, Vec<Value>)] = &[
             ("pairs_conversational", &plain, false, conversational.clone()),
             ("pairs_plain", &plain, false, strings.clone()),
-            // two scored answers are tokenised as a pair of the same answers
+            // a row with two scored answers is tokenised as a pair of these answers
             ("pairs_conversational", &plain, false, scored(&conversational)),
             ("pairs_plain", &plain, false, scored(&strings)),
             ("labelled_conversational", &plain, false, unpaired(&conversational)),
@@ -159,7 +159,7 @@ fn every_shape_of_every_row_is_as_in_trl() {
     assert!(checked >= 7 * 13 * 360, "{checked} rows");
 }
 
-/// Tools as a list and as JSON text, variables of the template, ShareGPT's names, fields that are null.
+/// Checks rows with tools as a list and as JSON text, variables of the template, ShareGPT's names, and fields that are null.
 #[test]
 fn what_rows_give_the_template_is_as_in_trl() {
     for (name, golden, model) in with_rows() {

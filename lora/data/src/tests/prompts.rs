@@ -1,4 +1,4 @@
-//! Prompts alone, for generation.
+//! Tests of reading prompts without answers, for generation.
 
 use std::path::PathBuf;
 
@@ -49,7 +49,7 @@ fn prompts_are_taken_as_far_as_they_are_wanted() {
     let mixed = file(&[json!({"prompt": "p"}).to_string(), json!({"prompt": "p", "t": []}).to_string()]);
     let mapped = encoder.with_reading("tools=t".parse::<ColumnMap>().unwrap().into());
     assert_eq!(prompts(&[mixed.path().to_owned()], &mapped, Some(1)).unwrap().len(), 1);
-    // nor is one in a file that is not opened because the files before it have enough rows
+    // nor is a mapped column that only an unopened file has: the files before it have enough rows
     let plain = file(&[json!({"prompt": "p"}).to_string()]);
     let both = [plain.path().to_owned(), mixed.path().to_owned()];
     assert_eq!(prompts(&both, &mapped, Some(1)).unwrap().len(), 1);

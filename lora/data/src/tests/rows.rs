@@ -1,4 +1,4 @@
-//! Rows, good and hostile: every shape round-trips, every fault has its own error, and no bytes cause a panic.
+//! Tests of good and hostile rows: every shape round-trips, every fault has its own error, and no bytes cause a panic.
 
 use std::path::PathBuf;
 
@@ -65,7 +65,7 @@ fn implicit_prompts_are_what_the_answers_share() {
     assert_eq!(split("say yes", "say no"), ["say", " yes", " no"]); // the space goes with the answer
     assert_eq!(split("é1", "é2"), ["é", "1", "2"]);
     assert_eq!(split("yes", "no"), ["", "yes", "no"]);
-    // TRL moves the last shared character into the answers here
+    // TRL moves the last shared character into the answers in both cases; here, only a blank moves
     assert_eq!(split("Yes", "Yes, it is"), ["Yes", "", ", it is"]);
     assert_eq!(split("Yes ", "Yes it is"), ["Yes", " ", " it is"]);
 
@@ -88,7 +88,7 @@ fn implicit_prompts_are_what_the_answers_share() {
     assert_eq!(parse(&prefix.to_string()), Err(BadRow::NoOwnTurn { field: "rejected".to_owned() }));
 }
 
-/// UltraFeedback's rows: the prompt as a text, and conversations that begin with it. TRL takes the prompt from the
+/// UltraFeedback's rows have the prompt as a string, and conversations that begin with it. TRL takes the prompt from the
 /// conversations.
 #[test]
 fn a_prompt_that_the_answers_repeat_is_passed_over() {
@@ -105,7 +105,7 @@ fn a_prompt_that_the_answers_repeat_is_passed_over() {
     assert!(matches!(error, BadRow::MixedForms { .. }) && error.to_string().contains("is passed over"), "{error}");
 }
 
-/// Errors name columns as the file does, since a user looks for those.
+/// Errors name columns as the file does, since a user looks for those names in the file.
 #[test]
 fn faults_are_told_by_the_files_names() {
     let map: ColumnMap = "prompt=q,chosen=better,rejected=worse,completions=all,rewards=points".parse().unwrap();
@@ -353,7 +353,7 @@ fn as_json(text: &Text) -> Value {
 }
 
 proptest! {
-    /// Every shape: what was written is what is read.
+    /// For rows of every shape, what is read is what was written.
     #[test]
     fn a_valid_row_round_trips(prompt in text_strategy(), answers in prop::collection::vec(text_strategy(), 1..5), label: bool,
                                rewards in prop::collection::vec(-1e9f64..1e9, 5), id in prop::option::of(any::<i64>()),
@@ -422,7 +422,7 @@ proptest! {
         }
     }
 
-    /// The prompt of an implicit pair, joined with an answer, is the text of the row.
+    /// The prompt of an implicit pair, joined with an answer, is the whole string that the row has for that answer.
     #[test]
     fn an_implicit_prompt_loses_nothing(shared in "[a b]{0,6}", a in "[ab é]{0,4}", b in "[ab é]{0,4}") {
         let (chosen, rejected) = (format!("{shared}{a}"), format!("{shared}{b}"));

@@ -1,4 +1,5 @@
-//! Sequences: what is scored, by hand and by property; columns under other names; texts of every kind through the tokenizers.
+//! Tests of sequences: which tokens are scored (cases by hand, and properties), columns under other names, and texts of every
+//! kind through the tokenizers.
 
 use std::time::Instant;
 
@@ -91,7 +92,7 @@ fn the_assistants_turns_are_found_turn_by_turn() {
     }
 }
 
-/// The same template with marks and without finds the same tokens.
+/// A template with marks and a copy of it without marks find the same tokens.
 #[test]
 fn marks_and_turns_agree() {
     let unmarked = CHATML_WITH_MARKS.replace("{% generation %}", "").replace("{% endgeneration %}", "");
@@ -182,7 +183,7 @@ fn turns_without_end_are_refused_in_time() {
     let started = Instant::now();
     kept(&self::encoder("tiny-qwen3").with_sft_on(Some(SftPart::Assistant)), &json!({"messages": turns(&most)}));
     assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
-    // marks need one rendering
+    // marks need only two renderings of the whole conversation
     let marks = with_template("tiny-qwen2", CHATML_WITH_MARKS).with_sft_on(Some(SftPart::Assistant));
     kept(&marks, &json!({"messages": turns(&many[..4_000])}));
 }
@@ -447,8 +448,8 @@ fn reversible(encoder: &Encoder, text: &str) -> bool {
     encoder.tokenizer().decode(&ids, SpecialTokens::Keep).unwrap() == text
 }
 
-/// Letters that tokenizers and templates are known to stumble over: combining, right to left, zero width, beyond the first
-/// plane.
+/// Letters that tokenizers and templates are known to stumble over: combining, right to left, zero width, beyond the first plane
+/// of Unicode.
 fn letters() -> impl Strategy<Value = String> {
     let one = prop_oneof![
         4 => "[a-z ]{1,8}",
@@ -462,7 +463,8 @@ fn letters() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// Prompt and answer together are the tokens of the row's whole text, after BOS and before EOS.
+    /// Prompt and answer together are the tokens of the row's whole text, with BOS before them (if the tokenizer adds it) and EOS
+    /// after them.
     #[test]
     fn a_row_of_strings_is_the_tokens_of_its_text(prompt in letters(), completion in letters(), model in 0usize..4) {
         let name = ["tiny-qwen2", "tiny-llama", "tiny-gemma2", "tiny-mistral"][model];
@@ -494,8 +496,8 @@ proptest! {
         }
     }
 
-    /// Whatever is scored, the ids are those of the whole conversation. If the assistant's turns are scored, the scored text is
-    /// what the assistant says.
+    /// Whatever is scored, the ids are those of the whole conversation, up to the last scored token. If the assistant's turns are
+    /// scored, the scored text is what the assistant says.
     #[test]
     fn a_conversation_is_its_template(contents in prop::collection::vec(letters(), 2..7)) {
         let unmarked = CHATML_WITH_MARKS.replace("{% generation %}", "").replace("{% endgeneration %}", "");
@@ -519,7 +521,7 @@ proptest! {
         prop_assert_eq!(scored(&marks, &found), words);
     }
 
-    /// Whatever names a map gives to the columns, the row reads the same as under our names.
+    /// Whatever names a map gives to the columns, the row is read as with the usual names.
     #[test]
     fn other_names_change_nothing(prompt in letters(), completion in letters(), names in prop::array::uniform2("[a-zé_. ]{1,9}[0-9]")) {
         prop_assume!(names[0].trim() != names[1].trim() && !names.iter().any(|name| name.trim() != name));

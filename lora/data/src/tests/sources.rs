@@ -1,5 +1,5 @@
-//! Sources of rows: every format gives the same tokens, and broken or hostile files are refused without taking more memory than
-//! they justify.
+//! Tests of the sources of rows: every format gives the same tokens, and broken or hostile files are refused without taking more
+//! memory than they justify.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -47,7 +47,8 @@ fn note(more: usize, less: usize) {
     });
 }
 
-/// Runs `work`. Returns its result and the most bytes that this thread held at a time, without those that it held before.
+/// Runs `work`. Returns its result and the largest number of bytes that this thread held at a time, not counting those that it
+/// held before.
 pub(crate) fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
     MEASURING.fetch_add(1, Ordering::Relaxed);
     let before = HELD.get();
@@ -89,8 +90,8 @@ unsafe impl GlobalAlloc for Noting {
 #[global_allocator]
 static ALLOCATOR: Noting = Noting;
 
-/// Maximum number of bytes that may be held while a file of some kilobytes is read or refused: buffers of megabytes, and what the
-/// data justifies.
+/// Maximum number of bytes that may be held while a file of some kilobytes is read or refused. This allows for buffers of
+/// megabytes and for what the data justifies.
 const ALLOWED: usize = 24 << 20;
 
 fn parquet(name: &str) -> PathBuf {
@@ -355,8 +356,8 @@ fn a_file_without_rows_among_others_is_said() {
     assert_eq!(found, [format!("no row in {}, and in 2 more of 4 files", paths[0].display())]);
 }
 
-/// Environment variable with the folder of files for the test below. The test runs itself again in other processes, since each
-/// process has its own limit on open files.
+/// Environment variable that names the folder of files for the test below. The test runs itself again in other processes, since
+/// each process has its own limit on open files.
 const MANY_FILES: &str = "ALIGN_TEST_MANY_FILES";
 
 #[test]
@@ -430,7 +431,7 @@ fn damaged_files_neither_panic_nor_allocate() {
             let mut bytes = sound.clone();
             for fault in 0..1 + round % 4 {
                 let i = 16 * round + 4 * fault;
-                // half of the faults in the last kilobyte, where footers are
+                // half of the faults are in the last kilobyte, where footers are
                 let at = match draw(i, 2) {
                     0 => bytes.len() - 1 - draw(i + 1, bytes.len().min(1024)),
                     _ => draw(i + 1, bytes.len()),
@@ -475,7 +476,8 @@ fn rejects_are_written_as_they_stand() {
     assert_eq!(rejects[2]["row"], "\u{FFFD}\u{FFFD}");
 }
 
-/// `place_after` counts lines from the last row on, and `place` from the start of the file. Both give the same places.
+/// `place_after` counts lines from the row of the last call on, and `place` from the start of the file. The places must be the
+/// same.
 #[test]
 fn places_are_the_same_by_either_way() {
     let a = written(b"1\n\n2\n\n\n3");

@@ -1,5 +1,5 @@
-//! The token cache: a hit gives the same bits as a miss, an entry is stale if something that decides the tokens has changed, and a
-//! damaged entry is made anew.
+//! Tests of the token cache: a hit gives the same bits as a miss, an entry is stale if something that decides the tokens has
+//! changed, and a damaged entry is made again.
 
 use std::path::{Path, PathBuf};
 
@@ -285,7 +285,7 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
     assert_eq!(bench.outcome(), "stale");
     write("{{ messages[0].content }}{{ strftime_now('%H') }}");
     assert_eq!(bench.outcome(), "stale");
-    // another part of sequences that is scored
+    // another choice of the part of sequences that is scored
     let mut bench = Bench::new().of_sequences();
     assert_eq!(bench.outcome(), "miss");
     for part in [SftPart::All, SftPart::Assistant] {
@@ -328,7 +328,8 @@ fn an_entry_is_as_it_was_when_the_version_was_given() {
         Dataset::open_with(&[goldens(data)], encoder, opening).unwrap();
         let entry = std::fs::read_dir(folder.path()).unwrap().next().expect("an entry").unwrap().path();
         let bytes = std::fs::read(entry).unwrap();
-        // all but the ingredients, which are the fourth part, and the tail, which has their length and the checksum
+        // everything is hashed except the ingredients, which are the fourth part, and the tail, which has their length and the
+        // checksum
         let tail = &bytes[bytes.len() - 88..];
         let lengths: Vec<usize> =
             tail[..48].chunks_exact(8).map(|eight| u64::from_le_bytes(eight.try_into().unwrap()) as usize).collect();
@@ -363,7 +364,7 @@ fn tokens_are_kept_for_the_tokenizer_that_made_them() {
     assert_eq!(bench.outcome(), "stale");
 }
 
-/// Replaces the data file once its content was compared.
+/// Replaces the data file once its content has been compared.
 struct Swapper<'a> {
     data: &'a Path,
     with: &'a Path,
@@ -479,7 +480,7 @@ fn processes_that_write_one_entry_do_not_disturb_each_other() {
     assert_eq!(tokens(&ours), expected);
 }
 
-/// What a killed run leaves is not taken for an entry, and a later run removes it once it is old.
+/// A file that a killed run leaves behind is not taken for an entry, and a later run removes it once it is old.
 #[test]
 fn a_run_that_was_killed_leaves_no_entry() {
     let bench = Bench::new();
@@ -532,7 +533,7 @@ fn a_forged_row_is_an_error() {
         at..at + row.len()
     };
     let place = at(&row);
-    // more tokens kept than there are: slicing the ids would panic
+    // the answer claims more kept tokens than it has: slicing the ids would panic
     let answer = Answer { kept: 100, ..row.answers[0].clone() };
     let forged = encode(&EncodedRow { answers: vec![answer, row.answers[1].clone()], ..row });
     bytes[place].copy_from_slice(&forged);
@@ -606,7 +607,7 @@ fn entries_that_were_not_used_go_first() {
         let new = bench.entries().into_iter().find(|path| !paths.contains(path)).unwrap();
         paths.push(new);
     }
-    // used in the order b, a, c
+    // the files were used in the order b, a, c
     for (path, day) in [(&paths[1], 1), (&paths[0], 2), (&paths[2], 3)] {
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_hours(24 * day);
         std::fs::File::open(path).unwrap().set_modified(time).unwrap();

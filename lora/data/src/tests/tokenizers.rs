@@ -1,4 +1,4 @@
-//! Tokenizers that do not fit the model, and texts that a tokenizer has no ids for.
+//! Tests of tokenizers that do not fit the model, and of texts for which a tokenizer has no ids.
 
 use std::path::Path;
 
@@ -73,7 +73,7 @@ fn a_spare_special_token_without_an_embedding_refuses_only_its_rows() {
     );
 }
 
-/// A named special token that the vocabulary lacks would be cut into pieces: a text that holds it is refused.
+/// A named special token that the vocabulary lacks would be cut into pieces, so a text that holds it is refused.
 #[test]
 fn a_special_token_without_an_id_refuses_its_rows() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! The added tokens of a model directory, with the ids that its files give them.
 //!
 //! The tokenizers library ignores the ids in `added_tokens` of `tokenizer.json`. It gives a token its id in the vocabulary, or
-//! else the next free id. So if one token is missing in the list, all later ones get wrong ids. Here every token gets the id
-//! that the files give it, or the files are refused. The lists are those that transformers 5.23 reads. As there,
+//! else the next free id. So if one token is missing in the list, all later ones get wrong ids. Here every token gets the id that
+//! the files give it, or the files are refused. The lists are those that transformers 5.23 reads. As in transformers,
 //! `added_tokens_decoder` decides how a token is matched (`lstrip`, `rstrip`, `normalized`).
 
 use std::collections::{HashMap, HashSet};
@@ -12,7 +12,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 /// What messages call the files that give a token its id.
 pub(crate) const DECODER: &str = "added_tokens_decoder of tokenizer_config.json";
-/// The older form of that list, which is a separate file.
+/// The separate file in which older model directories list their added tokens.
 pub(crate) const ADDED_TOKENS_JSON: &str = "added_tokens.json";
 const TOKENIZER_JSON: &str = "added_tokens of tokenizer.json";
 const VOCABULARY: &str = "the vocabulary of tokenizer.json";
@@ -56,7 +56,7 @@ impl AddedTokenFault {
     }
 }
 
-/// The library's tokenizer. Its added tokens have the ids of the files.
+/// The library's tokenizer. Its added tokens have the ids that the files give them.
 pub(crate) struct Built {
     pub inner: Tokenizer,
     /// Ids of added tokens that `tokenizer.json` lacks.

@@ -93,12 +93,13 @@ pub struct Notes {
     pub unended_answers: usize,
     /// Answers that `max_length` cut.
     pub cut_answers: usize,
-    /// Whether the two answers of a pair are the same tokens after the cut.
+    /// Whether the two answers of a pair have the same tokens after the cut.
     pub same_after_cut: bool,
 }
 
 impl Notes {
-    /// Notes that prompt + answer, `full`, starts with only `shared` of the prompt's tokens `alone`.
+    /// Compares `full`, the tokens of prompt + answer, with `alone`, the tokens of the prompt alone. Notes if `full` starts with
+    /// only the first `shared` tokens of `alone`.
     pub(crate) fn note_boundary(&mut self, alone: &[u32], shared: usize, full: &[u32]) {
         if shared < alone.len() {
             let prompt_ids = alone[shared..].to_vec();
@@ -113,8 +114,8 @@ impl Notes {
 pub struct Boundary {
     /// Tokens of the prompt alone that are missing at the start of prompt + answer.
     pub prompt_ids: Vec<u32>,
-    /// The tokens at that place in prompt + answer, at most as many as in `prompt_ids`. The answer is the first of those that
-    /// share the fewest tokens with the prompt.
+    /// The tokens at that place in prompt + answer, at most as many as in `prompt_ids`. If there are several answers, these are
+    /// the tokens of the one that shares the fewest tokens with the prompt.
     pub full_ids: Vec<u32>,
 }
 
@@ -160,8 +161,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Reads tokenizer and chat template of a model directory. `chat_template` overrides the model's own. `max_length` counts
-    /// prompt + one answer. `embedding_rows` is the number of token ids for which the model has an embedding.
+    /// Reads the tokenizer and the chat template of a model directory. `chat_template` overrides the model's own. `max_length`
+    /// counts prompt + one answer. `embedding_rows` is the number of token ids for which the model has an embedding.
     ///
     /// # Errors
     /// [`EncoderError::Tokenizer`]; [`EncoderError::Template`] if the given `chat_template` cannot be used. A missing or broken
@@ -229,13 +230,13 @@ impl Encoder {
         &self.reading
     }
 
-    /// Returns the encoder with decisions that were made for other rows.
+    /// Returns the encoder with decisions on how to read rows. They were made from other rows.
     pub fn with_decided(mut self, decided: Decided) -> Encoder {
         self.decide(decided);
         self
     }
 
-    /// Sets what was decided from the rows of the data.
+    /// Sets the decisions on how to read rows. They were made from the data.
     pub(crate) fn decide(&mut self, decided: Decided) {
         self.reading.decided = decided;
     }
@@ -294,7 +295,7 @@ impl Encoder {
     /// Returns the token ids of a prompt alone, as for generation.
     ///
     /// # Errors
-    /// [`BadRow`] if template or tokenizer refuse it.
+    /// [`BadRow`] if the template or the tokenizer refuses the prompt.
     pub fn encode_prompt(&self, prompt: &Text) -> Result<Vec<u32>, BadRow> {
         self.prompt_with(prompt, &TemplateInputs::default())
     }
@@ -319,8 +320,8 @@ impl Encoder {
     /// of each answer. [`SftPart`] decides what is scored of a sequence, and what counts as its prompt.
     ///
     /// # Errors
-    /// [`BadRow`] if template or tokenizer refuse the row, it has no answer, an answer has no token, or a pair's answers are
-    /// the same tokens.
+    /// [`BadRow`] if the template or the tokenizer refuses the row, if it has no answer, if an answer has no token, or if a
+    /// pair's answers have the same tokens.
     pub fn encode(&self, record: &Record) -> Result<(Encoded, Notes), BadRow> {
         let target = match &record.target {
             None => return Err(BadRow::NoAnswer),

@@ -20,7 +20,8 @@ use super::python_text::{
 #[error("{0}")]
 pub(crate) struct Raised(pub String);
 
-/// Jinja as Hugging Face sets it up. `now` is the second since 1970 that `strftime_now` formats, in local time.
+/// Returns a Jinja environment like that of transformers. `now` is the second since 1970 that `strftime_now` formats, in local
+/// time.
 pub(crate) fn environment(now: i64) -> Environment<'static> {
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -273,7 +274,7 @@ pub(crate) fn strftime(now: i64, format: &str) -> Result<String, Error> {
     if unsafe { libc::localtime_r(&raw const seconds, &raw mut tm) }.is_null() {
         return Err(refuse("the clock is out of range"));
     }
-    // One conversion turns two bytes into some tens at most; a format with padded widths ("%9999999d") is refused.
+    // One conversion turns two bytes into at most some tens of bytes; a format with padded widths ("%9999999d") is refused.
     let mut text = vec![0u8; 256 + 64 * format.len()];
     // SAFETY: `text` has text.len() writable bytes, `c_format` ends in NUL, and localtime_r has filled `tm`.
     let written = unsafe { libc::strftime(text.as_mut_ptr().cast(), text.len(), c_format.as_ptr(), &raw const tm) };

@@ -19,7 +19,7 @@ use crate::record::bad_row::BadRow;
 use crate::record::template_inputs::TemplateInputs;
 use crate::record::turn::is_assistant;
 
-/// Cost of rendering a turn apart from its text: the number of bytes of text that take as long.
+/// Cost of rendering a turn, not counting its text. The unit is the time that one byte of text takes.
 const TURN_BYTES: u64 = 256;
 /// Maximum number of bytes to render for one conversation. So many bytes take seconds. The conversation is rendered once up to
 /// each turn of the assistant, so the work grows with the square of its length.
@@ -181,7 +181,7 @@ impl Whole<'_> {
             return Ok(SpanBorders { start, end: Border::Byte(alone.len()) });
         }
         // some templates (Phi 3) end a conversation with EOS, and then only EOS differs; tokens are compared only if at most
-        // `CLOSING_BYTES` are left
+        // `CLOSING_BYTES` bytes of `alone` are left
         let differs = alone.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
         if alone.len() - differs <= CLOSING_BYTES {
             let alone_ids = self.tokens(&alone)?;

@@ -39,7 +39,7 @@ pub enum RenderError {
         /// The template's message.
         message: String,
     },
-    /// The template ran out of instructions: it loops.
+    /// The template ran out of instructions, so it probably loops.
     #[error("the template did not end within {fuel} instructions (does it loop?)")]
     Endless {
         /// The number of instructions that it was allowed.

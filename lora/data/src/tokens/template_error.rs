@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Why a chat template cannot be loaded. Bad input: exit code 3.
+/// Why a chat template cannot be loaded. Each of these errors is bad input (exit code 3).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TemplateError {

@@ -96,7 +96,7 @@ impl TemplateSources {
         }
     }
 
-    /// Whether both have the same templates. Where they were found does not count.
+    /// Whether `self` and `other` have the same templates. Where they were found does not count.
     pub fn same_texts(&self, other: &TemplateSources) -> bool {
         self.default == other.default && self.tool_use == other.tool_use
     }

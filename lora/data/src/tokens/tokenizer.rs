@@ -26,7 +26,7 @@ pub(crate) const MAX_CONFIG_BYTES: u64 = 64 << 20;
 /// Maximum number of special tokens without an id that a configuration may have. Every text is searched for each of them.
 const MAX_UNKNOWN: usize = 1024;
 
-/// What is wrong with a tokenizer. Bad input: exit code 3.
+/// What is wrong with a tokenizer. Each of these errors is bad input (exit code 3).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
@@ -130,8 +130,8 @@ impl Tokenizer {
         let elsewhere = match config.get("added_tokens_decoder") {
             Some(decoder) => added_tokens::of_decoder(decoder).map_err(broken("tokenizer_config.json"))?,
             None => {
-                // an older form of the directory: only then does transformers read these files, and they override the
-                // configuration
+                // without `added_tokens_decoder`, the directory has an older form: only then does transformers read these files,
+                // and they override the configuration
                 if let Some(map) = read_json_of(model_dir, "special_tokens_map.json", &mut files)? {
                     let of_map = named_tokens(&map);
                     let names: HashSet<&String> = of_map.iter().map(|(name, _)| name).collect();
@@ -237,7 +237,7 @@ impl Tokenizer {
         Ok(encoded.get_ids().to_vec())
     }
 
-    /// Encodes a text. Every token of it must have an id and an embedding.
+    /// Encodes a text. Refuses a text with a token that has no id or no embedding.
     fn encoding(
         &self,
         text: &str,
@@ -268,7 +268,8 @@ impl Tokenizer {
         self.library(|| self.inner.decode(ids, special_tokens == SpecialTokens::Skip))
     }
 
-    /// Calls the tokenizers library and turns its panics into errors. This is safe since encoding and decoding only read.
+    /// Calls the tokenizers library and turns its panics into errors. A panic leaves the tokenizer intact, since encoding and
+    /// decoding only read it.
     fn library<T>(&self, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
         let outcome = quietly(|| run().map_err(|error| error.to_string()));
         outcome.unwrap_or_else(|words| Err(library_fails(&words))).map_err(|message| self.failed(message))
@@ -303,7 +304,8 @@ impl Tokenizer {
         self.special_tokens.iter().find(|(known, _)| known == name).map(|(_, token)| token.as_str())
     }
 
-    /// Returns the text and id of the token that ends an answer. `None` if the tokenizer names none or does not know it.
+    /// Returns the text and id of the token that ends an answer. `None` if the configuration names no `eos_token` or if that
+    /// token has no id.
     pub fn eos(&self) -> Option<(&str, u32)> {
         let eos = self.special_token("eos_token")?;
         Some((eos, self.inner.token_to_id(eos)?))
@@ -336,12 +338,13 @@ impl Tokenizer {
         &self.config
     }
 
-    /// The files it was made from, with the hash of the bytes that were parsed: the files may have changed since.
+    /// The files that the tokenizer was made from, each with the hash of the bytes that were parsed: a file may have changed
+    /// since.
     pub(crate) fn files(&self) -> &[(PathBuf, blake3::Hash)] {
         &self.files
     }
 
-    /// `tokenizer.json`.
+    /// Returns the path of `tokenizer.json`.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -386,7 +389,7 @@ fn named_tokens(config: &Value) -> Vec<(String, AddedToken)> {
     named.filter_map(|(name, value)| Some((name.clone(), special_token(value)?))).collect()
 }
 
-/// Returns the special tokens that a configuration only lists, each with the name of its list.
+/// Returns the special tokens that a configuration lists without names of their own, each with the name of its list.
 fn listed_tokens(config: &Value) -> Vec<(String, AddedToken)> {
     let lists = ["additional_special_tokens", "extra_special_tokens"];
     let entries = lists.into_iter().flat_map(|name| {

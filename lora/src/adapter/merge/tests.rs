@@ -12,7 +12,7 @@ fn merge(model: &Path, adapter: &Path, output: &Path) -> Result<MergeReport, Mer
     Merge { model, adapter, output, existing: Existing::Keep, chat_template: None }.run(&device(), &mut |_, _| {})
 }
 
-/// Merges over an existing output.
+/// Merges and replaces an existing output.
 fn replace(model: &Path, adapter: &Path, output: &Path) -> Result<MergeReport, MergeError> {
     Merge { model, adapter, output, existing: Existing::Replace, chat_template: None }.run(&device(), &mut |_, _| {})
 }
@@ -75,7 +75,7 @@ fn exactly_merged(model: &Path, adapter: &Path) -> HashMap<String, Vec<(f64, f64
                 sum += scaling * product;
                 size += (scaling * product).abs();
             }
-            // rank products and sums, the scaling, the addition to W: each rounds by at most 2^-24 of its value
+            // `rank` products and sums, the scaling and the addition to W each round by at most 2^-24 of the result
             let error = ((2 * rank + 2) as f64 * size + 2.0 * weight.abs()) * 2f64.powi(-24);
             (weight + sum, error)
         });
@@ -84,7 +84,7 @@ fn exactly_merged(model: &Path, adapter: &Path) -> HashMap<String, Vec<(f64, f64
     merged
 }
 
-/// Checks a merged directory against f64 and against the base, and returns the number of elements that changed.
+/// Checks a merged directory against the sums in f64 and against the base. Returns the number of elements that changed.
 fn check_merged(model: &Path, adapter: &Path, output: &Path) -> u64 {
     let exact = exactly_merged(model, adapter);
     let mut changed = 0;

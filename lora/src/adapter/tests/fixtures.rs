@@ -30,7 +30,7 @@ pub(crate) fn load_model(dir: &Path) -> Model {
     Model::load(&device(), config, &WeightFiles::open(dir, ValueCheck::Finite).unwrap()).unwrap()
 }
 
-/// Returns model directory and adapter directory of every golden adapter whose model is in the repository.
+/// Returns the model directory and the adapter directory of every golden adapter whose model is in the repository.
 pub(crate) fn golden_adapters() -> Vec<(PathBuf, PathBuf)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(goldens()).unwrap() {

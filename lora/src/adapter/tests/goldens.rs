@@ -37,7 +37,8 @@ fn every_golden_adapter_is_read_and_written_again_as_peft_wrote_it() {
         adapter.save(&copy.path().join("in/a/new/folder")).unwrap();
         let copy = copy.path().join("in/a/new/folder");
         let file = "adapter_model.safetensors";
-        // PEFT writes f32, sorts by name, and pads the header to 8 bytes: the files are equal to the byte
+        // PEFT writes f32, sorts by name, and pads the header to 8 bytes, as this program does, so the files are equal to the
+        // byte
         assert!(
             std::fs::read(copy.join(file)).unwrap() == std::fs::read(dir.join(file)).unwrap(),
             "{}: other bytes",
@@ -89,7 +90,7 @@ fn ranks_and_scalings_are_those_that_peft_used() {
             let name = &model.linears()[id.0].name;
             let facts = modules.get(name).unwrap_or_else(|| panic!("{}: {name} is not adapted", dir.display()));
             assert_eq!(update.lora_a.shape()[0] as u64, facts["rank"].as_u64().unwrap(), "{name}");
-            // PEFT's scaling is the quotient in f64; ours is the same, rounded to f32
+            // PEFT's scaling is the quotient in f64; ours is that quotient, rounded to f32
             assert_eq!(update.scaling, facts["scaling"].as_f64().unwrap() as f32, "{name}");
             seen.insert(name.clone());
         }

@@ -5,7 +5,7 @@ use crate::objective::{Unlearned, UnlearnedCounts};
 use align_data::Target;
 use std::f64::consts::LN_2;
 
-/// Returns the number of pairs whose chosen reward is strictly above the rejected one.
+/// Returns the number of pairs whose chosen answer has a strictly larger reward than the rejected answer.
 fn accurate(head: &Head) -> usize {
     head.rewards.iter().filter(|rewards| matches!(rewards[..], [chosen, rejected] if chosen > rejected)).count()
 }

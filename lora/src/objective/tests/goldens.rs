@@ -25,7 +25,7 @@ fn say(line: std::fmt::Arguments<'_>) {
     std::io::stderr().write_all(format!("\n{line}\n").as_bytes()).expect("stderr is open");
 }
 
-/// Returns the goldens. `None`, with a message, if the folder in `ALIGN_GOLDENS` has no such file.
+/// Returns the goldens. `None`, with a message, if the folder in `ALIGN_GOLDENS` has no `objectives.json`.
 fn load() -> Option<Value> {
     // a relative folder is relative to the root of the repository, but the tests of a crate run in the crate's folder
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -74,7 +74,7 @@ fn objective(golden_name: &str, hyper: &Value, inputs: &Value) -> Objective {
                 let (knob, _) = knobs().into_iter().find(|(knob, _)| knob.key == key).expect("a knob of that name");
                 knob.kind.choice(word).unwrap_or_else(|| panic!("{key} {word}"))
             }
-            Value::Array(_) => continue, // the weights of a mix, which are in its text
+            Value::Array(_) => continue, // the weights of a mix, which `loss_text` has read
             number => KnobValue::Number(number.as_f64().expect("a number")),
         };
         given.push((key.as_str(), value));
@@ -129,7 +129,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                     ..row(Some(Target::Pair))
                 };
                 if let Some((policy, of_reference)) = &tails {
-                    // the goldens' sums leave the tails out, but ours are of whole answers
+                    // the sums in the goldens leave the tails out, but those of `RowLogps` include them
                     let tails = Tails { policy: at(policy), reference: at(of_reference) };
                     for answer in 0..2 {
                         row.policy[answer] += tails.policy[answer];
@@ -295,8 +295,8 @@ fn losses_agree_with_the_goldens() {
     assert!(!checked.is_empty(), "objectives.json has no loss: nothing was checked");
 }
 
-/// The committed file covers the whole registry, presets included but likelihood losses excepted, so that a new loss cannot be
-/// added without goldens.
+/// The committed file covers every registered loss and preset except likelihood losses, so a new loss cannot be added without
+/// goldens.
 #[test]
 fn every_registered_loss_has_goldens() {
     if std::env::var_os("ALIGN_GOLDENS").is_some() {
@@ -332,7 +332,7 @@ fn every_registered_loss_has_goldens() {
     }
 }
 
-/// Returns the cases of a procedure. `None`, with a message, if the file has none.
+/// Returns the cases of the goldens for the procedure `name`. `None`, with a message, if the file has none.
 fn procedure<'g>(goldens: &'g Value, name: &str) -> Option<&'g Vec<Value>> {
     let cases = goldens["procedures"].get(name);
     if cases.is_none() {
@@ -442,7 +442,7 @@ fn the_split_of_ld_dpo_agrees_with_the_goldens() {
         let objective = Objective::new("dpo", &given).unwrap();
         let head =
             objective.head(&[row], &Statistics::default(), BatchTotals { rows: 1, ..Default::default() }).unwrap();
-        // the reference's sums are 0, so a reward is the sum with its tail counted less
+        // the reference's sums are 0 and beta is 1, so a reward is the policy's sum, in which the tail counts less
         let expected = ["chosen", "rejected"].map(|key| case[key].as_f64().expect("a number"));
         EXACT.check("sums", &head.rewards[0], &expected);
     }
@@ -458,7 +458,7 @@ fn the_kto_reference_point_agrees_with_the_goldens() {
     for case in procedures.as_array().expect("kto_kl is a list") {
         let n = case["batch"].as_u64().expect("a batch size") as usize;
         for (row, pair) in case["kl_pairs_prompt_completion"].as_array().expect("a list").iter().enumerate() {
-            // the mismatched answer comes from the row before; for the first row, from the last row
+            // the mismatched answer comes from the row before; that of the first row comes from the last row
             assert_eq!(numbers(pair), [row as f64, ((row + n - 1) % n) as f64]);
         }
         let (policy, reference) = (numbers(&case["policy_kl_logps"]), numbers(&case["ref_kl_logps"]));

@@ -7,7 +7,7 @@ mod goldens;
 use super::*;
 use align_data::{RowKind, RowNumbers, Target};
 
-/// Pseudo-random numbers that are the same on every machine: the top bits of a 64-bit congruential generator.
+/// Pseudo-random numbers that are the same on every machine. They are the top 53 bits of a 64-bit congruential generator.
 struct Numbers(u64);
 
 impl Numbers {
@@ -137,8 +137,8 @@ fn derivatives_agree_with_central_differences() {
         }
         let objective = Objective::new(text, &given).unwrap();
         let rows = rows(&objective, 7, 15.0);
-        // the statistics stay the same while the rows move, since they carry no gradient; a loss that differentiates the numbers
-        // that its rows share does not read these
+        // the statistics stay the same while the rows change, since they carry no gradient; a loss whose shared numbers have a
+        // gradient computes them from the rows and does not read the statistics
         let statistics = statistics(&objective, &rows);
         let head = whole(&objective, &rows, &statistics).unwrap();
         let check = |analytic: f64, what: std::fmt::Arguments<'_>, mv: &dyn Fn(&mut [RowLogps], f64)| {

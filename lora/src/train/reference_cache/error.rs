@@ -38,7 +38,7 @@ pub enum CacheNote {
     /// A record was sound when the file was opened and is damaged now.
     #[error("reference cache: {} changes while it is used: it is not read any more", path.display())]
     DamagedMeanwhile { path: PathBuf },
-    /// Another file has some of the same rows, computed under other conditions.
+    /// Another file has some of the rows of this run, computed under other conditions.
     #[error(
         "reference cache: these rows are in {}, but for other numbers ({}): they are computed anew", path.display(), .differs.join(", ")
     )]

@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// The ending of the files' names.
+/// The extension of the names of cache files.
 const EXTENSION: &str = "logps";
 /// How many files of other fingerprints are searched for rows that the run's file lacks.
 const OTHERS_LOOKED_AT: usize = 8;
@@ -80,7 +80,7 @@ impl CacheFile {
         Ok(cache)
     }
 
-    /// Finds the sound records. If this run writes the file, it drops the rest.
+    /// Finds the sound records. If this run writes the file, it removes what follows them, and replaces a missing or damaged head.
     fn examine(&mut self, head_bytes: &[u8], notes: &mut Vec<CacheNote>) -> io::Result<()> {
         let len = self.file.metadata()?.len();
         let mut reader = BufReader::with_capacity(1 << 20, &self.file);
@@ -94,7 +94,7 @@ impl CacheFile {
             })?;
         }
         if !self.writes {
-            // another run may be writing the last record
+            // another run may be writing the last record, so an incomplete record is not reported
             return Ok(());
         }
         if !sound {

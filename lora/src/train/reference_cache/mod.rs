@@ -4,7 +4,7 @@
 //! log-probs that were computed once are valid in every later epoch and in every later run of the same model. A pass whose
 //! answers are all in the cache has no reference rows. [`Scoring`](super::Scoring) is the only user: it looks answers up before a
 //! pass and adds what the pass computes. The cache keeps one f32 for each scored token, as the pass gives it, so a sum over
-//! tokens has the bits that it would have without the cache. KTO's mismatched answers are cached like others.
+//! tokens has the bits that it would have without the cache. KTO's mismatched answers are cached like the rows' own answers.
 //!
 //! | file | holds |
 //! |---|---|
@@ -65,7 +65,7 @@ pub enum CachePlace {
     File,
 }
 
-/// How many answers were looked up: those read, and those computed.
+/// How many of the answers that were looked up were read, and how many were computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CacheCounts {
     /// Read from the cache.
@@ -139,8 +139,8 @@ impl ReferenceCache {
     }
 
     /// Opens the cache of `model` with the adapter `reference`, if any. The model was loaded from `files`. The cache is a file in
-    /// the directory `folder`, which is made if it is missing. One process at a time adds to the file; others read what was there
-    /// when they opened it.
+    /// the directory `folder`, which is made if it is missing. One process at a time adds to the file; other processes read what
+    /// was there when they opened it.
     ///
     /// # Errors
     /// [`CacheError`].

@@ -76,8 +76,8 @@ impl WatchedWeights {
         Ok(WatchedWeights { files })
     }
 
-    /// Returns the first file that has changed. A file with other times or another length is hashed again, and counts as changed
-    /// only if its hash differs or if it had none.
+    /// Returns the first file that has changed. A file whose times or length have changed is hashed again. It counts as changed
+    /// only if its hash differs, if it had no hash, or if it is shorter than before.
     pub(super) fn changed(&mut self) -> Option<PathBuf> {
         let changed = |watched: &mut Watched| {
             let now = watched.file.metadata().ok().map(|metadata| Stamp::of(&metadata));
@@ -208,7 +208,7 @@ mod tests {
         let files = || fs::read_dir(memory.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
         assert_eq!(remembered(memory.path(), file, &stamp), want);
         let [remembering] = &files()[..] else { panic!("one file") };
-        // a remembered hash is trusted if its checksum is right, even one of other bytes
+        // a remembered hash is trusted if its checksum is right, even if it is the hash of other bytes
         let other = blake3::hash(b"another");
         let sum = Hasher::new().update(remembering.as_os_str().as_encoded_bytes()).update(other.as_bytes()).finalize();
         fs::write(remembering, [*other.as_bytes(), *sum.as_bytes()].concat()).unwrap();

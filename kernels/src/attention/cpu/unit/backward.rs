@@ -1,4 +1,4 @@
-//! Backward: one task per tree and query head, as in f32; a pair of blocks is 64 queries by 64 keys.
+//! Backward: one task per tree and query head, as in the f32 version. A pair of blocks is 64 queries by 64 keys.
 //!
 //! Scores are computed with keys as rows and queries as columns. Rounded to bf16, the weights and gradients are the left operands
 //! of the sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`), without being packed again. Interleaved by pairs of keys, the
@@ -204,8 +204,8 @@ impl Scratch<'_> {
             gather(rows, segment, queries.clone(), begin, place, from);
             let rows = rows.as_ptr();
             let (along, across) = (self.form(block, form), self.form(block, form + 2));
-            // SAFETY: `backward` runs with a unit that `Isa::available` found; `rows` is a block of rows, and each form's place is
-            // at a multiple of 64 bytes.
+            // SAFETY: `backward` runs with a unit that `Isa::available` found; `rows` is a block of rows, and each form's place
+            // holds `form_bytes` bytes and is at a multiple of 64 bytes.
             unsafe {
                 head.pack(rows, Form::Along, Role::Right, along);
                 head.pack(rows, Form::Across, Role::Right, across);
@@ -231,7 +231,8 @@ impl Scratch<'_> {
         let (begin, scale) = (queries.start / BLOCK * BLOCK, _mm512_set1_ps(scale));
         for first_query in (0..BLOCK).step_by(16) {
             for first_col in (0..dim).step_by(16) {
-                // SAFETY: 16 sums inside a row of BLOCK are read; only the columns of the mask are written.
+                // SAFETY: 16 sums inside a row of BLOCK are read. Only the columns of the mask are written, in rows that nobody
+                // else touches, as the caller promises.
                 unsafe {
                     let lines = std::array::from_fn(|col| {
                         _mm512_loadu_si512(sums[(first_col + col) * BLOCK + first_query..].as_ptr().cast())
@@ -375,12 +376,13 @@ impl Work<'_> {
     }
 }
 
-/// `cap * tanh(u / cap)` and its slope, `1 - tanh²`.
+/// Returns `cap * tanh(u / cap)` and its slope, `1 - tanh²`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn capped(u: __m512, cap: f32) -> (__m512, Option<__m512>) {
     let one = _mm512_set1_ps(1.0);
     let x = _mm512_div_ps(u, _mm512_set1_ps(cap));
-    // tanh|x| = (1 - e) / (1 + e) with e = exp(-2|x|): near 0 digits of 1 - e cancel, but fewer than rounding to bf16 loses
+    // tanh|x| = (1 - e) / (1 + e) with e = exp(-2|x|): near 0, digits of 1 - e cancel, but the absolute error of a score is far
+    // below what the rounding of the weights to bf16 amounts to
     let e = exp(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-2.0)));
     let t = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
     let negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_setzero_ps());

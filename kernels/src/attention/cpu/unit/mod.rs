@@ -41,7 +41,7 @@ enum Form {
 #[derive(Debug, Clone, Copy)]
 struct HeadSizes {
     dim: usize,
-    /// Steps of 32 in its depth, which are also the panels of its columns.
+    /// Number of steps of 32 in the head's depth, which is also the number of panels of its columns.
     steps: usize,
 }
 
@@ -55,7 +55,7 @@ impl HeadSizes {
         self.steps * STEP_DEPTH
     }
 
-    /// Bytes of a block in either form.
+    /// Bytes of a block in one form. Both forms have this size.
     fn form_bytes(self) -> usize {
         self.steps * ACROSS_PANEL
     }
@@ -76,8 +76,8 @@ impl HeadSizes {
     /// `rows` is `[BLOCK, dim]`, `to` holds [`HeadSizes::form_bytes`] at a multiple of 64; the processor has the unit.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn pack(self, rows: *const bf16, form: Form, role: Role, to: *mut u8) {
-        // SAFETY: the caller promises that `rows` is `[BLOCK, dim]`, that `to` is aligned and holds `form_bytes`, which is enough for the
-        // panels of either form, and that the processor has the unit.
+        // SAFETY: the caller promises that `rows` is `[BLOCK, dim]`, that `to` is aligned and holds `form_bytes`, which is enough
+        // for the panels of either form, and that the processor has the unit.
         unsafe {
             match form {
                 Form::Along => {

@@ -116,8 +116,8 @@ pub(in crate::attention::cpu) fn sums_bytes(layout: &Layout, heads: usize, block
     delta + 2 * sums
 }
 
-/// Returns the larger of two: the bytes of the trees' tasks, with `len` floats each, and those of the tasks of [`add_heads`], which
-/// run afterwards.
+/// Returns the larger of two numbers: the bytes of the trees' tasks, with `len` floats each, and the bytes of the tasks of
+/// [`add_heads`], which run afterwards.
 pub(in crate::attention::cpu) fn tasks_bytes(cpu: &Cpu, geometry: &Geometry, layout: &Layout, len: usize) -> usize {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = *geometry;
     let Lists { blocks, trees, .. } = layout.cpu();
@@ -299,9 +299,9 @@ impl<'a> Sums<'a> {
         Sums { dk: HeadBlocks { all: dk, at, block_len }, dv: HeadBlocks { all: dv, at, block_len } }
     }
 
-    /// Calls `pair` for each block of keys, and in it for each block of the segment's queries that see it, both by position.
-    /// First sets the segment's own sums to 0, or to the prompt's sums in the block where the prompt ends. Finally copies the
-    /// prompt's part of that block back.
+    /// Calls `pair` for each block of keys with each block of the segment's queries that see some of these keys. Blocks of keys
+    /// are the outer loop, and both loops go by position. First sets the segment's own sums to 0, or to the prompt's sums in the
+    /// block where the prompt ends. Finally copies the prompt's part of that block back to the prompt's sums.
     pub(crate) fn walk(
         &mut self,
         geometry: &Geometry,
@@ -430,7 +430,7 @@ impl Work<'_> {
     }
 }
 
-/// `a·b`
+/// Returns `a·b`.
 ///
 /// # Safety
 /// The contract of [`Simd`] applies: the processor has the instruction set of `S`. The slices are equally long.

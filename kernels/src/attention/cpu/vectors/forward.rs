@@ -11,8 +11,8 @@ use crate::cpu::Isa;
 use crate::cpu::threads::tasks::{Disjoint, parts};
 use crate::{Device, Result};
 
-/// Query rows of a task, counting each head of the group. With 64 columns, 96 rows are 24 KiB of queries and 24 KiB of outputs.
-/// All of them use a block of keys and values once it is in the first-level cache.
+/// The number of query rows that a task aims at, counting each head of the group. With 64 columns, 96 rows are 24 KiB of queries
+/// and 24 KiB of outputs. All of the rows use a block of keys and values once it is in the first-level cache.
 const TASK_ROWS: usize = 96;
 
 /// Computes the `o` and `lse` that `Forward` defines, in f32.

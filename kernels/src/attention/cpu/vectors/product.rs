@@ -6,11 +6,11 @@ use crate::cpu::vectors::{Simd, VectorTask};
 /// `c[i, j] (+)= Σ_t a[i, t] b[t, j]`, `t` in ascending order: the bits of an element depend on nothing but its row of `a`, its
 /// column of `b` and what `c` held. Terms with `a = 0` do not change an element, so they may be left out.
 pub(super) struct Product<'a> {
-    /// `[rows, cols]`, and the elements from row to row
+    /// `[rows, cols]`, and the number of elements from one row to the next
     pub c: (&'a mut [f32], usize),
     /// `a`, and `[row, step]`: `a[i, t]` is element `i * row + t * step`, so `a` may be row-major or transposed
     pub a: (&'a [f32], [usize; 2]),
-    /// `[steps, cols]`, and the elements from row to row
+    /// `[steps, cols]`, and the number of elements from one row to the next
     pub b: (&'a [f32], usize),
     /// Rows, columns and steps; the columns are a multiple of [`PAD`].
     pub sizes: [usize; 3],

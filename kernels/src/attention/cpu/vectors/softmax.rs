@@ -1,7 +1,8 @@
 //! The element-wise parts of attention: the online softmax over a block of scores, and the gradients of a block of scores.
 //!
-//! Scores are `[rows, BLOCK]`. A row sees the columns of its [`Span`]. Outside the span the outputs are exactly 0, so that the
-//! products that follow may cover whole vectors.
+//! Scores are `[rows, BLOCK]`. If the [`Reach`] is full, every row sees the whole block. Otherwise a row sees the columns of its
+//! [`Span`], and the outputs of the other columns in the reach are exactly 0, so that the products that follow may cover whole
+//! vectors.
 
 use crate::attention::cpu::blocks::{BLOCK, PAD, Reach, Span};
 use crate::cpu::vectors::{Simd, VectorTask};
@@ -36,13 +37,13 @@ pub(super) struct Scaling {
 pub(super) struct OnlineSoftmax<'a> {
     pub scaling: Scaling,
     pub reach: Reach,
-    /// One per row.
+    /// One span per row. If `reach` is full, only the number of spans counts.
     pub spans: &'a [Span],
     /// `[rows, BLOCK]`
     pub scores: &'a mut [f32],
     /// `[rows]`
     pub max: &'a mut [f32],
-    /// `[rows, PAD]`: lane `l` holds the sum of the columns that are `l` modulo the lanes
+    /// `[rows, PAD]`: lane `l` holds the sum of the columns that are `l` modulo the number of lanes
     pub sum: &'a mut [f32],
     /// `[rows, o_cols]`, `o_cols` a multiple of [`PAD`]
     pub o: &'a mut [f32],
@@ -60,7 +61,7 @@ impl VectorTask for OnlineSoftmax<'_> {
         assert!(scores.len() >= rows * BLOCK && max.len() >= rows && sum.len() >= rows * PAD);
         assert!(o.len() >= rows * o_cols && o_cols.is_multiple_of(PAD));
         for (i, &span) in spans.iter().enumerate() {
-            // SAFETY: the assertions keep rows and columns inside the slices.
+            // SAFETY: the assertions keep rows and columns inside the slices; the processor has S's instruction set.
             unsafe {
                 let z = scores.as_mut_ptr().add(i * BLOCK);
                 if !reach.full && span.lo >= span.hi {
@@ -113,7 +114,7 @@ impl VectorTask for OnlineSoftmax<'_> {
 pub(super) struct ScoreGradients<'a> {
     pub scaling: Scaling,
     pub reach: Reach,
-    /// One per row.
+    /// One span per row. If `reach` is full, only the number of spans counts.
     pub spans: &'a [Span],
     /// `[rows, BLOCK]`: raw scores, then `P`
     pub scores: &'a mut [f32],
@@ -136,7 +137,7 @@ impl VectorTask for ScoreGradients<'_> {
         assert!(scores.len() >= rows * BLOCK && gradients.len() >= rows * BLOCK);
         assert!(lse.len() >= rows && delta.len() >= rows);
         for (i, &span) in spans.iter().enumerate() {
-            // SAFETY: the assertions keep rows and columns inside the slices.
+            // SAFETY: the assertions keep rows and columns inside the slices; the processor has S's instruction set.
             unsafe {
                 let (p, du) = (scores.as_mut_ptr().add(i * BLOCK), gradients.as_mut_ptr().add(i * BLOCK));
                 let (lse, delta) = (S::splat(lse[i]), S::splat(delta[i]));

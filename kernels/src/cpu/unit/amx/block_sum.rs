@@ -4,10 +4,10 @@ use crate::cpu::unit::block_sum::{BLOCK, BlockSum, ColumnSums, Finished, LINES, 
 use std::arch::asm;
 use std::arch::x86_64::__m512i;
 
-/// The steps in which [`run_and_round`] rounds a finished block: two of its 32 rows a step.
+/// How many steps [`run_and_round`] takes to round a finished block. Each step rounds two of its 32 rows.
 pub(in crate::cpu::unit) const ROUNDING_STEPS: usize = 16;
 
-/// The assembly around the steps of a block: loads the sums and the tiles of the first step, and in the end stores the sums.
+/// The assembly around the steps of a block. It loads the sums and the tiles of the first step, and stores the sums at the end.
 macro_rules! block {
     ($($middle:expr),*) => {
         concat!(
@@ -214,8 +214,8 @@ pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Fini
             sums = inout(reg) finished.sums => _,
             out = inout(reg) finished.to => _,
             out_stride = in(reg) finished.stride,
-            // the block that is computed now is rounded by the next call, to the rows that are prefetched here: a store to a line
-            // that is not in cache would stall
+            // the next call rounds the block that is computed now, to the rows that are prefetched here: a store to a line that is
+            // not in the cache would stall
             next = in(reg) BLOCK * finished.stride,
             out("zmm16") _, out("zmm17") _,
         );

@@ -14,8 +14,8 @@ pub(crate) use block_sum::TransposedTile;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-/// Whether the processor and the system have the unit and let this process use it. The first call asks the system for permission,
-/// for all threads.
+/// Whether the processor has the unit, and the system supports it and lets this process use it. The first call asks the system for
+/// permission, for all threads.
 pub(crate) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| processor_has_it() && system_saves_it() && permitted())
@@ -96,7 +96,7 @@ pub(crate) unsafe fn configure() {
     });
 }
 
-/// Rounds that [`burst`] runs, of four products of tiles each.
+/// How many rounds [`burst`] runs. A round is four products of tiles.
 const BURST_ROUNDS: usize = 50_000;
 
 /// Runs the unit at its limit on this thread, for benches: multiplies tiles that stay loaded. The tiles hold ordinary numbers,
@@ -106,7 +106,7 @@ const BURST_ROUNDS: usize = 50_000;
 /// The unit is [`available`].
 pub(crate) unsafe fn burst() -> f64 {
     let values: Vec<u32> = (0..512u32).map(|i| 0x3f80_3f80 ^ (i.wrapping_mul(2_654_435_761) & 0x807f_807f)).collect();
-    // SAFETY: the unit is available, as the caller promises; both tiles are read inside `values`.
+    // SAFETY: the unit is available, as the caller promises; both tiles are loaded from inside `values`.
     unsafe {
         configure();
         std::arch::asm!(

@@ -87,7 +87,7 @@ pub(in crate::gemm::cpu) fn stack_forward_packed(unit: Unit, call: StackForward<
 }
 
 /// Returns, for each layer, the bias that its sums begin with, padded to whole panels. With a residual, the sums begin with the
-/// residual and the biases are added last, so all are `None`.
+/// residual and the biases are added last, so all entries are `None`.
 fn rows_of_bias(call: &StackForward<'_, '_>) -> Vec<Option<Vec<f32>>> {
     let of_piece = |piece: &Piece<'_>| {
         let mut row = piece.bias.filter(|_| call.residual.is_none())?.cpu_or_none().to_vec();

@@ -94,7 +94,7 @@ impl OutputValues {
     /// As [`Corner::load`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn load(self, corner: Corner, place: usize, sums: *mut f32) {
-        // SAFETY: the caller guarantees that the output holds the corner, and `sums` 32 rows of 32 floats.
+        // SAFETY: the caller guarantees that the output holds the corner, and that `sums` holds 32 rows of 32 floats.
         unsafe {
             match self {
                 OutputValues::F32(output) => corner.load(output.wrapping_add(place), sums),

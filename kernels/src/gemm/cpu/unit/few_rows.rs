@@ -283,8 +283,8 @@ unsafe fn add_section<E: Element, S: ColumnSums>(
     let in_place = if E::IS_BF16 && lines_here == LINES { depth / STEP_DEPTH } else { 0 };
     // SAFETY: `in_place` counts whole steps of 16 lines of the matrix; `left` holds their vectors.
     unsafe { sums.add((from.cast(), stride), left, in_place, STEP_PAIRS, (ahead, stride)) };
-    // other steps are copied first: steps of another format, steps that are not whole, and all steps if there are fewer than 16
-    // lines
+    // other steps are copied first: steps of a format other than bf16, steps that are not whole, and all steps if there are fewer
+    // than 16 lines
     for step in in_place..depth.div_ceil(STEP_DEPTH) {
         let len = (depth - step * STEP_DEPTH).min(STEP_DEPTH);
         let from = from.wrapping_add(step * STEP_DEPTH);

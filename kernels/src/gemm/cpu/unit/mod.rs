@@ -39,10 +39,11 @@ use sizes::Sizes;
 const LEFT_BYTES: usize = 600 << 10;
 /// Bytes of the right operand that are packed at a time.
 const RIGHT_BYTES: usize = 32 << 20;
-/// A matrix with a side of at most this is narrow. From 64 x 64 to 64 x 192 the vectors are at least as fast as three terms; at
-/// 128 x 128 the unit is 1.7 times as fast.
+/// A matrix with a side of at most this is narrow. For matrices from 64 x 64 to 64 x 192, the vectors are at least as fast as the
+/// unit with three terms. For 128 x 128, the unit is 1.7 times as fast as the vectors.
 const NARROW: usize = 64;
-/// Tasks for each thread: enough that the other threads need not wait for one that loses its core for a while.
+/// Number of tasks for each thread. There are several, so that other threads can take over tasks of a thread that loses its core
+/// for a while.
 const TASKS_PER_THREAD: usize = 2;
 /// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it saves.
 const PARALLEL_WORK: usize = 4 << 20;
@@ -170,7 +171,7 @@ impl From<FloatSliceMut<'_>> for OutputValues {
 }
 
 impl OutputValues {
-    /// The values from element `first` on.
+    /// Returns the values from element `first` on.
     pub(super) fn skip(self, first: usize) -> OutputValues {
         match self {
             OutputValues::F32(at) => OutputValues::F32(at.wrapping_add(first)),

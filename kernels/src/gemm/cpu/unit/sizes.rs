@@ -322,7 +322,7 @@ impl<'a> Sizes<'a> {
     /// `to` has room for `down_bytes` bytes.
     unsafe fn pack_downs(&self, to: *mut u8) {
         for (recipe, at) in self.downs.iter().zip(&self.down_at) {
-            // SAFETY: the caller guarantees room for `down_bytes` bytes, and these panels end there at the latest.
+            // SAFETY: the caller guarantees room for `down_bytes` bytes, and these panels are inside them.
             unsafe { recipe.pack_right(0..recipe.panels(), to.add(*at)) };
         }
     }
@@ -331,7 +331,7 @@ impl<'a> Sizes<'a> {
     /// only if `first`; otherwise they are in `u` already.
     ///
     /// # Safety
-    /// The panels are the call's; `left` has room for them; `downs` are packed.
+    /// `rows` are row panels of the call; `left` has room for them; `downs` holds the packed right panels of the updates.
     unsafe fn pack_rows(
         &self,
         rows: Range<usize>,
@@ -351,8 +351,8 @@ impl<'a> Sizes<'a> {
                 let sums = Sums::new(scratch, rows.len());
                 for col in 0..recipe.panels() {
                     let right = panels.wrapping_add(col * recipe.right_panel);
-                    // SAFETY: the left parts were packed above; the caller guarantees that `downs` is packed; `sums` has all
-                    // blocks.
+                    // SAFETY: the left parts were packed above; the caller guarantees that `downs` is packed; `sums` has a block
+                    // for each row panel.
                     unsafe { self.strip(recipe, rows.clone(), left, col, right, sums) };
                 }
             }
@@ -493,7 +493,7 @@ impl<'a> Sizes<'a> {
             }
         }
         if let Some(finished) = finished {
-            // SAFETY: `finished` is a whole block of `sums`, and its place in the output holds 32 rows of 32.
+            // SAFETY: `finished` is a whole block of `sums`, and its place in the output holds 32 rows of 32 bf16.
             unsafe { round(&finished) };
         }
     }
@@ -511,8 +511,8 @@ impl Sums {
         Sums(at.wrapping_byte_add(if misaligned == 0 { 0 } else { SUMS_BYTES - misaligned }))
     }
 
-    /// Floats of a block for each of `panels` row panels, of two finished blocks, and of one more block as room to align the
-    /// others to a block's size.
+    /// Floats of a block for each of `panels` row panels, of two finished blocks, and of one more block, which leaves room to align
+    /// the other blocks to their size.
     fn floats(panels: usize) -> usize {
         (panels + 3) * BLOCK * BLOCK
     }
@@ -535,7 +535,7 @@ impl Sums {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn round(finished: &Finished) {
     let corner = Corner { stride: finished.stride / 2, height: BLOCK, width: BLOCK };
-    // SAFETY: the caller guarantees 32 x 32 floats at `sums`, and 32 rows of 32 at `to`.
+    // SAFETY: the caller guarantees 32 x 32 floats at `sums`, and 32 rows of 32 bf16 at `to`.
     unsafe { corner.store_bf16(finished.sums, 1.0, false, finished.to) }
 }
 

@@ -1,4 +1,4 @@
-//! One tile of the output in registers: `tile[i, j] = Σ_p left[i, p] * right[p, j]`, p in order, one fused product at a time.
+//! One tile of the output in registers: `tile[i, j] = Σ_p left[i, p] * right[p, j]`, p in order, one multiply-add at a time.
 //!
 //! AVX-512: 12 rows x 2 vectors in 24 of 32 registers; each loaded vector is used 12 times and each broadcast twice. AVX2: 6 x
 //! 2 in 12 of 16. NEON has as many registers as AVX-512, a quarter as wide, and uses the same tile: 14 loads to 24 multiply-adds,
@@ -146,7 +146,8 @@ impl LeftOperand for LeftRows {
     }
     #[inline(always)]
     unsafe fn prefetch_next<S: Simd>(self, height: usize) {
-        // The rows of the next tile at the same depth, only into the second-level cache: the panel fills the first.
+        // Prefetches the rows of the next tile at this depth, only into the second-level cache, because the panel fills the
+        // first-level cache.
         let mut next = self.at.wrapping_add(height.wrapping_mul(self.stride));
         for _ in 0..height {
             // SAFETY: the processor has the instruction set of S, and a prefetch needs no valid address.
@@ -190,7 +191,7 @@ impl<L: LeftOperand, const MR: usize, const NV: usize> VectorTask for Tile<L, MR
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Tile { left, right, depth, store } = self;
-        // SAFETY: the tile's operands are those of the function `run`, whose contract its caller keeps.
+        // SAFETY: the tile holds the operands of the function `run`, so that function's contract covers them.
         unsafe {
             prefetch_output::<S, MR, NV>(store);
             let sums = sums::<S, L, MR, NV>(left, right, depth);
@@ -239,7 +240,7 @@ unsafe fn step<S: Simd, L: LeftOperand, const MR: usize, const NV: usize>(
     next_block: usize,
     sums: &mut [[S::V; NV]; MR],
 ) {
-    // SAFETY: at each depth `left` has `MR` elements, and `right` `NV` whole vectors, by the contract of `run`.
+    // SAFETY: at each depth `left` has `MR` elements and `right` has `NV` whole vectors, by the contract of `run`.
     unsafe {
         let mut columns = [S::splat(0.0); NV];
         for j in 0..NV {

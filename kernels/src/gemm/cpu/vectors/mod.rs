@@ -22,8 +22,8 @@ use block::Block;
 use outer::OuterSum;
 use std::ops::Range;
 
-/// Largest depth of a packed panel: 288 x 32 floats are 36 KiB of a first-level cache of 48 (AVX-512), 288 x 16 are 18 KiB of 32
-/// (AVX2), 288 x 8 are 9 KiB (NEON).
+/// Largest depth of a packed panel: 288 x 32 floats are 36 KiB of a first-level cache of 48 KiB (AVX-512), 288 x 16 are 18 KiB of
+/// 32 KiB (AVX2), 288 x 8 are 9 KiB (NEON).
 const DEPTH_BLOCK: usize = 288;
 /// Largest number of rows of a task, before it is rounded up to whole tiles. 512 rows x 288 floats of the left operand are 576
 /// KiB: they stay in the second-level cache while the panels pass.
@@ -32,7 +32,8 @@ const ROWS_PER_TASK: usize = 512;
 const COLS_PER_TASK: usize = 256;
 /// If rows are split only to keep all threads busy, a task has at least about this many tiles of rows.
 const LEAST_TILES: usize = 4;
-/// Tasks for each thread: enough that the other threads need not wait for one that loses its core for a while.
+/// Number of tasks for each thread. There are several, so that other threads can take over tasks of a thread that loses its core
+/// for a while.
 const TASKS_PER_THREAD: usize = 4;
 /// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 20;
@@ -62,7 +63,7 @@ pub(super) fn dx(call: Dx<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
 pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let Dw { m, n, k, alpha, dy, x, dw, accumulate, precision } = call;
     let (dy, x) = (dense(device, cpu, dy, n)?, cpu.widened(device, x)?);
-    // the narrow side first
+    // the narrow side becomes the rows
     let turned = k < n;
     let [(rows, left), (cols, right)] = if turned { [(k, &*x), (n, &*dy)] } else { [(n, &*dy), (k, &*x)] };
     let output = dw.cpu().as_mut_ptr();
@@ -288,7 +289,7 @@ impl Cut {
     }
 }
 
-/// Rows and columns of a task. Columns are split before rows, because a task packs the panels of its columns itself.
+/// Returns the rows and columns of a task. Columns are split before rows, because a task packs the panels of its columns itself.
 fn task_size(isa: Isa, threads: usize, rows: usize, cols: usize) -> [usize; 2] {
     let [tile_rows, tile_cols] = isa.dispatch(TileSize);
     let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };

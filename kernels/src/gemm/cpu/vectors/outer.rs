@@ -15,7 +15,7 @@ use crate::gemm::cpu::scratch::Scratch;
 use crate::gemm::cpu::{Order, Right, Values};
 use std::ops::Range;
 
-/// Depth of a block: 64 rows of a panel are 8 KiB, and 64 rows of a task's columns at most 64 KiB.
+/// Depth of a block: 64 rows of a panel are at most 8 KiB, and 64 rows of a task's columns are at most 64 KiB.
 const OUTER_DEPTH: usize = 64;
 
 pub(super) struct OuterSum<'a> {
@@ -117,7 +117,7 @@ impl VectorTask for OuterBlock<'_> {
     }
 }
 
-/// The left operand of the tiles: the rows are contiguous, and it is `stride` elements from one depth to the next.
+/// The left operand of the tiles: the rows are contiguous, and one depth begins `stride` elements after the one before.
 #[derive(Clone, Copy)]
 struct LeftColumns {
     at: *const f32,

@@ -1,5 +1,5 @@
 //! Log-probs of targets on the unit that multiplies bf16. A thread's scratch holds the logits of 32 rows and a few panels of
-//! tokens at a time; the next ones overwrite them once the softmax has read them.
+//! tokens at a time; the next logits overwrite them once the softmax has read them.
 //!
 //! A task of the forward pass is a chunk of the vocabulary: it packs the chunk and finds each row's maximum and sums over it.
 //! Then each row adds up its chunks in their order. A task of the backward pass is a block of rows. Their gradients stay in the
@@ -62,7 +62,7 @@ impl OnUnit<'_> {
     /// Packs panels of rows of the hidden states.
     ///
     /// # Safety
-    /// The processor has the unit; the panels are inside the operand; `to` has room for them, at a multiple of 64 bytes.
+    /// The processor has the unit; the panels are inside the operand; `to` has room for them and is aligned to 64 bytes.
     unsafe fn pack_rows(&self, panels: Range<usize>, to: *mut u8) {
         // SAFETY: the caller promises the unit, the panels and the room in `to`; `Head::check` has checked the operand's length.
         unsafe {
@@ -141,7 +141,7 @@ fn round_row<T: Loaded>(row: &[T], to: &mut [f32]) {
     to.iter_mut().zip(row).for_each(|(to, w)| *to = bf16::from_f32(w.wide()).to_f32());
 }
 
-/// Which weights [`OnUnit::pack_weights`] packs: panels of tokens for their logits, or tokens for the gradients.
+/// Which weights [`OnUnit::pack_weights`] packs: a range of panels of tokens for logits, or a range of tokens for gradients.
 enum Weights {
     Logits(Range<usize>),
     Gradients(Range<usize>),
@@ -311,8 +311,8 @@ impl OnUnit<'_> {
             let group = first..tokens.end.min(first + PANELS * BLOCK);
             let panels = group.start / BLOCK..group.end.div_ceil(BLOCK);
             let right: *mut u8 = right.as_mut_ptr().cast();
-            // SAFETY: the thread is configured for the unit. `panels` are at most `PANELS`, all below the vocabulary's end, and the
-            // scratch has room for that many.
+            // SAFETY: the unit is configured on this thread. `panels` has at most `PANELS` panels, each with a token below the
+            // vocabulary's end, and `right` has room for `PANELS` panels.
             unsafe { self.pack_weights(Weights::Logits(panels.clone()), right) };
             for row_panel in 0..parts.len().div_ceil(BLOCK) {
                 let left = left[row_panel * bytes / 4..].as_ptr().cast();
@@ -324,8 +324,8 @@ impl OnUnit<'_> {
                     let z = &z[i * PANELS * BLOCK..][..group.len()];
                     let lanes = row * 16..(row + 1) * 16;
                     let (max, sum) = (&mut max[lanes.clone()], &mut sum[lanes]);
-                    // SAFETY: the unit needs AVX-512 with bf16, so the processor has it. `max` and `sum` hold 16 floats, and
-                    // `side` holds 32.
+                    // SAFETY: the unit needs AVX-512 with bf16, so the processor has it. `max` and `sum` hold 16 floats each.
+                    // `side` holds 32 with extras; without extras it is empty and not read.
                     unsafe {
                         match side.get_mut(row * 32..(row + 1) * 32) {
                             Some(side) => add::<true>(z, max, sum, side),
@@ -342,7 +342,7 @@ impl OnUnit<'_> {
         for (row, part) in parts.iter_mut().enumerate() {
             let lanes = row * 16..(row + 1) * 16;
             part.max = max[lanes.clone()].iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-            // a lane without a token has no sum, and is skipped
+            // a lane that has seen no token has a sum of 0 and is skipped
             for lane in lanes.filter(|&lane| sum[lane] != 0.0) {
                 let at = row * 32 + lane % 16;
                 let (weighted, sum_of_squares) = (side.get(at), side.get(at + 16));
@@ -429,7 +429,7 @@ pub(super) fn backward(cpu: &Cpu, unit: Unit, call: Backward<'_>) -> Result<()> 
 /// The scratch of a task of the backward pass.
 struct BackwardScratch<'a> {
     left: &'a mut [f32],
-    /// The weights of a chunk, packed for the logits, and after them packed for the gradients.
+    /// Two packed copies of the weights of a chunk: the first for the logits, the second for the gradients.
     right: &'a mut [f32],
     /// `[BLOCK, BACKWARD_CHUNK]`: logits
     z: &'a mut [f32],
@@ -466,18 +466,18 @@ impl BackwardScratch<'_> {
     }
 }
 
-/// The hidden size, rounded up to whole panels.
+/// Returns the hidden size, rounded up to whole panels.
 fn padded(hidden_size: usize) -> usize {
     hidden_size.next_multiple_of(BLOCK)
 }
 
-/// Number of tasks of the backward pass: a multiple of the number of threads, but at most one for each row panel.
+/// Returns the number of tasks of the backward pass: a multiple of the number of threads, but at most one for each row panel.
 fn backward_tasks(cpu: &Cpu, row_panels: usize, hidden_size: usize) -> usize {
     let most = (ROWS_BYTES / panel_bytes(hidden_size, 1)).clamp(1, ROW_PANELS);
     row_panels.div_ceil(most).next_multiple_of(cpu.threads()).min(row_panels)
 }
 
-/// Number of floats of scratch that a thread needs in the backward pass.
+/// Returns the number of floats of scratch that a thread needs in the backward pass.
 fn backward_len(row_panels: usize, tasks: usize, hidden_size: usize) -> usize {
     BackwardScratch::lens(row_panels.div_ceil(tasks.max(1)), hidden_size).iter().sum()
 }
@@ -490,7 +490,7 @@ pub(super) fn backward_scratch(cpu: &Cpu, _: Unit, head: &Head<'_>) -> usize {
 }
 
 impl OnUnit<'_> {
-    /// Computes the gradients of the hidden states, in either of their formats.
+    /// Computes the gradients of the hidden states, in f32 or bf16.
     fn backward<T: Stored>(&self, cpu: &Cpu, lse: &[f32], d_logps: &[f32], d_hidden: &mut [T]) -> Result<()> {
         let OnUnit { hidden_size, targets, .. } = *self;
         let row_panels = targets.len().div_ceil(BLOCK);
@@ -588,8 +588,8 @@ impl OnUnit<'_> {
     }
 }
 
-/// Writes `factor * exp(z - lse) dz/du` of the first `tokens` logits, rounded to bf16 and packed: a line of 32 for each step. The
-/// target's place and the places from `tokens` on get 0.
+/// Writes `factor * exp(z - lse) dz/du` of the first `tokens` logits, rounded to bf16 and packed. Each step has a line of 32
+/// values. The target's place and the places from `tokens` on get 0.
 ///
 /// # Safety
 /// The processor has AVX-512 with bf16; `z` is a whole number of steps; `to` points at a line of 64 bytes for each of them,

@@ -17,7 +17,7 @@ const TEXTS: usize = 32;
 pub(super) fn look(parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
     let Parsed { record, ignored_columns: unread, .. } = parsed;
     let has_question = !parsed.is_prompt_blank || matches!(record.shape, Shape::Text | Shape::Messages);
-    // `original_prompt` beside a `prompt` that is read is the same prompt again
+    // `original_prompt` beside a `prompt` that is read is another version of that prompt
     let is_version = |name: &str| record.prompt_column.as_ref().is_some_and(|read| is_other_version(name, read));
     let may_be_meant = |name: &&String| is_like_a_prompt(name) && !is_version(name);
     if !has_question || !unread.iter().any(|name| may_be_meant(&name)) {

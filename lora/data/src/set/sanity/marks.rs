@@ -93,7 +93,7 @@ fn look_for_tokens(encoder: &Encoder, text: &str, found: &mut Vec<Sighting>, pla
     }
 }
 
-/// Returns the token that a text begins with, if the tokenizer also puts it there.
+/// Returns the token that a text begins with, if the tokenizer also puts this token before every text.
 fn second_start(encoder: &Encoder, text: &str) -> Option<String> {
     let ids = encoder.plain(shown(text, 0)).ok()?;
     let [first, second, ..] = ids[..] else { return None };

@@ -45,7 +45,7 @@ pub(crate) use of_file::{Files, OfFile, SEVERAL};
 
 /// Number of records at the start of the data that are always looked at.
 pub(crate) const FIRST: usize = 256;
-/// Number of records that are drawn from the whole data, and are also looked at.
+/// Approximate number of records that are drawn from the whole data and are also looked at.
 pub(crate) const DRAWN: usize = 4096;
 /// Maximum number of characters of an example.
 const EXCERPT: usize = 60;

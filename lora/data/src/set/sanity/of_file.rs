@@ -17,12 +17,12 @@ const TO_JUDGE: usize = 256;
 /// file that end a run, if there are several files.
 pub(crate) const SEVERAL: usize = 4;
 
-/// Whether the file is the only one.
+/// Whether the data has one file or several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Files {
-    /// It is the only one.
+    /// The data has one file.
     One,
-    /// There are others.
+    /// The data has several files.
     Several,
 }
 
@@ -82,7 +82,7 @@ impl OfFile {
         }
     }
 
-    /// Does what [`OfFile::check`] does, once enough records of the file were looked at.
+    /// Does what [`OfFile::check`] does if at least [`TO_JUDGE`] records of the file were looked at.
     ///
     /// # Errors
     /// The errors of [`OfFile::check`].

@@ -188,8 +188,8 @@ impl Conversation<'_> {
         parts
     }
 
-    /// Returns the assistant's parts that are rendered, but outside the template's `{% generation %}` marks. Returns none if the
-    /// template has no such marks.
+    /// Returns the assistant's parts that are rendered, but outside the template's `{% generation %}` marks. The list is empty if
+    /// the template has no such marks.
     fn not_marked(&self, mut parts: Vec<Spot>, not_rendered: &[Spot]) -> Vec<Spot> {
         let Some(marked) = self.marked(&self.turns()) else { return Vec::new() };
         let is_left_out = |part: &Spot| not_rendered.iter().any(|other| other.turn == part.turn && other.holds(part));
@@ -373,8 +373,8 @@ fn after_tag(content: &str) -> usize {
     content[start..].find(closing).map_or(0, |at| start + at + 1)
 }
 
-/// Returns the arguments of a call with a marker in them, as an object or as a string, as they were given. `None` if there are
-/// no arguments.
+/// Returns the arguments of a call with a marker in them, in the form in which they were given: an object or a string. `None` if
+/// there are no arguments.
 fn marked_arguments(arguments: &Value, marker: &str) -> Option<Value> {
     match arguments {
         Value::Object(fields) => {

@@ -80,8 +80,9 @@ impl Serialised {
     }
 }
 
-/// Recognises a value in JSON or in Python's notation: a list, an object, a quoted text, turns between code fences, or a printed
-/// message. Lists and objects of turns may be cut off. `None` if the text is none of these.
+/// Recognises a value in JSON or in Python's notation: a list with a text or an object in it, an object that is not empty, a quoted
+/// text, turns between code fences, or a printed message. Lists and objects of turns may be cut off. `None` if the text is none of
+/// these.
 fn serialised(text: &str) -> Option<Serialised> {
     let text = text.trim();
     if text.len() > 1 && text.starts_with('"') && text.ends_with('"') {
@@ -137,7 +138,7 @@ fn holds_texts(value: &Value) -> bool {
     }
 }
 
-/// Whether the text, which is not JSON, is a list of texts or a dictionary as Python prints it.
+/// Whether the text, which is not JSON, is a list of strings, a dictionary or a list of dictionaries, as Python prints them.
 fn is_printed_by_python(text: &str) -> bool {
     let inner = text[1..].trim_start();
     let quoted = inner.starts_with(['\'', '"']) || inner.starts_with("{'") || inner.starts_with("{\"");

@@ -29,7 +29,7 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut 
         let values = format!("{} and {}", lowest.chosen, lowest.rejected);
         found.push(Sighting::new(finding, lowest.name.to_owned(), &values));
     }
-    // if the user names the columns, the same one is the better answer in all rows, and a verdict may contradict that
+    // if the user names the columns, the chosen answer is in the same column in all rows, and a verdict may contradict that
     if columns != ["chosen", "rejected"] {
         for column in unread.iter().filter(|name| is_verdict(name)).take(COLUMNS) {
             if let Some(value) = row.get(column).and_then(verdict) {

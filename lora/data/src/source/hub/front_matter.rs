@@ -26,7 +26,7 @@ pub(super) struct Config {
     pub splits: Vec<(String, Vec<String>)>,
 }
 
-/// Reads the configs from README.md in a folder. Empty if it has none.
+/// Reads the configs from README.md in a folder. Empty if there is no README.md, or if it has no configs.
 ///
 /// # Errors
 /// A message if README.md cannot be read, or if its YAML is broken.

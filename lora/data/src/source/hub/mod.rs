@@ -1,8 +1,8 @@
 //! Finds the files of a data set in the local Hugging Face cache by its id: `ORG/NAME[:CONFIG][@REVISION][#SPLIT]`.
 //!
-//! The cache (huggingface_hub 2.4): `datasets--ORG--NAME/refs/<revision>` holds a hash, `snapshots/<hash>/` the files, as links
-//! into `blobs/`. Nothing is downloaded. The configs in README.md say which files belong to a split. If there are no configs,
-//! the names of the files decide, by the rules of the `datasets` library.
+//! In the cache (as huggingface_hub 2.4 lays it out), `datasets--ORG--NAME/refs/<revision>` holds a hash, and `snapshots/<hash>/`
+//! holds the files as links into `blobs/`. Nothing is downloaded. The configs in README.md say which files belong to a split. If
+//! there are no configs, the names of the files decide, by the rules of the `datasets` library.
 //!
 //! Source: the hub's documentation, "File names and splits"; `datasets` 5.0 `data_files.py`.
 
@@ -50,8 +50,8 @@ struct Id<'a> {
 }
 
 impl<'a> Id<'a> {
-    /// Reads an id. `None` if the text is not an id. A text with the ending of a data file is not: it counts as the path of a
-    /// missing file.
+    /// Reads an id. `None` if the text is not an id. A name with the ending of a data file is never an id: it counts as the path
+    /// of a missing file.
     fn parse(text: &'a str) -> Option<Id<'a>> {
         let name = text.split([':', '@', '#']).next()?;
         let has_ending = |ending: &str| name.rsplit('.').take(2).any(|part| part.eq_ignore_ascii_case(ending));
@@ -92,7 +92,7 @@ pub struct CachedSet {
     pub config: Option<String>,
     /// The split.
     pub split: String,
-    /// The files of the split: in the order of its patterns, and alphabetically within a pattern.
+    /// The files of the split, in the order of its patterns. The files of one pattern are in alphabetical order.
     pub files: Vec<PathBuf>,
 }
 
@@ -168,7 +168,7 @@ fn chosen<'c>(id: &Id<'_>, configs: &'c [Config]) -> Result<Option<&'c Config>, 
     let all = || configs.iter().map(|config| config.name.clone()).collect();
     if let Some(wanted) = id.config {
         let found = configs.iter().find(|config| config.name == wanted);
-        // a data set without configs still has a config of this name
+        // a data set without configs counts as having one config, named `default`
         let is_only = configs.is_empty() && wanted == "default";
         return match found {
             None if !is_only => Err(HubFault::NoConfig { config: wanted.to_owned(), all: all() }),
@@ -226,7 +226,7 @@ fn list(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) {
             continue;
         }
         let path = if inside.is_empty() { name.clone() } else { format!("{inside}/{name}") };
-        // in a snapshot files are links, folders are not
+        // in a snapshot, files are links, but folders are real folders
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_folder && depth < MAX_DEPTH {
             list(folder, &path, depth + 1, files);
@@ -243,7 +243,7 @@ fn holds_rows(name: &str) -> bool {
 
 /// Finds splits by the names of files and folders. There are four rules: the form `SPLIT-00000-of-00003`, a word in the file's
 /// name that stands for a split, such a word anywhere in the path, and the split `train` for every file. The first rule that
-/// finds a split in any path decides for all files, and files in which it finds none are left out. Only files of the most
+/// finds a split in any path decides for all files, and files for which it finds no split are left out. Only files of the most
 /// frequent format count.
 fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
     let files = &most_frequent_format(files)[..];
@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(of(&["a/train.jsonl", "test/a.jsonl"]), ["train: a/train.jsonl"]);
         assert_eq!(of(&["training/a.jsonl", "test/a.jsonl"]), ["train: training/a.jsonl", "test: test/a.jsonl"]);
         assert_eq!(of(&["trainer.jsonl", "b.jsonl"]), ["train: trainer.jsonl b.jsonl"]);
-        // the same rows in several formats count once
+        // if the same rows are stored in several formats, the files of only one format are used
         assert_eq!(of(&["train.csv", "train.jsonl"]), ["train: train.jsonl"]);
         assert_eq!(of(&["a/train.csv", "b/train.tsv", "train.parquet"]), ["train: a/train.csv b/train.tsv"]);
         assert_eq!(

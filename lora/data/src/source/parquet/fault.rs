@@ -4,7 +4,7 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParquetFault {
-    /// The end is missing.
+    /// The file does not end as a Parquet file does.
     #[error("it does not end as a Parquet file does; is it complete?")]
     Truncated,
     /// The footer's size exceeds the file or the limit.
@@ -18,7 +18,7 @@ pub enum ParquetFault {
     /// A damaged footer, or a damaged list of features in it.
     #[error("its {part} is damaged: {message}")]
     Damaged {
-        /// Which part.
+        /// The damaged part.
         part: &'static str,
         /// What is wrong.
         message: String,

@@ -5,8 +5,8 @@
 //! Only the columns that a run can read are looked at. Every other column is null in the object. The parquet library trusts the
 //! sizes in a file and panics on some broken ones. So the footer (`thrift`) and the page headers of the columns to read (`pages`)
 //! are walked first, and every size in them is compared with the file. Pages of codecs that can expand without bound are unpacked
-//! once to count their bytes. A panic of the library becomes an error. The library decodes columns, a row at a time; `rows` makes
-//! objects of them. If pages carry a checksum, it is checked.
+//! once to count their bytes. A panic of the library becomes an error. The library decodes the columns one row at a time, and
+//! `rows` makes objects of their values. If pages carry a checksum, it is checked.
 
 pub(crate) mod fault;
 mod features;
@@ -85,7 +85,7 @@ pub(crate) fn unpack(
                     max_def_level: descr.max_def_level(),
                     max_rep_level: descr.max_rep_level(),
                     most_values: ROW_VALUES / fields.leaves.len() as u64,
-                    // a row may begin in one page and end in the next: both must fit, however large they are
+                    // a row may begin in one page and end in the next, so two pages of the column's largest size must fit
                     most_bytes: share.max(2 * held.page),
                     open_values: 0,
                     open_bytes: 0,
@@ -183,13 +183,13 @@ fn reads(map: &ColumnMap, field: &Schema) -> bool {
     map.reads(field.name()) || is_looked_at(field.name()) && holds_texts(field)
 }
 
-/// Whether all values in a column are texts, including those within its lists and structures.
+/// Whether all values in a column are strings, including those within its lists and structures.
 fn holds_texts(field: &Schema) -> bool {
     if !field.is_primitive() {
         return field.get_fields().iter().all(|field| holds_texts(field));
     }
     let info = field.get_basic_info();
-    // older writers have only the older annotation
+    // older writers set only the older annotation, the converted type
     info.logical_type_ref() == Some(&LogicalType::String) || info.converted_type() == ConvertedType::UTF8
 }
 

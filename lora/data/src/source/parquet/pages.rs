@@ -21,12 +21,13 @@ const MAX_HEADER_BYTES: usize = 16 << 20;
 const MAX_PAGE_BYTES: u64 = 4 * MAX_ROW_BYTES;
 /// Upper bound of the bytes that snappy or lz4 make of one byte: lz4 makes at most 255, snappy fewer.
 const MOST_EXPANSION: u64 = 256;
-/// Bytes that a dictionary's value takes in memory, besides its own bytes.
+/// Bytes that each value of a dictionary takes in memory, besides the bytes of its content.
 const VALUE_BYTES: u64 = size_of::<ByteArray>() as u64;
-/// Maximum number of lengths in front of a page's texts. With more, even the largest page has less than 16 bytes for each text.
+/// Maximum number of lengths in front of a page's texts. With more lengths, even the largest page would have less than 16 bytes
+/// for each text.
 const MAX_LENGTHS: u64 = 1 << 24;
 /// Maximum number of bytes of pages and dictionaries that all columns together may need at a time. A page or a dictionary usually
-/// has a megabyte.
+/// has about a megabyte.
 pub(super) const HELD_BYTES: u64 = 512 << 20;
 /// Maximum number of values that a row may have in its lists, all columns together.
 pub(super) const ROW_VALUES: u64 = 1 << 21;
@@ -52,7 +53,7 @@ const DATA_PAGE_V2: i64 = 3;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Held {
     pub dictionary: u64,
-    /// Its largest page.
+    /// Size of its largest page.
     pub page: u64,
 }
 
@@ -423,7 +424,7 @@ mod tests {
         assert_eq!(of(&[3, 0b0111_0110], 1, 7, 2), (4, 4, true));
         // two bits a level: 0 1 2 0 | 3 3 0 1
         assert_eq!(of(&[3, 0b0010_0100, 0b0100_1111], 3, 8, 0), (3, 2, true));
-        // levels that end too early: those that are there count
+        // levels that end too early: only the levels that are present count
         assert_eq!(of(&[], 1, 8, 3), (3, 3, false));
         assert_eq!(of(&[5, 0xFF], 1, 16, 0), (8, 8, false));
     }

@@ -36,12 +36,12 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 pub(super) enum Node {
     /// The value of a column.
     Leaf(usize),
-    /// A column of JSON text, which is read as the value in it.
+    /// A column of JSON texts. Each text is read as the value that it encodes.
     Json(usize),
     /// Null if the level of definition is below `def`.
     Optional { def: i16, columns: Range<usize>, inner: Box<Node> },
     /// An object: for each field, the key as JSON text (`"name":`) and the node of the value. Null fields are left out: all rows
-    /// of a column have one type, so each row has the fields of all other rows, too.
+    /// have the fields of the schema, so a field that a row lacked before it was written to Parquet is null.
     Group(Vec<(Vec<u8>, Node)>),
     /// A list. It is empty if the level of definition is below `def`, and goes on while the level of repetition is at least `rep`.
     List { def: i16, rep: i16, columns: Range<usize>, element: Box<Node> },
@@ -126,12 +126,13 @@ impl Node {
     }
 }
 
-/// Whether the repeated field of a list is the element itself and not a wrapper around it: old writers had no third level.
+/// Whether the repeated field of a list is the element itself and not a wrapper around it: old writers wrote lists of two levels
+/// instead of three.
 fn is_element(list: &Type, repeated: &Type) -> bool {
     repeated.name() == "array" || repeated.name() == format!("{}_tuple", list.name())
 }
 
-/// Why a row has no line.
+/// Why a row cannot be written as a line.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// A value that JSON has no form for.
@@ -169,7 +170,7 @@ pub(super) struct Column {
     rep_levels: Vec<i16>,
     /// Number of values and nulls of the row.
     levels: usize,
-    /// Index of the next value or null, and index of the next value.
+    /// Index of the next value or null (`at`), and index of the next value in the values without nulls (`value_at`).
     at: usize,
     value_at: usize,
 }
@@ -189,7 +190,7 @@ impl<T: DataType> Values<T> {
         loop {
             let (rows, _, levels) = self.reader.read_records(1, Some(def), Some(rep), &mut self.values)?;
             total += levels;
-            // the end of a row may show only when the next one begins
+            // the reader may find the end of a row only when the next row begins
             if (rows > 0 && total > 0) || (rows == 0 && levels == 0) {
                 return Ok(total);
             }
@@ -248,7 +249,7 @@ impl Column {
         Ok(self.levels)
     }
 
-    /// Checks that [`Column::take`] took all values and nulls of the row.
+    /// Checks that [`Column::take`] has moved past all values and nulls of the row.
     pub(super) fn check_taken(&self) -> Result<(), ParquetFault> {
         if self.at == self.levels { Ok(()) } else { Err(self.unlike()) }
     }
@@ -277,7 +278,7 @@ impl Column {
         self.next_levels().map(|(def, _)| def).ok_or_else(|| Stop::Broken(self.unlike()))
     }
 
-    /// Takes the next value or null. Returns the index of the value, or `None` for a null.
+    /// Moves past the next value or null. Returns the index of the value, or `None` for a null.
     fn take(&mut self) -> Result<Option<usize>, Stop> {
         let is_value = self.def_level()? == self.descr.max_def_level();
         self.at += 1;
@@ -312,7 +313,7 @@ impl Column {
         self.write_scalar(line, &field.map_err(|error| self.bad(error.to_string()))?)
     }
 
-    /// Writes the value in the next JSON text.
+    /// Writes the JSON value that the column's next text holds.
     fn write_json(&mut self, line: &mut Line) -> Result<(), Stop> {
         let Some(i) = self.take()? else { return line.put(b"null") };
         let Typed::Bytes(all) = &self.typed else {
@@ -322,7 +323,7 @@ impl Column {
         if let Some(message) = json_fault(text) {
             return Err(self.bad(format!("its text is not valid JSON: {message}")));
         }
-        // strings have only escaped line ends, so these are between values; they become blanks, since a row is one line
+        // line ends within strings are escaped, so these are between values; they become blanks, since a row is one line
         for (i, piece) in text.trim_ascii().split(['\n', '\r']).enumerate() {
             line.put(if i > 0 { b" " } else { b"" })?;
             line.put(piece.as_bytes())?;
@@ -377,7 +378,7 @@ pub(super) fn is_text(column: &ColumnDescriptor) -> bool {
     matches!(column.converted_type(), ConvertedType::UTF8 | ConvertedType::ENUM | ConvertedType::JSON)
 }
 
-/// The line of a row, no longer than a row may be.
+/// The line of a row. A write fails if the line and its line end would be longer than [`MAX_ROW_BYTES`].
 #[derive(Debug, Default)]
 pub(super) struct Line {
     pub bytes: Vec<u8>,
@@ -389,7 +390,7 @@ impl Line {
     }
 
     fn put_text(&mut self, text: &str) -> Result<(), Stop> {
-        // an escaped byte takes at most six: a text that surely fits needs no check of each piece
+        // an escaped byte takes at most six bytes: a text that fits even then needs no check of each piece
         let fits = (self.bytes.len() + 6 * text.len()) as u64 + 2 < MAX_ROW_BYTES;
         let written =
             if fits { serde_json::to_writer(&mut self.bytes, text) } else { serde_json::to_writer(self, text) };

@@ -50,8 +50,8 @@ impl<'a> Compact<'a> {
         self.at
     }
 
-    /// Walks a structure and calls `on` for each [`Event`]. The path is the ids of the fields, the outermost first. All
-    /// elements of a list have the list's path.
+    /// Walks a structure and calls `on` for each [`Event`]. The path holds the ids of the fields, the outermost first. All
+    /// elements of a list have the list's path. A list or map within a list or map adds a 0 to the path.
     pub(super) fn walk(&mut self, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
         self.fields(&mut Vec::new(), on)
     }
@@ -167,7 +167,7 @@ impl<'a> Compact<'a> {
     }
 }
 
-/// Takes a number from the front of `bytes`: seven bits a byte, the lowest first.
+/// Reads a number of seven bits per byte, the lowest bits first, and removes it from the front of `bytes`.
 pub(super) fn varint(bytes: &mut &[u8]) -> Result<u64, ThriftFault> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {

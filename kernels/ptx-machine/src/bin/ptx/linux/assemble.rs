@@ -19,7 +19,7 @@ const TARGETS: [(&str, &Wheel, &str); 9] = [
     ("sm_120", &wheels::NEWER_PTXAS, "sm_120-12.9"),
 ];
 
-/// Registers of each kernel, by kernel and column.
+/// The number of registers that each kernel needs, by the kernel's name and then by column.
 type Table = BTreeMap<String, BTreeMap<String, u32>>;
 
 const HEAD: &str = "# Registers of each kernel, by architecture and assembler (12.0.140 where none is named). Made by\n\

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// `None`. If `check` is true, writes nothing and compares with the PTX that is there.
 ///
 /// # Errors
-/// The compiler's log, or which files differ.
+/// The compiler's log, the files that differ or have no source, or the error of a file or of loading the compiler.
 pub(crate) fn run(files: &[PathBuf], nvrtc: Option<PathBuf>, out: Option<PathBuf>, check: bool) -> Result<(), String> {
     let library = match nvrtc.or_else(|| std::env::var_os("ALIGN_NVRTC").map(PathBuf::from)) {
         Some(library) => library,

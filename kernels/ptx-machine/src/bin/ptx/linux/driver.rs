@@ -1,13 +1,14 @@
-//! Lays the fake driver out under the names by which programs look for a driver.
+//! Copies the fake driver into a folder, under the names by which programs look for a driver.
 
 use ptx_machine::driver::library;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Copies the fake driver that cargo built beside this program into `folder`, as `libcuda.so` and `libcuda.so.1`.
+/// Copies the fake driver that cargo built beside this program into `folder` as `libcuda.so.1`, with a link `libcuda.so` to it.
 ///
 /// # Errors
-/// If there is no fake driver, with the command that builds it; if `folder` is in cargo's folder; if it cannot be written.
+/// If there is no fake driver (the message then has the command that builds it), if `folder` is in cargo's target folder, or if
+/// `folder` cannot be written.
 pub(crate) fn run(folder: &Path) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
     let profile = program.parent().unwrap_or(Path::new("/"));
@@ -24,7 +25,7 @@ pub(crate) fn run(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the part of a path that exists, without links.
+/// Returns the longest part of a path that exists, with all links resolved.
 fn existing(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     path.ancestors().find_map(|part| part.canonicalize().ok()).unwrap_or_default()
@@ -40,8 +41,9 @@ fn build_command(profile: &Path) -> String {
     }
 }
 
-/// Copies the library into a folder under both names, of which one is a link: a program that opens both has one driver. Programs
-/// that have the files open keep what they have. Returns the folder's whole path.
+/// Copies the library into a folder as `libcuda.so.1` and makes `libcuda.so` a link to it, so that a program that opens both gets
+/// one driver. Renames complete files into place, so that running programs keep the library that they have open. Returns the
+/// folder's absolute path.
 fn lay_out(library: &Path, folder: &Path) -> io::Result<PathBuf> {
     std::fs::create_dir_all(folder)?;
     let folder = folder.canonicalize()?;

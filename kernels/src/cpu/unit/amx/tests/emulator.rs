@@ -1,7 +1,7 @@
 //! The matrix unit in software, for tests on processors without it. There, each of its instructions raises an illegal-instruction
-//! signal. The handler decodes the instruction and executes it on tiles of its own. It does the same with the unit's instructions
-//! that follow directly, because a signal takes longer than any of them. The program then continues after the last of these. So
-//! the code that runs on the unit is tested, except for its speed.
+//! signal. The handler decodes the instruction and executes it on tiles that it keeps in memory. If more of the unit's instructions
+//! follow directly, it executes them too, because a signal takes longer than any of them. The program then continues after the last
+//! one that was executed. So the code that runs on the unit is tested, except for its speed.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: the operations and VEX encodings of the
 //! instructions.

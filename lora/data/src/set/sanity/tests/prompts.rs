@@ -1,4 +1,4 @@
-//! Prompts that are missing, empty, in a column that nothing reads, or without a mark at their end.
+//! Tests prompts that are missing, empty, in a column that nothing reads, or without a mark at their end.
 
 use super::*;
 use crate::record::bad_row::BadRow;

@@ -1,4 +1,4 @@
-//! What the chat template leaves out.
+//! Tests that parts of a row that the chat template leaves out are found.
 
 use super::*;
 use crate::record::bad_row::BadRow;

@@ -1,11 +1,11 @@
-//! Answers that begin with the prompt.
+//! Tests answers that begin with the prompt: the prompt is cut, or there is a warning.
 
 use super::*;
 use crate::record::reading::{Reading, Texts};
 use crate::record::repeated_prompt::repeated_turns;
 use crate::row::RowKind;
 
-/// Answers that repeat the prompt after blanks, a label or a system turn, or whose first turn repeats the user's text.
+/// Finds answers that repeat the prompt after blanks, a label or a system turn, or whose first turn repeats the user's text.
 #[test]
 fn prompts_within_answers_are_cut_or_found() {
     let question = "What is a lake?";
@@ -126,7 +126,8 @@ fn what_few_rows_do_is_only_said() {
     assert_eq!(findings(Some(ANY), one), [others, Finding::RepeatedTurns]);
 }
 
-/// One answer repeats the prompt and the other does not, so they differ in something that is no answer.
+/// If one answer repeats the prompt and the other does not, there is a warning: the repetition is a difference between the answers
+/// that has nothing to do with the preference.
 #[test]
 fn a_prompt_in_one_of_the_answers_is_found() {
     let question = |i: usize| format!("What is lake number {i}?");

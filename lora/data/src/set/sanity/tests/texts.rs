@@ -1,4 +1,4 @@
-//! Texts that are values written as text, and texts to which the chat template is not applied.
+//! Tests texts that are values written as text, and texts to which the chat template is not applied.
 
 use super::*;
 use crate::row::RowKind;

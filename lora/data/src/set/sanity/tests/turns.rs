@@ -1,11 +1,11 @@
-//! Scored turns of other speakers, turn marks within a turn, and null arguments of calls.
+//! Tests scored turns of other speakers, turn marks within a turn, and null arguments of calls.
 
 use super::*;
 use crate::record::reading::{Reading, Texts};
 use crate::row::RowKind;
 use crate::tokens::sft_part::SftPart;
 
-/// Other speakers in the scored part, a turn of the assistant right before it, and conversations without the assistant.
+/// Finds other speakers in the scored part, a turn of the assistant right before it, and conversations without the assistant.
 #[test]
 fn turns_of_others_that_are_scored_are_found() {
     let tool = json!({"role": "tool", "content": "42"});
@@ -26,7 +26,7 @@ fn turns_of_others_that_are_scored_are_found() {
     assert_eq!(findings(Some(ANY), json!({"messages": [user("q"), says("a")]})), []);
 }
 
-/// `--chat` on texts that are conversations already.
+/// With `--chat`, a text that is a conversation already is reported.
 #[test]
 fn turn_marks_within_a_turn_are_found() {
     let found = |prompt: &str| {

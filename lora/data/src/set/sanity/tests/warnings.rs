@@ -1,4 +1,4 @@
-//! What a warning says, how many warnings are kept, and sound data, which causes none.
+//! Tests what a warning says, how many warnings are kept, and that sound data causes none.
 
 use super::*;
 use crate::row::RowKind;

@@ -1,4 +1,4 @@
-//! Texts with the type JSON, at any depth; null fields of structures, which count as missing.
+//! Tests of texts with the type JSON, at any depth, and of null fields of structures, which count as missing.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Parquet files that a writer makes, and files that no writer makes.
+//! Tests of Parquet files that a writer makes, and of files that no writer makes.
 
 mod by_hand;
 mod json;

@@ -1,4 +1,5 @@
-//! Damaged files: each fault has its error, and headers that the library would read differently from the check are refused.
+//! Tests of damaged files: each fault has its error, and a header is refused if the library would read it differently from the
+//! check.
 
 use serde_json::json;
 

@@ -18,7 +18,8 @@ fn a_row_that_refers_to_a_large_text_over_and_over_is_bad() {
     assert_eq!(row(&rows, 1), json!({"completions": ["x".repeat(MIB)]}));
 }
 
-/// The line of a bad row is short, but making it may take as long as for the longest good row.
+/// The line of a bad row is short, but to find that a row is too long, almost as many bytes are written as for the longest good
+/// row. So those bytes count towards the limit.
 #[test]
 fn rows_that_are_too_long_count_as_what_they_took() {
     let runs: Vec<(u64, u8)> = (0..17).flat_map(|_| [(1, 0), (99, 1)]).collect();

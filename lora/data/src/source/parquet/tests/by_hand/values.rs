@@ -1,4 +1,4 @@
-//! Values: numbers, lists and maps in all their forms, and values that JSON has no form for.
+//! Tests of values: numbers, lists and maps in all their forms, and values that have no form in JSON.
 
 use serde_json::json;
 
