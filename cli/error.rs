@@ -5,7 +5,7 @@ use crate::report::say;
 use align_data::{BadRow, DataError, DropReason, EncoderError, RowKind, SourceError, TemplateError};
 use align_engine::EngineError;
 use align_engine::model::{ConfigError, LocateError};
-use align_engine::weights::LoadError;
+use align_engine::weights::{BASE_WEIGHTS, LoadError};
 use align_kernels::KernelError;
 use align_lora::adapter::{AdapterError, MergeError};
 use align_lora::objective::ObjectiveError;
@@ -77,12 +77,17 @@ impl From<KernelError> for CliError {
     fn from(error: KernelError) -> CliError {
         let text = error.to_string();
         match error {
+            KernelError::OutOfMemory { name: BASE_WEIGHTS, .. } => {
+                CliError::OutOfMemory(format!("{text}: the model does not fit; --device cpu needs no copy of it"))
+            }
             KernelError::OutOfMemory { .. } => {
                 CliError::OutOfMemory(format!("{text}; lower --micro-batch-tokens, --batch-size or --max-length"))
             }
             KernelError::InstructionSet { .. } => CliError::Usage(text),
             KernelError::TokenId { .. } => CliError::Input(text),
-            KernelError::NoDevice { .. } => CliError::Runtime(format!("{text}; --device cpu trains on the processor")),
+            KernelError::NoDevice { .. } => {
+                CliError::Runtime(format!("{text}; --device cpu computes on the processor"))
+            }
             KernelError::Shape { .. }
             | KernelError::Size { .. }
             | KernelError::Format { .. }

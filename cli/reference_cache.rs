@@ -8,7 +8,7 @@ use align_data::store::user_cache;
 use align_engine::adapters::AdapterSet;
 use align_engine::weights::WeightFiles;
 use align_kernels::Precision;
-use align_lora::train::{CachePlace, ReferenceCache};
+use align_lora::train::{CacheError, CachePlace, ReferenceCache};
 use std::path::PathBuf;
 
 /// Returns where [`open`] would put the cache that `choice` names, for a plan of `loaded`. `None` if there would be no cache.
@@ -48,6 +48,7 @@ pub(crate) fn open(
         Some(folder) => {
             match ReferenceCache::open(folder, &loaded.model, files, reference, precision, logp_temperature) {
                 Ok(cache) => cache,
+                Err(CacheError::Kernel(error)) => return Err(error.into()),
                 Err(error) if choice.is_some() => {
                     return Err(CliError::Runtime(format!("--reference-cache: {error}")));
                 }

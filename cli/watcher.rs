@@ -42,8 +42,9 @@ impl<'a> Watcher<'a> {
     /// # Errors
     /// [`TrainError::Adapter`] or [`TrainError::Write`] if a file cannot be written.
     pub(crate) fn keep(&self, state: &TrainState) -> Result<(), TrainError> {
-        self.adapter.save(self.output)?;
+        // the record first: if the device has failed, nothing is written
         let record = RunRecord::new(self.adapter, &self.of_run, state.history)?;
+        self.adapter.save(self.output)?;
         let path = self.output.join(RECORD);
         record.write(self.output).map_err(|error| TrainError::Write { path, source: error.source })
     }

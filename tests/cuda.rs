@@ -23,7 +23,7 @@ impl Driver {
         let caches = tempfile::tempdir().unwrap();
         let mut command = command(arguments);
         command.env("XDG_CACHE_HOME", caches.path());
-        if std::env::var("ALIGN_TEST_CUDA").is_ok_and(|which| which == "driver") {
+        if is_real() {
             assert_eq!(card, LATE, "a real card has no description");
         } else {
             command.env("LD_LIBRARY_PATH", self.0.path()).env("PTX_MACHINE", card);
@@ -40,6 +40,11 @@ const MODELS: [&str; 9] = [
     "tiny-gemma2", "tiny-gemma3", "tiny-llama", "tiny-llama31", "tiny-mistral", "tiny-phi3", "tiny-qwen2",
     "tiny-qwen3", "tiny-yarn",
 ];
+
+/// Whether the tests are for a real card.
+fn is_real() -> bool {
+    std::env::var("ALIGN_TEST_CUDA").is_ok_and(|which| which == "driver")
+}
 
 fn pairs() -> Vec<Value> {
     let pair = |prompt, chosen, rejected| json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
@@ -65,8 +70,8 @@ fn train(driver: &Driver, model: &str, data: &Path, device: &str, more: &[&str])
 }
 
 /// Checks that the losses agree to 1e-5, and the gradient norms to 1e-4.
-fn assert_agree(what: &str, on_card: &[Value], on_cpu: &[Value]) {
-    assert_eq!(on_card.len(), on_cpu.len(), "{what}");
+fn assert_agree(what: &str, steps: usize, on_card: &[Value], on_cpu: &[Value]) {
+    assert_eq!([on_card.len(), on_cpu.len()], [steps; 2], "{what}");
     for (card, cpu) in on_card.iter().zip(on_cpu) {
         for (key, tolerance) in [("loss", 1e-5), ("grad_norm", 1e-4)] {
             let (card, cpu) = (number(&card[key]), number(&cpu[key]));
@@ -84,7 +89,7 @@ fn five_steps_of_every_family_are_those_of_the_processor() {
     let data = lines_in(folder.path(), "pairs.jsonl", &pairs());
     for model in MODELS {
         let run = |device| train(&driver, model, &data, device, &["--max-steps", "5", "--epochs", "3"]).0;
-        assert_agree(model, &run("cuda"), &run("cpu"));
+        assert_agree(model, 5, &run("cuda"), &run("cpu"));
     }
 }
 
@@ -94,7 +99,7 @@ fn losses_of_other_kinds_of_rows_are_those_of_the_processor() {
     let data = lines_in(folder.path(), "pairs.jsonl", &pairs());
     for loss in ["exo", "ipo", "kto", "sft", "rm_bt"] {
         let run = |device| train(&driver, "tiny-llama", &data, device, &["--max-steps", "2", "--loss", loss]).0;
-        assert_agree(loss, &run("cuda"), &run("cpu"));
+        assert_agree(loss, 2, &run("cuda"), &run("cpu"));
     }
 }
 
@@ -124,11 +129,67 @@ fn scores_and_greedy_tokens_are_those_of_the_processor() {
         let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         lines.flat_map(|line| ["chosen", "rejected"].map(|key| number(&line[key]["logps"]))).collect()
     };
-    for (card, cpu) in score("cuda").into_iter().zip(score("cpu")) {
+    let [card, cpu] = ["cuda", "cpu"].map(score);
+    assert_eq!([card.len(), cpu.len()], [8; 2], "two answers of four pairs");
+    for (card, cpu) in card.into_iter().zip(cpu) {
         assert!((card - cpu).abs() <= 1e-5 * cpu.abs(), "{card} on the card, {cpu} on the processor");
     }
     let generate = |device| on(device, &["generate", "--prompt", "What is two and two?", "--max-new-tokens", "8"]);
     assert_eq!(generate("cuda"), generate("cpu"));
+}
+
+/// Whatever the driver refuses, and whenever the card is lost, the run ends with a message and leaves no output.
+#[test]
+fn a_failing_driver_ends_a_run_and_leaves_nothing() {
+    if is_real() {
+        return;
+    }
+    let (driver, folder) = (Driver::new(), tempfile::tempdir().unwrap());
+    let data = lines_in(folder.path(), "pairs.jsonl", &pairs());
+    let (model, output) = (golden_model("tiny-llama"), folder.path().join("run"));
+    let train = |card: &str| {
+        let common = ["train", "--model", text(&model), "--data", text(&data), "--output", text(&output)];
+        driver.run(card, &[&common[..], &["--device", "cuda", "--max-steps", "1", "--max-length", "48"]].concat())
+    };
+    let mut refused = 0;
+    for request in 0.. {
+        let run = train(&format!("memory=1000000000;launches=0;fails={request}"));
+        assert!(!output.exists(), "request {request} was refused");
+        if run.code == Some(5) {
+            // no request was refused; without launches the numbers are those of memory that nobody wrote
+            run.refused(5, &["is not finite"]);
+            break;
+        }
+        run.refused(4, &["out of memory"]);
+        refused += 1;
+    }
+    assert!(refused >= 3, "{refused}: page-locked memory, the weights, the run");
+    for launches in [1, 7, 60, 150] {
+        train(&format!("{LATE};lost={launches}")).refused(1, &["the GPU or its driver failed in"]);
+        assert!(!output.exists(), "lost after {launches} launches");
+    }
+}
+
+/// A plan that is made for a card fits on it: what does not is refused before the first step.
+#[test]
+fn a_plan_that_fits_is_run() {
+    if is_real() {
+        return;
+    }
+    let (driver, folder) = (Driver::new(), tempfile::tempdir().unwrap());
+    let data = lines_in(folder.path(), "pairs.jsonl", &pairs());
+    let (model, output) = (golden_model("tiny-llama"), folder.path().join("run"));
+    for megabytes in [4, 6, 8, 16] {
+        let common =
+            ["train", "--model", text(&model), "--data", text(&data), "--output", text(&output), "--overwrite"];
+        let flags = ["--device", "cuda", "--max-steps", "1", "--max-length", "48"];
+        let run = driver.run(&format!("memory={};mode=late", megabytes << 20), &[&common[..], &flags].concat());
+        match run.code {
+            Some(4) => assert!(!run.stderr.contains("step 1/1"), "{megabytes} MiB: {}", run.stderr),
+            _ => drop(run.ok()),
+        }
+    }
+    assert!(output.join("adapter_model.safetensors").exists(), "16 MiB are enough");
 }
 
 /// `auto` means the processor, and its messages do not mention the PTX machine, which only tests use.
@@ -140,11 +201,11 @@ fn the_machine_is_taken_only_if_it_is_asked_for() {
     let score = |card: &str, more: &[&str]| {
         driver.run(card, &[&["score", "--model", text(&model), "--data", text(&data), "--verbose"], more].concat())
     };
-    let run = score(LATE, &[]).ok();
-    assert!(!run.stderr.contains("GPU") && !run.stderr.contains("PTX"), "{}", run.stderr);
-    if std::env::var("ALIGN_TEST_CUDA").is_ok_and(|which| which == "driver") {
+    if is_real() {
         return;
     }
+    let run = score(LATE, &[]).ok();
+    assert!(!run.stderr.contains("GPU") && !run.stderr.contains("PTX"), "{}", run.stderr);
     let run = score("name=Some Card", &[]).ok();
     assert!(run.stderr.contains("a GPU is there (Some Card), and --device cuda uses it"), "{}", run.stderr);
 

@@ -36,22 +36,6 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// Maps `wanted` bytes, or `least` bytes if the system refuses `wanted`. `None` if it refuses both.
-    fn map(&self, wanted: usize, least: usize) -> Option<(NonNull<u8>, usize)> {
-        let map = |len: usize| match self {
-            Source::Host => pages::map(len),
-            Source::Card(context) => context.map(len),
-            #[cfg(test)]
-            Source::Apart(_) => None,
-        };
-        map(wanted).map(|at| (at, wanted)).or_else(|| map(least).map(|at| (at, least)))
-    }
-
-    /// Returns the minimum number of bytes that a new mapping asks for.
-    fn least(&self) -> usize {
-        if self.is_host() { MAPPING } else { CARD_MAPPING }
-    }
-
     /// Returns the number of bytes that the start and the length of every block are multiples of.
     fn line(&self) -> usize {
         if self.is_host() { LINE } else { CARD_LINE }
@@ -62,8 +46,9 @@ impl Source {
     }
 }
 
-/// A new mapping of a card has at least this many bytes. A run reserves what it needs in one piece.
-const CARD_MAPPING: usize = 4 << 20;
+/// A mapping of a card has at least this many bytes. Loading reserves what the weights need, and a run what its plan needs, so few
+/// mappings are as small.
+const CARD_MAPPING: usize = 32 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -159,20 +144,19 @@ impl Memory {
         self.state.lock().expect("no holder of the memory lock panics")
     }
 
-    /// Makes sure that one gap is large enough for all blocks that are still to come, if all blocks together take `bytes` bytes.
-    /// Maps memory if there is no such gap.
+    /// Maps what is missing until all blocks together can have `bytes` bytes, in one piece and no more than that.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`].
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
+    /// [`KernelError::OutOfMemory`]; [`KernelError::Driver`].
+    pub(crate) fn reserve(&self, name: &'static str, bytes: usize) -> Result<()> {
         let mut state = self.lock();
-        let wanted = bytes.saturating_sub(state.count.in_use);
-        let largest = state.by_len.last().map_or(0, |(len, _)| *len);
         let in_use = state.count.in_use;
-        if wanted > largest && state.map(wanted).is_none() {
-            return Err(KernelError::OutOfMemory { name: "plan", bytes: wanted, in_use, device: self.device });
+        let wanted = bytes.saturating_sub(in_use);
+        let largest = state.by_len.last().map_or(0, |(len, _)| *len);
+        if wanted <= largest || state.map_exactly(wanted)? {
+            return Ok(());
         }
-        Ok(())
+        Err(KernelError::OutOfMemory { name, bytes: wanted, in_use, device: self.device })
     }
 
     /// Assigns this thread to the device. From now on, the bytes that the thread counts with [`Counted`] are in the device's
@@ -188,7 +172,7 @@ impl Memory {
         let len = block_len(bytes, state.source.line()).ok_or_else(|| refused(state.count.in_use))?;
         #[cfg(test)]
         if let Source::Apart(context) = &state.source {
-            let at = context.map(bytes.max(1)).ok_or_else(|| refused(state.count.in_use))?;
+            let at = context.map(bytes.max(1))?.ok_or_else(|| refused(state.count.in_use))?;
             state.count.add(name, len);
             return Ok(Block {
                 at,
@@ -199,7 +183,7 @@ impl Memory {
                 home: self.clone(),
             });
         }
-        let (place, zeroed) = state.cut(len).ok_or_else(|| refused(state.count.in_use))?;
+        let (place, zeroed) = state.cut(len)?.ok_or_else(|| refused(state.count.in_use))?;
         state.count.add(name, len);
         let at = state.mappings[place.mapping].at;
         // SAFETY: the gap that the block was cut from was inside the mapping, so `offset` is too.
@@ -211,10 +195,12 @@ impl Memory {
 impl State {
     /// Cuts a block out of the smallest gap that holds it. Returns its place, and whether it is all zeros. `None` if the system
     /// has no more memory.
-    fn cut(&mut self, len: usize) -> Option<(Place, bool)> {
+    fn cut(&mut self, len: usize) -> Result<Option<(Place, bool)>> {
         let mut fitting = self.by_len.partition_point(|(gap, _)| *gap < len);
         if fitting == self.by_len.len() {
-            self.map(len)?;
+            if !self.map(len)? {
+                return Ok(None);
+            }
             fitting = self.by_len.partition_point(|(gap, _)| *gap < len);
         }
         let index = self.index_after(self.by_len[fitting].1);
@@ -236,19 +222,31 @@ impl State {
         } else {
             self.remove(index);
         }
-        Some((gap.place, gap.touched == 0))
+        Ok(Some((gap.place, gap.touched == 0)))
     }
 
-    /// Adds a new mapping of at least `len` bytes, as one gap. `None` if the system has no more memory.
-    fn map(&mut self, len: usize) -> Option<()> {
-        let least = len.checked_next_multiple_of(HUGE_PAGE)?;
-        let wanted = least.max(self.mapped).max(self.source.least()).next_multiple_of(HUGE_PAGE);
-        let (at, len) = self.source.map(wanted, least)?;
+    /// Adds a new mapping of at least `len` bytes, as one gap. Returns whether the system has so much memory.
+    fn map(&mut self, len: usize) -> Result<bool> {
+        // only on the host do pages cost nothing before they are touched
+        let roomy = if self.source.is_host() { self.mapped.max(MAPPING) } else { CARD_MAPPING };
+        Ok(self.map_exactly(len.max(roomy))? || (len < roomy && self.map_exactly(len)?))
+    }
+
+    /// Adds a new mapping of `len` bytes, rounded up to huge pages, as one gap. Returns whether the system has so much memory.
+    fn map_exactly(&mut self, len: usize) -> Result<bool> {
+        let Some(len) = len.checked_next_multiple_of(HUGE_PAGE) else { return Ok(false) };
+        let at = match &self.source {
+            Source::Host => pages::map(len),
+            Source::Card(context) => context.map(len)?,
+            #[cfg(test)]
+            Source::Apart(_) => None,
+        };
+        let Some(at) = at else { return Ok(false) };
         self.mappings.push(Mapping { at, len });
         self.mapped += len;
         let touched = if self.source.is_host() { 0 } else { len };
         self.insert(Gap { place: Place { mapping: self.mappings.len() - 1, offset: 0 }, len, touched });
-        Some(())
+        Ok(true)
     }
 
     /// Gives pages of gaps back to the system, so that [`KEEP`] holds when `len` more bytes are touched. Begins with the gap that

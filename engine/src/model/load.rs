@@ -145,6 +145,14 @@ impl<'a> Loader<'a> {
         Ok(Ends { embed_tokens, norm, lm_head })
     }
 
+    /// Returns the bytes of all tensors that the model uses, in the format of their files. 0 if there are no files.
+    pub(super) fn bytes(&self) -> u64 {
+        let Source::Files(files) = self.source else { return 0 };
+        let tensors = self.layout.tensors(self.config);
+        let bytes_of = |(name, _): &(String, _)| files.get(name).map_or(0, |(tensor, _)| tensor.bytes.len() as u64);
+        tensors.iter().map(bytes_of).sum()
+    }
+
     /// Starts to read the matrices ahead of the computation. Stage i is layer i; the last stage is the head. `None` if there are
     /// no files, if the matrices fit into `free_bytes` with room to spare, or if no thread can start.
     pub(super) fn read_ahead(&self, free_bytes: u64) -> Option<Arc<ReadAhead>> {

@@ -55,7 +55,7 @@ impl Model {
     /// supported.
     pub fn load(device: &Device, config: ModelConfig, files: &WeightFiles) -> Result<Model, EngineError> {
         // what was copied to a card needs no pages of the files any more
-        let free_bytes = if device.reads_host_memory() { device.free_bytes() } else { u64::MAX };
+        let free_bytes = if device.reads_host_memory() { device.free_bytes()? } else { u64::MAX };
         Model::load_beside(device, config, files, free_bytes)
     }
 
@@ -71,6 +71,9 @@ impl Model {
         free_bytes: u64,
     ) -> Result<Model, EngineError> {
         let loader = Loader::new(device, &config, files)?;
+        if !device.reads_host_memory() {
+            device.reserve(BASE_WEIGHTS, loader.bytes())?;
+        }
         let read_ahead = loader.read_ahead(free_bytes);
         let blocks = loader.blocks()?;
         let Ends { embed_tokens, norm, lm_head } = loader.ends()?;

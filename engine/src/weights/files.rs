@@ -89,7 +89,7 @@ impl WeightFiles {
         self.places.values().map(|&(shard, tensor)| (&self.shards[shard].tensors()[tensor], &self.shards[shard]))
     }
 
-    fn get(&self, name: &str) -> Option<(&TensorInfo, &SafetensorsFile)> {
+    pub(crate) fn get(&self, name: &str) -> Option<(&TensorInfo, &SafetensorsFile)> {
         let &(shard, tensor) = self.places.get(name)?;
         Some((&self.shards[shard].tensors()[tensor], &self.shards[shard]))
     }

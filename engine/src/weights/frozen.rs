@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The name of copied matrices in the memory report.
-pub(crate) const BASE_WEIGHTS: &str = "base weights";
+pub const BASE_WEIGHTS: &str = "base weights";
 /// The name of vectors in the memory report.
 const BASE_VECTORS: &str = "base vectors";
 

@@ -19,7 +19,7 @@ mod writer;
 
 pub use self::error::{HeaderFault, IndexFault, LoadError, WriteError};
 pub use self::files::{ValueCheck, WeightFiles};
-pub(crate) use self::frozen::BASE_WEIGHTS;
+pub use self::frozen::BASE_WEIGHTS;
 pub use self::frozen::{Frozen, FrozenVector};
 pub use self::quantised::Quantised;
 pub use self::read_ahead::{Pages, ReadAhead, Then};

@@ -72,6 +72,15 @@ pub(crate) fn cases() -> Vec<Case> {
             }
         }
     }
+    // the head dimensions of the families
+    for head_dim in [64, 96, 128, 256] {
+        let geometry = Geometry { num_attention_heads: 2, num_key_value_heads: 1, head_dim, scale: 0.1, ..SMOLLM2 };
+        for direction in [Direction::Forward, Direction::Backward] {
+            let segments = tree(0, 7, &[5, 33]);
+            let shape = Shape { direction, geometry, segments, gap: 0, floats: FloatDtype::F32 };
+            cases.push(shape.case("a prompt and two branches", false));
+        }
+    }
     // more query heads for each key-value head than are summed at once, and a head that ends inside a vector
     let groups = Geometry { num_attention_heads: 14, num_key_value_heads: 2, head_dim: 100, scale: 0.1, ..SMOLLM2 };
     for floats in [FloatDtype::F32, FloatDtype::Bf16] {

@@ -2,6 +2,7 @@
 
 use super::{Backward, Decode, Forward, Segment};
 use crate::cuda::{Cuda, Entry, Grid, Module, Ptr, PtrMut};
+use crate::error::check_size;
 use crate::{Buffer, Device, FloatSlice, FloatSliceMut, Result};
 use half::bf16;
 
@@ -75,12 +76,13 @@ struct Geometry {
 }
 
 impl Geometry {
-    fn new(of: super::Geometry) -> Geometry {
+    /// For positions below `positions`. A window as wide as those is none.
+    fn new(of: super::Geometry, positions: usize) -> Geometry {
         Geometry {
             heads: of.num_attention_heads as u32,
             kv_heads: of.num_key_value_heads as u32,
             head_dim: of.head_dim as u32,
-            window: of.sliding_window.map_or(0, |window| u32::try_from(window).unwrap_or(0)),
+            window: of.sliding_window.filter(|window| *window < positions).unwrap_or(0) as u32,
             scale: of.scale,
             cap: of.softcap.unwrap_or(0.0),
         }
@@ -166,8 +168,17 @@ pub(crate) fn entries() -> Vec<crate::cuda::AnyEntry> {
     [F32.any(), BF16.any()].concat()
 }
 
+/// Columns of a head that a warp holds (`COLUMNS` of attention.cu for each lane).
+const MOST_COLUMNS: usize = 512;
+
+fn check_head_dim(kernel: &'static str, of: super::Geometry) -> Result<()> {
+    check_size(kernel, "head_dim", of.head_dim, of.head_dim <= MOST_COLUMNS, "at most 512 on a GPU")
+}
+
 pub(super) fn forward(cuda: &Cuda, call: Forward<'_>) -> Result<()> {
-    let (tree, geometry, lse) = (call.layout.cuda().tree(), Geometry::new(call.geometry), call.lse.cuda());
+    check_head_dim("attention.forward", call.geometry)?;
+    let (tree, geometry, lse) =
+        (call.layout.cuda().tree(), Geometry::new(call.geometry, call.layout.rows()), call.lse.cuda());
     let grid = Geometry::grid(call.layout.rows(), geometry.heads);
     match (call.qkv, call.o) {
         (FloatSlice::F32(qkv), FloatSliceMut::F32(o)) => {
@@ -183,7 +194,9 @@ pub(super) fn forward(cuda: &Cuda, call: Forward<'_>) -> Result<()> {
 }
 
 pub(super) fn backward(cuda: &Cuda, call: Backward<'_>) -> Result<()> {
-    let (tree, geometry, lse) = (call.layout.cuda().tree(), Geometry::new(call.geometry), call.lse.cuda());
+    check_head_dim("attention.backward", call.geometry)?;
+    let (tree, geometry, lse) =
+        (call.layout.cuda().tree(), Geometry::new(call.geometry, call.layout.rows()), call.lse.cuda());
     let rows = call.layout.rows();
     let [queries, keys] = [geometry.heads, geometry.kv_heads].map(|heads| Geometry::grid(rows, heads));
     match (call.qkv, call.o, call.d_o, call.dqkv) {
@@ -204,7 +217,8 @@ pub(super) fn backward(cuda: &Cuda, call: Backward<'_>) -> Result<()> {
 }
 
 pub(super) fn decode(cuda: &Cuda, call: Decode<'_>) -> Result<()> {
-    let (geometry, lengths) = (Geometry::new(call.geometry), call.lengths.values().cuda());
+    check_head_dim("attention.decode", call.geometry)?;
+    let (geometry, lengths) = (Geometry::new(call.geometry, call.capacity), call.lengths.values().cuda());
     let (capacity, batch, grid) = (call.capacity as u64, call.batch as u32, Geometry::grid(call.batch, geometry.heads));
     match (call.qkv, call.k_cache, call.v_cache, call.o) {
         (FloatSlice::F32(qkv), FloatSlice::F32(k), FloatSlice::F32(v), FloatSliceMut::F32(o)) => {

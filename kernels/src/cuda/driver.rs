@@ -114,12 +114,20 @@ impl Context {
         checked("cuMemGetInfo", result::mem_get_info()).map(|(free, _)| free as u64)
     }
 
-    /// Allocates memory of the card. `None` if the driver refuses, e.g. because not enough memory is free.
-    pub(crate) fn map(&self, bytes: usize) -> Option<NonNull<u8>> {
-        self.bind().ok()?;
+    /// Allocates memory of the card. `None` if the card has not so much.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`] for another reason than too little memory.
+    pub(crate) fn map(&self, bytes: usize) -> Result<Option<NonNull<u8>>> {
+        self.bind()?;
         // SAFETY: the context is current.
-        let address = unsafe { result::malloc_sync(bytes) }.ok()?;
-        NonNull::new(std::ptr::without_provenance_mut(address as usize))
+        match unsafe { result::malloc_sync(bytes) } {
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
+            other => {
+                let address = checked("cuMemAlloc", other)?;
+                Ok(NonNull::new(std::ptr::without_provenance_mut(address as usize)))
+            }
+        }
     }
 
     /// Waits for all queued work, then frees the memory that [`Context::map`] returned.

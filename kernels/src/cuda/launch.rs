@@ -120,7 +120,12 @@ impl Cuda {
         }
         let most = [i32::MAX as usize, 65535, 65535];
         if let Some((got, _)) = grid.0.into_iter().zip(most).find(|(blocks, most)| blocks > most) {
-            return Err(KernelError::Size { kernel: "launch", argument: "blocks", got, want: "as many as a grid has" });
+            return Err(KernelError::Size {
+                kernel: entry.name.to_str().unwrap_or("a kernel"),
+                argument: "blocks",
+                got,
+                want: "as many as a grid has",
+            });
         }
         let sizes = [grid.0.map(|blocks| blocks as u32), [entry.threads, 1, 1]];
         self.call(|| {

@@ -86,12 +86,12 @@ impl Cuda {
     }
 
     pub(crate) fn take(&self, name: &'static str, bytes: usize) -> Result<Block> {
-        self.memory.take(name, bytes)
+        self.call(|| self.memory.take(name, bytes))
     }
 
     /// See [`crate::Device::reserve`].
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
-        self.memory.reserve(bytes)
+    pub(crate) fn reserve(&self, name: &'static str, bytes: usize) -> Result<()> {
+        self.call(|| self.memory.reserve(name, bytes))
     }
 
     pub(crate) fn memory(&self) -> MemoryReport {
@@ -117,12 +117,14 @@ impl Cuda {
 
     /// Names what the bits of a result depend on: the architecture, and a hash of the kernels.
     pub(crate) fn arithmetic(&self) -> String {
-        format!("cuda sm_{} {}", self.context.facts().capability, modules::hash())
+        let facts = self.context.facts();
+        let (major, minor) = facts.driver;
+        format!("cuda sm_{} {}, driver of CUDA {major}.{minor}", facts.capability, modules::hash())
     }
 
     /// Bytes of the card's memory that are free.
     pub(crate) fn free_bytes(&self) -> Result<u64> {
-        self.context.free_bytes()
+        self.call(|| self.context.free_bytes())
     }
 
     /// Waits until all queued work has run.
@@ -188,6 +190,13 @@ impl Cuda {
 
     fn staging(&self) -> MutexGuard<'_, Staging> {
         self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // what is queued uses the staging memory and the modules, which are freed next; a fault was reported or concerns nobody now
+        let _ = self.compute.synchronize();
     }
 }
 

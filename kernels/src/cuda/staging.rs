@@ -4,9 +4,9 @@
 //! upload continues in the other half once the copies from there have run.
 
 use super::driver::{Context, Stream, checked};
-use crate::Result;
-use cudarc::driver::result;
-use cudarc::driver::sys::{self, CUevent_flags::CU_EVENT_DISABLE_TIMING};
+use crate::{KernelError, Result};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUevent_flags::CU_EVENT_DISABLE_TIMING, CUresult};
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -28,10 +28,20 @@ unsafe impl Send for Staging {}
 impl Staging {
     pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Staging> {
         context.bind()?;
+        // SAFETY: the context is current, and the memory is freed on drop.
+        let at = match unsafe { result::malloc_host(bytes, 0) } {
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                return Err(KernelError::OutOfMemory {
+                    name: "uploads",
+                    bytes,
+                    in_use: 0,
+                    device: "the host, page-locked",
+                });
+            }
+            other => checked("cuMemHostAlloc", other)?,
+        };
         let event = || checked("cuEventCreate", result::event::create(CU_EVENT_DISABLE_TIMING));
         let ends = [event()?, event()?];
-        // SAFETY: the memory is freed on drop and only used before.
-        let at = checked("cuMemHostAlloc", unsafe { result::malloc_host(bytes, 0) })?;
         Ok(Staging { context: context.clone(), at: at.cast(), half: bytes / 2, current: 0, taken: 0, ends })
     }
 

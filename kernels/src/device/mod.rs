@@ -196,17 +196,23 @@ impl Device {
 
     /// Bytes of the device's memory that this program could hold: the free bytes and, on a card, also those that the arena has
     /// mapped already, because they hold the base weights.
-    pub fn free_bytes(&self) -> u64 {
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Driver`] if the GPU has failed.
+    pub fn free_bytes(&self) -> Result<u64> {
         match self {
-            // a card that does not answer has no memory; the next call says why
-            Device::Cuda(cuda) => cuda.free_bytes().unwrap_or(0) + cuda.memory().mapped as u64,
-            Device::Cpu(_) | Device::Count(_) => crate::cpu::free_bytes(),
+            Device::Cuda(cuda) => Ok(cuda.free_bytes()? + cuda.memory().mapped as u64),
+            Device::Cpu(_) | Device::Count(_) => Ok(crate::cpu::free_bytes()),
         }
     }
 
     /// Whether kernels read mapped weights where they are, in the memory of the host.
     pub fn reads_host_memory(&self) -> bool {
-        !matches!(self, Device::Cuda(_))
+        match self {
+            Device::Cpu(_) => true,
+            Device::Cuda(_) => false,
+            Device::Count(count) => count.cpu().is_some(),
+        }
     }
 
     /// How much of the memory a plan may use.
@@ -217,14 +223,14 @@ impl Device {
         }
     }
 
-    /// Makes sure that all blocks together can take `bytes` bytes. On a card, maps that memory now and in one piece, so that no
-    /// other program can take it during a run. On the processor, does nothing.
+    /// Makes sure that all blocks together can have `bytes` bytes, for `name`. On a card, what is missing is mapped now, in one
+    /// piece, so that another program cannot take it later.
     ///
     /// # Errors
-    /// [`crate::KernelError::OutOfMemory`] if the card does not have that much free memory.
-    pub fn reserve(&self, bytes: u64) -> Result<()> {
+    /// [`crate::KernelError::OutOfMemory`] if the card has not so much; [`crate::KernelError::Driver`].
+    pub fn reserve(&self, name: &'static str, bytes: u64) -> Result<()> {
         match self {
-            Device::Cuda(cuda) => cuda.reserve(usize::try_from(bytes).unwrap_or(usize::MAX)),
+            Device::Cuda(cuda) => cuda.reserve(name, usize::try_from(bytes).unwrap_or(usize::MAX)),
             Device::Cpu(_) | Device::Count(_) => Ok(()),
         }
     }

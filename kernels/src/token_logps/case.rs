@@ -50,9 +50,17 @@ pub(crate) fn cases() -> Vec<Case> {
             cases.push(Shape { direction, rows, ..in_bf16 }.case(true));
         }
         let odd = Shape { direction, cap: Some(3.0), ignore_every: Some(3), ..smollm2 };
-        for [rows, hidden_size, vocab_size] in
-            [[1, 1, 1], [1, 16, 5], [2, 31, 511], [7, 8, 512], [17, 33, 1025], [40, 7, 2100], [16, 64, 3000]]
-        {
+        for [rows, hidden_size, vocab_size] in [
+            [1, 1, 1],
+            [1, 16, 5],
+            [2, 31, 511],
+            [7, 8, 512],
+            [17, 33, 1025],
+            [40, 7, 2100],
+            [16, 64, 3000],
+            [3, 8, 9000],
+            [1030, 4, 300],
+        ] {
             let odd = Shape { rows, hidden_size, vocab_size, ..odd };
             cases.push(odd.case(false));
             cases.push(Shape { cap: None, ignore_every: None, ..odd }.case(false));

@@ -15,6 +15,8 @@ use align_kernels::{Device, Result, cpu};
 pub const SHARE: f64 = Headroom::HOST.share;
 /// Cached log-probs of the reference may take 1/16 of the limit if they are kept in memory.
 const CACHE_SHARE: u64 = 16;
+/// Gaps between a card's blocks take at most one part in this many of the peak.
+const GAPS: u64 = 50;
 
 /// Returns the bytes that cached log-probs may take in memory if the run has no memory limit.
 pub(super) fn default_cache_limit() -> u64 {
@@ -45,6 +47,8 @@ pub struct Plan {
     pub limit: u64,
     /// Largest number of bytes that the run will hold at any time. It is the sum of `parts`.
     pub peak: u64,
+    /// The most bytes that the run will hold of the device's memory.
+    pub on_device: u64,
     /// Whether `limit` allows that peak. If not, the plan recomputes all layers.
     pub fits: bool,
     /// What the bytes of `peak` are for: a name and a number of bytes for each part.
@@ -88,10 +92,17 @@ impl Plan {
 impl Budget {
     /// Makes a budget for the passes that `counted` counts. The limit is `limit` bytes, or by default a share of what is free on
     /// `device`. `copies` is the size in bytes of the weights that were copied because the device cannot use them in their file.
-    pub(super) fn new(device: &Device, counted: Counted, copies: u64, limit: Option<u64>) -> Budget {
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError::Driver`] if the device has failed.
+    pub(super) fn new(device: &Device, counted: Counted, copies: u64, limit: Option<u64>) -> Result<Budget> {
         let headroom = device.headroom();
-        let limit = limit.unwrap_or_else(|| (device.free_bytes() as f64 * headroom.share) as u64);
-        Budget { counted, headroom, limit, room: headroom.room(limit), copies, cache: 0, packed: Packed::default() }
+        let limit = match limit {
+            Some(limit) => limit,
+            None => (device.free_bytes()? as f64 * headroom.share) as u64,
+        };
+        let (room, packed) = (headroom.room(limit), Packed::default());
+        Ok(Budget { counted, headroom, limit, room, copies, cache: 0, packed })
     }
 
     /// Returns the model that counts the run's passes and computes nothing.
@@ -124,9 +135,14 @@ impl Budget {
         self.cache = bytes;
     }
 
+    /// Returns how many bytes of the limit are reserved for cached log-probs. The host keeps them, whatever the device.
+    fn cache_on_device(&self) -> u64 {
+        if self.counted.is_on_host() { self.cache } else { 0 }
+    }
+
     /// Returns the bytes that the run holds all the time.
     fn held(&self) -> u64 {
-        self.counted.held() + self.copies + self.cache
+        self.counted.held() + self.copies + self.cache_on_device()
     }
 
     /// Returns the largest number of layers that can keep their activations, and what the pass then costs. `None` if the pass
@@ -198,7 +214,7 @@ impl Budget {
         let parts = [
             (of_adapter, state + of_gradients),
             ("norms and copies of weights", self.counted.held() - state + self.copies),
-            ("cached reference log-probs", self.cache),
+            ("cached reference log-probs", self.cache_on_device()),
             ("inputs of recomputed layers, and what kept ones keep", cost.kept),
             ("the work on one layer", most - cost.kept - of_gradients),
             ("packing", packed),
@@ -206,6 +222,8 @@ impl Budget {
         Ok(Plan {
             limit: self.limit,
             peak: self.room,
+            // blocks of changing sizes leave gaps between them
+            on_device: self.room + self.room / GAPS,
             fits,
             most_tokens,
             limit_needed: self.headroom.limit(needed),

@@ -98,6 +98,11 @@ impl Counted {
         })
     }
 
+    /// Whether the counted device computes in the memory of the host.
+    pub(super) fn is_on_host(&self) -> bool {
+        self.model.device().reads_host_memory()
+    }
+
     /// Returns the number of layers of the model.
     pub(super) fn layers(&self) -> usize {
         self.model.config().num_hidden_layers

@@ -62,7 +62,7 @@ impl Trainer<'_> {
     pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
         let plan = self.estimate(train, eval)?;
         if plan.fits {
-            self.model.device().reserve(plan.peak)?;
+            self.model.device().reserve("plan", plan.on_device)?;
             return Ok(plan);
         }
         Err(TrainError::Memory {

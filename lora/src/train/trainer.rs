@@ -155,7 +155,7 @@ impl<'m> Trainer<'m> {
         let optimizer = Optimizer::new(model.device(), &params, options.optimizer, options.weight_decay)?;
         let adapters = Adapters { policy: Some(adapter.clone()), reference: reference.clone() };
         let counted = Counted::new(model.device(), model.config().clone(), &adapters, &objective, &options)?;
-        let budget = Budget::new(model.device(), counted, model.copied_bytes(), options.memory);
+        let budget = Budget::new(model.device(), counted, model.copied_bytes(), options.memory)?;
         let state = TrainState::default();
         Ok(Trainer {
             model,
