@@ -155,7 +155,7 @@ pub(crate) fn public_name(flag: &str) -> Option<String> {
 /// them, because its opposite `--no-chat` is declared like any other flag.
 const SWITCHES: [&str; 2] = ["implicit_prompt", "allow_drops"];
 
-/// Returns the id of the flag that turns off a switch that a file or an adapter's run has turned on.
+/// Returns the id of the flag that turns `switch` off again, for example after a config file or an adapter's run turned it on.
 pub(crate) fn opposite(switch: &str) -> String {
     format!("no_{switch}")
 }

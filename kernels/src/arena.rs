@@ -6,7 +6,7 @@
 
 use crate::cpu::pages::{self, HUGE_PAGE};
 use crate::cuda::Context;
-use crate::device::memory_report::{MemoryCount, MemoryReport};
+use crate::device::memory_report::MemoryReport;
 use crate::{KernelError, Result};
 use bytemuck::Pod;
 use std::cell::RefCell;
@@ -31,7 +31,7 @@ pub(crate) enum Source {
     /// The memory of a GPU. Its content at first is arbitrary.
     Card(Arc<Context>),
     /// The memory of a GPU, with a separate allocation for each block, so that a checker knows where a block ends.
-    #[cfg(test)]
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests of kernels make it"))]
     Apart(Arc<Context>),
 }
 
@@ -59,11 +59,7 @@ pub(crate) struct Memory {
 #[derive(Debug)]
 struct State {
     source: Source,
-    count: MemoryCount,
-    /// Bytes of all mappings.
-    mapped: usize,
-    /// See [`MemoryReport::fresh`].
-    fresh: u64,
+    report: MemoryReport,
     mappings: Vec<Mapping>,
     /// In the order of their places. A step leaves dozens of gaps: sorted lists are several times faster than trees here.
     gaps: Vec<Gap>,
@@ -124,9 +120,7 @@ impl Memory {
     pub(crate) fn of(device: &'static str, source: Source) -> Memory {
         let state = State {
             source,
-            count: MemoryCount::default(),
-            mapped: 0,
-            fresh: 0,
+            report: MemoryReport::default(),
             mappings: Vec::new(),
             gaps: Vec::new(),
             by_len: Vec::new(),
@@ -136,8 +130,7 @@ impl Memory {
     }
 
     pub(crate) fn report(&self) -> MemoryReport {
-        let state = self.lock();
-        MemoryReport { mapped: state.mapped, fresh: state.fresh, ..state.count.report() }
+        self.lock().report.clone()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -150,7 +143,7 @@ impl Memory {
     /// [`KernelError::OutOfMemory`]; [`KernelError::Driver`].
     pub(crate) fn reserve(&self, name: &'static str, bytes: usize) -> Result<()> {
         let mut state = self.lock();
-        let in_use = state.count.in_use;
+        let in_use = state.report.in_use;
         let wanted = bytes.saturating_sub(in_use);
         let largest = state.by_len.last().map_or(0, |(len, _)| *len);
         if wanted <= largest || state.map_exactly(wanted)? {
@@ -169,11 +162,10 @@ impl Memory {
     pub(crate) fn take(self: &Arc<Memory>, name: &'static str, bytes: usize) -> Result<Block> {
         let mut state = self.lock();
         let refused = |in_use| KernelError::OutOfMemory { name, bytes, in_use, device: self.device };
-        let len = block_len(bytes, state.source.line()).ok_or_else(|| refused(state.count.in_use))?;
-        #[cfg(test)]
+        let len = block_len(bytes, state.source.line()).ok_or_else(|| refused(state.report.in_use))?;
         if let Source::Apart(context) = &state.source {
-            let at = context.map(bytes.max(1))?.ok_or_else(|| refused(state.count.in_use))?;
-            state.count.add(name, len);
+            let at = context.map(bytes.max(1))?.ok_or_else(|| refused(state.report.in_use))?;
+            state.report.add(name, len);
             return Ok(Block {
                 at,
                 place: Place { mapping: 0, offset: 0 },
@@ -183,8 +175,8 @@ impl Memory {
                 home: self.clone(),
             });
         }
-        let (place, zeroed) = state.cut(len)?.ok_or_else(|| refused(state.count.in_use))?;
-        state.count.add(name, len);
+        let (place, zeroed) = state.cut(len)?.ok_or_else(|| refused(state.report.in_use))?;
+        state.report.add(name, len);
         let at = state.mappings[place.mapping].at;
         // SAFETY: the gap that the block was cut from was inside the mapping, so `offset` is too.
         let at = unsafe { at.add(place.offset) };
@@ -213,7 +205,7 @@ impl State {
         if gap.touched < len {
             self.remove(index);
             self.make_room(len - gap.touched);
-            self.fresh += (len - gap.touched) as u64;
+            self.report.fresh += (len - gap.touched) as u64;
             if rest.len > 0 {
                 self.insert(rest);
             }
@@ -228,7 +220,7 @@ impl State {
     /// Adds a new mapping of at least `len` bytes, as one gap. Returns whether the system has so much memory.
     fn map(&mut self, len: usize) -> Result<bool> {
         // only on the host do pages cost nothing before they are touched
-        let roomy = if self.source.is_host() { self.mapped.max(MAPPING) } else { CARD_MAPPING };
+        let roomy = if self.source.is_host() { self.report.mapped.max(MAPPING) } else { CARD_MAPPING };
         Ok(self.map_exactly(len.max(roomy))? || (len < roomy && self.map_exactly(len)?))
     }
 
@@ -237,13 +229,11 @@ impl State {
         let Some(len) = len.checked_next_multiple_of(HUGE_PAGE) else { return Ok(false) };
         let at = match &self.source {
             Source::Host => pages::map(len),
-            Source::Card(context) => context.map(len)?,
-            #[cfg(test)]
-            Source::Apart(_) => None,
+            Source::Card(context) | Source::Apart(context) => context.map(len)?,
         };
         let Some(at) = at else { return Ok(false) };
         self.mappings.push(Mapping { at, len });
-        self.mapped += len;
+        self.report.mapped += len;
         let touched = if self.source.is_host() { 0 } else { len };
         self.insert(Gap { place: Place { mapping: self.mappings.len() - 1, offset: 0 }, len, touched });
         Ok(true)
@@ -256,8 +246,8 @@ impl State {
         if !self.source.is_host() {
             return;
         }
-        let live = self.count.in_use.saturating_add(len);
-        let allowed = (live.max(self.count.peak) / KEEP.1).saturating_mul(KEEP.0);
+        let live = self.report.in_use.saturating_add(len);
+        let allowed = (live.max(self.report.peak) / KEEP.1).saturating_mul(KEEP.0);
         while live.saturating_add(self.touched) > allowed && self.touched > 0 {
             let largest = (0..self.gaps.len()).max_by_key(|index| self.gaps[*index].touched);
             let index = largest.expect("touched bytes are those of gaps");
@@ -352,7 +342,9 @@ impl Counted {
     pub(crate) fn set(&mut self, name: &'static str, bytes: usize) {
         *self = Counted::default();
         let home = HOME.with_borrow(Clone::clone).inspect(|home| {
-            home.lock().count.add_packed(name, bytes);
+            let report = &mut home.lock().report;
+            report.packed.add(bytes);
+            report.add(name, bytes);
         });
         self.held = home.map(|home| (home, name, bytes));
     }
@@ -361,7 +353,9 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some((home, name, bytes)) = self.held.take() {
-            home.lock().count.remove_packed(name, bytes);
+            let report = &mut home.lock().report;
+            report.packed.in_use -= bytes;
+            report.remove(name, bytes);
         }
     }
 }
@@ -373,9 +367,7 @@ impl Drop for State {
                 // SAFETY: `map` made the mapping with this length. Every block keeps the memory alive, so no block is left.
                 Source::Host => unsafe { pages::unmap(at, len) },
                 // SAFETY: `context` made the mapping. Every block keeps the memory alive, so no block is left.
-                Source::Card(context) => unsafe { context.unmap(at) },
-                #[cfg(test)]
-                Source::Apart(_) => unreachable!("a block apart is no mapping"),
+                Source::Card(context) | Source::Apart(context) => unsafe { context.unmap(at) },
             }
         }
     }
@@ -406,8 +398,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let mut state = self.home.lock();
-        state.count.remove(self.name, self.len);
-        #[cfg(test)]
+        state.report.remove(self.name, self.len);
         if let Source::Apart(context) = &state.source {
             // SAFETY: the block was one allocation, and this is its owner.
             return unsafe { context.unmap(self.at) };
@@ -453,9 +444,9 @@ mod tests {
         let second = memory.take("b", (5 << 20) - 100).unwrap();
         assert_eq!(second.as_ptr(), address);
         assert!(!second.is_zeroed(), "somebody may have written to it");
-        assert_eq!(memory.report().names["a"].in_use, 0);
-        assert_eq!(memory.report().names["a"].peak, 5 << 20);
-        assert_eq!(memory.report().in_use, memory.report().names["b"].in_use);
+        assert_eq!(memory.report().of("a").in_use, 0);
+        assert_eq!(memory.report().of("a").peak, 5 << 20);
+        assert_eq!(memory.report().in_use, memory.report().of("b").in_use);
     }
 
     #[test]
@@ -505,7 +496,7 @@ mod tests {
         drop(used);
         memory.lock().make_room(0);
         assert!(memory.lock().touched > 0, "the peak allows it");
-        memory.lock().count.peak = 0;
+        memory.lock().report.peak = 0;
         memory.lock().make_room(0);
         assert_eq!(memory.lock().touched, 0);
         let again = memory.take("again", bytes).unwrap();
@@ -540,7 +531,7 @@ mod tests {
             assert_eq!((report.in_use, report.peak, report.blocks_peak), (500, 500, 0));
         });
         thread.join().unwrap();
-        assert_eq!((memory.report().in_use, memory.report().names["packed"].peak), (0, 500));
+        assert_eq!((memory.report().in_use, memory.report().of("packed").peak), (0, 500));
     }
 
     #[test]

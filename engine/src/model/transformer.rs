@@ -108,7 +108,7 @@ impl Model {
 
     /// Returns the bytes of weights that were copied because the device could not use them in their file.
     pub fn copied_bytes(&self) -> u64 {
-        self.device.memory().names.get(BASE_WEIGHTS).map_or(0, |copies| copies.in_use as u64)
+        self.device.memory().of(BASE_WEIGHTS).in_use as u64
     }
 
     /// Returns the device that the model runs on.

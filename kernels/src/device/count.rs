@@ -3,7 +3,7 @@
 //! On this device a buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. Downloads return zeros.
 
 use super::Device;
-use super::memory_report::{MemoryCount, MemoryReport};
+use super::memory_report::MemoryReport;
 use crate::Result;
 use crate::arena::{taken, taken_on_card};
 use crate::cpu::Cpu;
@@ -26,7 +26,7 @@ pub(super) enum Counted {
 
 #[derive(Debug, Default)]
 struct Counts {
-    memory: MemoryCount,
+    memory: MemoryReport,
     operations: f64,
     /// Bytes that the threads keep for packing after the calls so far.
     packed: Packed,
@@ -145,7 +145,7 @@ impl Count {
     }
 
     pub(super) fn report(&self) -> MemoryReport {
-        lock(&self.counts).memory.report()
+        lock(&self.counts).memory.clone()
     }
 
     /// Multiplications and additions of the matrix products of all calls so far.
@@ -171,7 +171,7 @@ impl Count {
     /// Starts counting anew: sets the operations and the packed bytes to 0, and the peak to the bytes in use now.
     pub fn restart(&self) {
         let mut counts = lock(&self.counts);
-        counts.memory.restart_peak();
+        (counts.memory.peak, counts.memory.blocks_peak) = (counts.memory.in_use, counts.memory.in_use);
         (counts.operations, counts.packed) = (0.0, Packed::default());
     }
 }

@@ -1,7 +1,5 @@
 //! What a device's memory is used for, by name.
 
-use std::collections::BTreeMap;
-
 /// What a device's memory is used for.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryReport {
@@ -13,8 +11,8 @@ pub struct MemoryReport {
     pub blocks_peak: usize,
     /// Bytes that threads keep for packing. `in_use` contains them, but no block holds them.
     pub packed: MemoryUse,
-    /// Bytes in use and their peak under each name.
-    pub names: BTreeMap<&'static str, MemoryUse>,
+    /// Bytes in use and their peak under each name. A step takes thousands of blocks, and a name of a short list is found at once.
+    pub names: Vec<(&'static str, MemoryUse)>,
     /// Bytes that the system has mapped for the arena. In host memory, only the touched ones have pages.
     pub mapped: usize,
     /// Bytes of all blocks so far that were untouched when they were taken, so that the system had to find pages for them. A step
@@ -32,75 +30,33 @@ pub struct MemoryUse {
 }
 
 impl MemoryUse {
-    fn add(&mut self, bytes: usize) {
+    pub(crate) fn add(&mut self, bytes: usize) {
         self.in_use += bytes;
         self.peak = self.peak.max(self.in_use);
     }
 }
 
-/// The running counts behind a [`MemoryReport`]. A step takes thousands of blocks, so the names are in a short list: looking one up
-/// must be fast.
-#[derive(Debug, Default)]
-pub(crate) struct MemoryCount {
-    /// As [`MemoryReport::in_use`].
-    pub in_use: usize,
-    /// As [`MemoryReport::peak`].
-    pub peak: usize,
-    blocks_peak: usize,
-    packed: MemoryUse,
-    names: Vec<(&'static str, MemoryUse)>,
-}
+impl MemoryReport {
+    /// Returns what was counted under a name.
+    pub fn of(&self, name: &str) -> MemoryUse {
+        self.names.iter().find(|(known, _)| *known == name).map_or_else(MemoryUse::default, |(_, used)| *used)
+    }
 
-impl MemoryCount {
     /// Counts bytes that were taken.
     pub(crate) fn add(&mut self, name: &'static str, bytes: usize) {
         self.in_use += bytes;
         self.peak = self.peak.max(self.in_use);
         self.blocks_peak = self.blocks_peak.max(self.in_use - self.packed.in_use);
-        self.of(name).add(bytes);
+        match self.names.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, used)) => used.add(bytes),
+            None => self.names.push((name, MemoryUse { in_use: bytes, peak: bytes })),
+        }
     }
 
     /// Counts bytes that were given back.
     pub(crate) fn remove(&mut self, name: &'static str, bytes: usize) {
         self.in_use -= bytes;
-        self.of(name).in_use -= bytes;
-    }
-
-    /// Counts bytes that a thread keeps for packing from now on.
-    pub(crate) fn add_packed(&mut self, name: &'static str, bytes: usize) {
-        self.packed.add(bytes);
-        self.add(name, bytes);
-    }
-
-    /// Counts bytes that a thread no longer keeps for packing.
-    pub(crate) fn remove_packed(&mut self, name: &'static str, bytes: usize) {
-        self.packed.in_use -= bytes;
-        self.remove(name, bytes);
-    }
-
-    /// Sets the peaks to the bytes in use now. Only [`super::Count`] calls this, and it adds no packed bytes here.
-    pub(crate) fn restart_peak(&mut self) {
-        (self.peak, self.blocks_peak) = (self.in_use, self.in_use);
-    }
-
-    /// Returns everything that was counted. `mapped` and `fresh` are 0: the arena sets them.
-    pub(crate) fn report(&self) -> MemoryReport {
-        MemoryReport {
-            in_use: self.in_use,
-            peak: self.peak,
-            blocks_peak: self.blocks_peak,
-            packed: self.packed,
-            names: self.names.iter().copied().collect(),
-            mapped: 0,
-            fresh: 0,
-        }
-    }
-
-    fn of(&mut self, name: &'static str) -> &mut MemoryUse {
-        let index = self.names.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
-            self.names.push((name, MemoryUse::default()));
-            self.names.len() - 1
-        });
-        &mut self.names[index].1
+        let used = self.names.iter_mut().find(|(known, _)| *known == name);
+        used.expect("counted when it was taken").1.in_use -= bytes;
     }
 }

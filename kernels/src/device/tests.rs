@@ -118,8 +118,8 @@ fn the_report_has_names_and_a_high_water_mark() {
     drop(a);
     let report = device.memory();
     assert_eq!(report.peak, both);
-    assert_eq!((report.names["a"].in_use, report.names["a"].peak), (0, both - report.in_use));
-    assert!(report.names["b"].in_use >= 2000);
+    assert_eq!((report.of("a").in_use, report.of("a").peak), (0, both - report.in_use));
+    assert!(report.of("b").in_use >= 2000);
     drop(b);
     assert_eq!(device.memory().in_use, 0);
 }

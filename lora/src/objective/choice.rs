@@ -79,7 +79,8 @@ impl Objective {
         let named = parse(text)?;
         check_given(text, &named, given)?;
         let parts = named.into_iter().map(|named| Part::new(named, given)).collect::<Result<Vec<_>, _>>()?;
-        // a knob may couple the rows of a loss that can be mixed with its default knobs, such as `bco_pair`
+        // some losses, such as `bco_pair`, can be mixed with their default knobs; another value makes the loss of a row depend on the
+        // other rows, and then they cannot
         let uncoupled = |part: &&Part| matches!(part.loss, Loss::Pair(_) | Loss::Sft(_));
         if let ([_, _, ..], Some(coupled)) = (&parts[..], parts.iter().find(|part| !uncoupled(part))) {
             return Err(mix_kind(text, coupled.spec));

@@ -576,11 +576,11 @@ impl Recipe<'_> {
     /// Packs the right panels `panels` of all sections.
     ///
     /// # Safety
-    /// The panels are the recipe's; `to` has room for them.
+    /// `panels` is within `0..self.panels()`, and `to` has room for those panels.
     unsafe fn pack_right(&self, panels: Range<usize>, to: *mut u8) {
         for section in &self.sections {
             let to = to.wrapping_add(section.right_at);
-            // SAFETY: the caller guarantees that the panels are the recipe's, and room for them at `to`.
+            // SAFETY: the caller guarantees that `panels` is within `0..self.panels()`, and room for those panels at `to`.
             unsafe {
                 match (section.right.values, section.terms) {
                     (Values::Bf16(values), _) => self.pack_section::<_, 1>(section, values, panels.clone(), to),

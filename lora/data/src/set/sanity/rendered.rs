@@ -152,8 +152,9 @@ impl Conversation<'_> {
         turn >= self.prompt.len() && (shape != Shape::Messages || is_assistant(self.turn(turn)))
     }
 
-    /// Returns the places to look at: all of the answer and, if `with_prompt`, all of the prompt except its thoughts. Templates
-    /// are meant to leave out thoughts before the user's last turn, so thoughts are looked at only if their turn is scored.
+    /// Returns the places to look at in the answer and, if `with_prompt`, in the prompt. Templates usually leave out thoughts before
+    /// the user's last turn, so thoughts are looked at only behind it. In a row of `messages` all turns of the assistant are
+    /// scored, so there all thoughts are looked at.
     fn parts(&self, shape: Shape, with_prompt: bool) -> Vec<Spot> {
         let count = self.prompt.len() + self.answer.len();
         let is_user = |turn: &usize| role_of(self.turn(*turn)) == "user";
