@@ -40,18 +40,11 @@ fn a_row_of_nan_has_no_largest() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use super::*;
-    use crate::case::card::{Card, check_on_cards};
+    use crate::case::card::{check_on_cards, on_a_card};
 
     #[test]
     fn every_case_is_the_reference() {
         check_on_cards(case::cases());
-    }
-
-    /// Runs a test on a card with every checker.
-    fn on_a_card(test: impl FnOnce(&Device)) {
-        let card = Card::checked();
-        test(&card);
-        card.assert_silent();
     }
 
     #[test]

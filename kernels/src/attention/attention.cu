@@ -62,11 +62,6 @@ __device__ __forceinline__ float slope(const Geometry& geometry, float z) {
     return 1.f - t * t;
 }
 
-__device__ __forceinline__ float warp_max(float value) {
-    for (int offset = 16; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, offset));
-    return value;
-}
-
 // Columns of a row of queries, keys and values.
 __device__ __forceinline__ u64 columns(const Geometry& of) { return (u64)(of.heads + 2 * of.kv_heads) * of.head_dim; }
 

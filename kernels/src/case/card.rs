@@ -63,6 +63,16 @@ impl Deref for Card {
     }
 }
 
+/// Runs a test on a card with every checker.
+///
+/// # Panics
+/// As [`Card::assert_silent`].
+pub(crate) fn on_a_card(test: impl FnOnce(&Device)) {
+    let card = Card::checked();
+    test(&card);
+    card.assert_silent();
+}
+
 /// Runs every case of at most `MOST` operations on a card and compares the outputs with the references. Cases of at most
 /// `MOST_CHECKED` operations run in two schedules, larger ones in the first.
 ///

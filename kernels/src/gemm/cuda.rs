@@ -106,6 +106,18 @@ struct Product {
 }
 
 impl Product {
+    /// Makes a product that is written over `out`. Nothing is scaled or added.
+    fn plain(
+        sizes: [usize; 3],
+        out: Matrix<FloatDtype>,
+        left: Matrix<FloatDtype>,
+        right: Matrix<WeightDtype>,
+        precision: Precision,
+    ) -> Product {
+        let accumulate = Accumulate::Set;
+        Product { sizes, out, left, right, alpha: 1.0, accumulate, precision, bias: 0, residual: 0 }
+    }
+
     fn run(self, cuda: &Cuda) -> Result<()> {
         let Product { sizes: [rows, cols, depth], out, left, right, alpha, accumulate, precision, bias, residual } =
             self;
@@ -181,50 +193,32 @@ fn columns(dy: Columns<'_>) -> Matrix<FloatDtype> {
 
 pub(super) fn forward(call: Forward<'_>, cuda: &Cuda) -> Result<()> {
     let Forward { m, n, k, alpha, x, w, y, accumulate, precision } = call;
-    Product {
-        sizes: [m, n, k],
-        out: Matrix::of_mut(y, 0, n),
-        left: Matrix::of(x, 0, k),
-        right: Matrix::weights(w, k).transposed(),
-        alpha,
-        accumulate,
+    let product = Product::plain(
+        [m, n, k],
+        Matrix::of_mut(y, 0, n),
+        Matrix::of(x, 0, k),
+        Matrix::weights(w, k).transposed(),
         precision,
-        bias: 0,
-        residual: 0,
-    }
-    .run(cuda)
+    );
+    Product { alpha, accumulate, ..product }.run(cuda)
 }
 
 pub(super) fn dx(call: Dx<'_>, cuda: &Cuda) -> Result<()> {
     let Dx { m, n, k, alpha, dy, w, dx, accumulate, precision } = call;
-    Product {
-        sizes: [m, k, n],
-        out: Matrix::of_mut(dx, 0, k),
-        left: columns(dy),
-        right: Matrix::weights(w, k),
-        alpha,
-        accumulate,
-        precision,
-        bias: 0,
-        residual: 0,
-    }
-    .run(cuda)
+    let product = Product::plain([m, k, n], Matrix::of_mut(dx, 0, k), columns(dy), Matrix::weights(w, k), precision);
+    Product { alpha, accumulate, ..product }.run(cuda)
 }
 
 pub(super) fn dw(call: Dw<'_>, cuda: &Cuda) -> Result<()> {
     let Dw { m, n, k, alpha, dy, x, dw, accumulate, precision } = call;
-    Product {
-        sizes: [n, k, m],
-        out: Matrix::of_mut(dw.into(), 0, k),
-        left: columns(dy).transposed(),
-        right: Matrix::of(x, 0, k).as_weights(),
-        alpha,
-        accumulate,
+    let product = Product::plain(
+        [n, k, m],
+        Matrix::of_mut(dw.into(), 0, k),
+        columns(dy).transposed(),
+        Matrix::of(x, 0, k).as_weights(),
         precision,
-        bias: 0,
-        residual: 0,
-    }
-    .run(cuda)
+    );
+    Product { alpha, accumulate, ..product }.run(cuda)
 }
 
 /// Computes each layer and then adds its updates. If an update's `b` is zero, its rows keep the bits of the layer.
@@ -274,22 +268,12 @@ pub(super) fn stack_dx(call: StackDx<'_, '_>, cuda: &Cuda) -> Result<()> {
     let mut first = 0;
     for (i, Piece { n, w, updates, .. }) in pieces.iter_mut().enumerate() {
         let dy = Matrix::of(dy, first, width);
-        let layer = Product {
-            sizes: [m, k, *n],
-            out: dx,
-            left: dy,
-            right: Matrix::weights(*w, k),
-            alpha: 1.0,
-            accumulate: if i == 0 { Accumulate::Set } else { Accumulate::Add },
-            precision,
-            bias: 0,
-            residual: 0,
-        };
+        let plain = Product::plain([m, k, *n], dx, dy, Matrix::weights(*w, k), precision);
+        let layer = Product { accumulate: if i == 0 { Accumulate::Set } else { Accumulate::Add }, ..plain };
         layer.run(cuda)?;
         for LowRank { rows, rank, scaling, a, b, u, .. } in updates {
             let (len, rank) = (rows.len(), *rank);
             let du = Matrix::of_mut(u.reborrow().into(), 0, rank);
-            let plain = Product { accumulate: Accumulate::Set, ..layer };
             let (left, right) = (dy.rows_from(rows.start), adapter(*b, rank));
             Product { sizes: [len, rank, *n], out: du, left, right, alpha: *scaling, ..plain }.run(cuda)?;
             let (out, right) = (dx.rows_from(rows.start), adapter(*a, k));

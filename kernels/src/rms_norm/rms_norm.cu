@@ -19,7 +19,7 @@ struct Rows {
     u32 first, per_row, cols;
 };
 
-// The row of this warp; `rows` and more where there is none.
+// The row of this warp. A warp without a row has a number of `rows` or more.
 __device__ __forceinline__ u64 row_of_warp() { return (u64)blockIdx.x * 4 + threadIdx.x / 32; }
 
 __device__ __forceinline__ u64 start_of(const Rows& of, u64 row) {

@@ -23,11 +23,6 @@ __device__ __forceinline__ float logit(float u, const Logit& of) {
     return capped / of.temperature;
 }
 
-__device__ __forceinline__ float warp_max(float value) {
-    for (int offset = 16; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, offset));
-    return value;
-}
-
 struct AddArgs {
     float* running;
     const float* u;

@@ -25,7 +25,7 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Lay the fake driver out as `libcuda`, so that programs run by hand find a card where there is none
+    /// Copy the fake driver to a folder as `libcuda`, so that a program run by hand finds a card on a machine without one
     Driver {
         /// Where it goes: outside `target`, which cargo puts on the library path
         #[arg(value_name = "DIR")]
