@@ -1,50 +1,15 @@
-//! `--device cuda`: compares whole runs on the PTX machine with the same runs on the processor, and checks what a user is told if
-//! there is no usable GPU. With `ALIGN_TEST_CUDA=driver` the runs are on the real driver's first card.
+//! Compares whole runs on a card with the same runs on the processor, and checks what a user is told if there is no usable GPU.
 
-use crate::align::{Run, command, golden_model, lines_in, number, read_lines, text};
+use super::{Driver, LATE, is_real};
+use crate::align::{golden_model, lines_in, number, read_lines, text};
 use serde_json::{Value, json};
 use std::path::Path;
-
-/// A folder with the driver of the PTX machine, under the names that programs ask for.
-struct Driver(tempfile::TempDir);
-
-impl Driver {
-    fn new() -> Driver {
-        let folder = tempfile::tempdir().unwrap();
-        let library = ptx_machine::driver::library().expect("cargo builds libptx_driver.so with the tests");
-        for name in ["libcuda.so", "libcuda.so.1"] {
-            std::fs::copy(&library, folder.path().join(name)).unwrap();
-        }
-        Driver(folder)
-    }
-
-    /// Runs `align-cli` with a card of this description. The user's cache folder is empty.
-    fn run(&self, card: &str, arguments: &[&str]) -> Run {
-        let caches = tempfile::tempdir().unwrap();
-        let mut command = command(arguments);
-        command.env("XDG_CACHE_HOME", caches.path());
-        if is_real() {
-            assert_eq!(card, LATE, "a real card has no description");
-        } else {
-            command.env("LD_LIBRARY_PATH", self.0.path()).env("PTX_MACHINE", card);
-        }
-        Run::of(command.output().unwrap())
-    }
-}
-
-/// Describes a card on which queued work runs as late as possible, so that a missing wait shows in the numbers.
-const LATE: &str = "mode=late;memory=1000000000";
 
 /// The golden models, one of each family and of each way to scale positions.
 const MODELS: [&str; 9] = [
     "tiny-gemma2", "tiny-gemma3", "tiny-llama", "tiny-llama31", "tiny-mistral", "tiny-phi3", "tiny-qwen2",
     "tiny-qwen3", "tiny-yarn",
 ];
-
-/// Whether the tests are for a real card.
-fn is_real() -> bool {
-    std::env::var("ALIGN_TEST_CUDA").is_ok_and(|which| which == "driver")
-}
 
 fn pairs() -> Vec<Value> {
     let pair = |prompt, chosen, rejected| json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
