@@ -93,7 +93,6 @@ impl From<KernelError> for CliError {
             | KernelError::Format { .. }
             | KernelError::RowIndex { .. }
             | KernelError::Driver { .. }
-            | KernelError::NotOnDevice { .. }
             | KernelError::Threads { .. } => CliError::Runtime(text),
         }
     }

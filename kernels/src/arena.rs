@@ -31,7 +31,6 @@ pub(crate) enum Source {
     /// The memory of a GPU. Its content at first is arbitrary.
     Card(Arc<Context>),
     /// The memory of a GPU, with a separate allocation for each block, so that a checker knows where a block ends.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests of kernels make it"))]
     Apart(Arc<Context>),
 }
 

@@ -30,9 +30,6 @@ pub enum KernelError {
     /// The driver refused a call, or something that ran before it went wrong.
     #[error("the GPU or its driver failed in {call}: {reason}")]
     Driver { call: &'static str, reason: String },
-    /// A kernel that this kind of device does not have.
-    #[error("{kernel} cannot run on {device} yet")]
-    NotOnDevice { kernel: &'static str, device: &'static str },
     /// The pool of threads could not be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads { threads: usize, reason: String },

@@ -41,6 +41,19 @@ impl FloatDtype {
     }
 }
 
+/// A type of the numbers of activations and of their gradients.
+pub(crate) trait Float: Element {
+    const DTYPE: FloatDtype;
+}
+
+impl Float for f32 {
+    const DTYPE: FloatDtype = FloatDtype::F32;
+}
+
+impl Float for bf16 {
+    const DTYPE: FloatDtype = FloatDtype::Bf16;
+}
+
 impl From<Precision> for FloatDtype {
     /// The format of activations between matrix products of this precision.
     fn from(precision: Precision) -> FloatDtype {

@@ -71,10 +71,7 @@ impl Update<'_> {
             check_len("adamw", "exp_avg_sq", exp_avg_sq.len(), param.len())?;
         }
         assert!(self.numbers.step > 0, "steps are counted from 1");
-        if let Device::Cuda(cuda) = device {
-            return cuda::step(cuda, self);
-        }
-        device.run("adamw", |cpu| cpu::step(cpu, self))
+        device.run("adamw", self, cpu::step, cuda::step)
     }
 }
 

@@ -28,10 +28,7 @@ impl Add<'_> {
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("add", "x", self.x.len(), self.len)?;
         check_len("add", "y", self.y.len(), self.len)?;
-        if let Device::Cuda(cuda) = device {
-            return cuda::add(cuda, self);
-        }
-        device.run("add", |cpu| cpu::add(cpu, self))
+        device.run("add", self, cpu::add, cuda::add)
     }
 }
 

@@ -38,10 +38,7 @@ impl Argmax<'_> {
         check_size(KERNEL, "cols", self.cols, self.cols > 0 && self.cols <= NONE as usize, "from 1 to 2^32 - 1")?;
         check_len(KERNEL, "x", self.x.len(), self.rows * self.cols)?;
         check_len(KERNEL, "y", self.y.len(), self.rows)?;
-        if let Device::Cuda(cuda) = device {
-            return cuda::argmax(cuda, self);
-        }
-        device.run(KERNEL, |cpu| cpu::argmax(cpu, self))
+        device.run(KERNEL, self, cpu::argmax, cuda::argmax)
     }
 }
 

@@ -68,11 +68,11 @@ __device__ __forceinline__ u64 columns(const Geometry& of) { return (u64)(of.hea
 // Most columns of a head that a lane holds: head dims to 512.
 constexpr int COLUMNS = 16;
 
-// The softmax of one query over the positions first .. end of a sequence. `key` gives the row of keys of a position, and the values
-// lie `to_values` elements behind. Returns the log-sum-exp.
-template <typename T, typename Key>
+// The softmax of one query over the positions first .. end of a sequence. `key` and `value` return the rows of a position. Returns
+// the log-sum-exp.
+template <typename T, typename Key, typename Value>
 __device__ __forceinline__ float attend(float (&sums)[COLUMNS], const Geometry& geometry, const T* q, u32 first, u32 end, Key key,
-                                        u64 to_values) {
+                                        Value value) {
     const u32 lane = threadIdx.x % 32, d = geometry.head_dim;
     float max = __int_as_float(0xff800000), sum = 0.f;
     for (u32 start = first; start < end; start += 32) {
@@ -84,7 +84,7 @@ __device__ __forceinline__ float attend(float (&sums)[COLUMNS], const Geometry& 
         const u32 n = end - start < 32 ? end - start : 32;
         for (u32 j = 0; j < n; j++) {
             const float weight = __shfl_sync(~0u, p, j);
-            const T* v = key(start + j) + to_values;
+            const T* v = value(start + j);
             for (int i = 0; i < COLUMNS; i++) {
                 const u32 c = lane + 32 * i;
                 if (c < d) sums[i] = fmaf(weight, to_float(v[c]), sums[i]);
@@ -124,9 +124,10 @@ __device__ __forceinline__ void forward(const ForwardArgs<T>& args) {
     const T* q = args.qkv + row * columns(geometry) + head * d;
     const T* keys = args.qkv + (u64)(geometry.heads + head / (geometry.heads / geometry.kv_heads)) * d;
     const auto key = [&](u32 t) { return keys + row_at(segment, t) * columns(geometry); };
+    const auto value = [&](u32 t) { return key(t) + (u64)geometry.kv_heads * d; };
     float sums[COLUMNS] = {};
     const u32 first = first_visible(geometry, position);
-    const float lse = attend(sums, geometry, q, first, position + 1, key, (u64)geometry.kv_heads * d);
+    const float lse = attend(sums, geometry, q, first, position + 1, key, value);
     for (int i = 0; i < COLUMNS; i++) {
         if (lane + 32 * i < d) o[lane + 32 * i] = from_float<T>(sums[i]);
     }
@@ -254,7 +255,6 @@ struct DecodeArgs {
     const T* qkv;
     const T* k_cache;
     const T* v_cache;
-    u64 from_keys_to_values;  // elements, modulo 2^64
     u64 capacity;
     u32 batch;
     Geometry geometry;
@@ -269,10 +269,11 @@ __device__ __forceinline__ void decode(const DecodeArgs<T>& args) {
     const u32 length = args.lengths[b];
     const T* q = args.qkv + b * columns(geometry) + head * d;
     const u64 row = (u64)geometry.kv_heads * d;
-    const T* keys = args.k_cache + b * args.capacity * row + (u64)(head / (geometry.heads / geometry.kv_heads)) * d;
-    const auto key = [&](u32 t) { return keys + t * row; };
+    const u64 start = b * args.capacity * row + (u64)(head / (geometry.heads / geometry.kv_heads)) * d;
+    const auto key = [&](u32 t) { return args.k_cache + start + t * row; };
+    const auto value = [&](u32 t) { return args.v_cache + start + t * row; };
     float sums[COLUMNS] = {};
-    attend(sums, geometry, q, first_visible(geometry, length - 1), length, key, args.from_keys_to_values);
+    attend(sums, geometry, q, first_visible(geometry, length - 1), length, key, value);
     T* o = args.o + ((u64)b * geometry.heads + head) * d;
     for (int i = 0; i < COLUMNS; i++) {
         if (lane + 32 * i < d) o[lane + 32 * i] = from_float<T>(sums[i]);

@@ -3,7 +3,8 @@
 use super::{Backward, Decode, Forward, Segment};
 use crate::cuda::{Cuda, Entry, Grid, Module, Ptr, PtrMut};
 use crate::error::check_size;
-use crate::{Buffer, Device, FloatSlice, FloatSliceMut, Result};
+use crate::formats::Float;
+use crate::{Buffer, Device, FloatDtype, Result};
 use half::bf16;
 
 /// A layout in the memory of a card.
@@ -128,7 +129,6 @@ struct DecodeArgs<T> {
     qkv: Ptr<T>,
     k_cache: Ptr<T>,
     v_cache: Ptr<T>,
-    from_keys_to_values: u64,
     capacity: u64,
     batch: u32,
     geometry: Geometry,
@@ -177,66 +177,58 @@ fn check_head_dim(kernel: &'static str, of: super::Geometry) -> Result<()> {
 
 pub(super) fn forward(cuda: &Cuda, call: Forward<'_>) -> Result<()> {
     check_head_dim("attention.forward", call.geometry)?;
-    let (tree, geometry, lse) =
-        (call.layout.cuda().tree(), Geometry::new(call.geometry, call.layout.rows()), call.lse.cuda());
-    let grid = Geometry::grid(call.layout.rows(), geometry.heads);
-    match (call.qkv, call.o) {
-        (FloatSlice::F32(qkv), FloatSliceMut::F32(o)) => {
-            let (qkv, o) = (qkv.cuda(), o.cuda());
-            cuda.launch(&F32.forward, grid, ForwardArgs { o, lse, qkv, tree, geometry })
-        }
-        (FloatSlice::Bf16(qkv), FloatSliceMut::Bf16(o)) => {
-            let (qkv, o) = (qkv.cuda(), o.cuda());
-            cuda.launch(&BF16.forward, grid, ForwardArgs { o, lse, qkv, tree, geometry })
-        }
-        _ => unreachable!("`run` refuses two formats"),
+    match call.qkv.dtype() {
+        FloatDtype::F32 => F32.forward(cuda, call),
+        FloatDtype::Bf16 => BF16.forward(cuda, call),
     }
 }
 
 pub(super) fn backward(cuda: &Cuda, call: Backward<'_>) -> Result<()> {
     check_head_dim("attention.backward", call.geometry)?;
-    let (tree, geometry, lse) =
-        (call.layout.cuda().tree(), Geometry::new(call.geometry, call.layout.rows()), call.lse.cuda());
-    let rows = call.layout.rows();
-    let [queries, keys] = [geometry.heads, geometry.kv_heads].map(|heads| Geometry::grid(rows, heads));
-    match (call.qkv, call.o, call.d_o, call.dqkv) {
-        (FloatSlice::F32(qkv), FloatSlice::F32(o), FloatSlice::F32(d_o), FloatSliceMut::F32(dqkv)) => {
-            let (qkv, o, d_o, dqkv) = (qkv.cuda(), o.cuda(), d_o.cuda(), dqkv.cuda());
-            let args = BackwardArgs { dqkv, qkv, o, lse, d_o, tree, geometry };
-            cuda.launch(&F32.queries, queries, args)?;
-            cuda.launch(&F32.keys, keys, args)
-        }
-        (FloatSlice::Bf16(qkv), FloatSlice::Bf16(o), FloatSlice::Bf16(d_o), FloatSliceMut::Bf16(dqkv)) => {
-            let (qkv, o, d_o, dqkv) = (qkv.cuda(), o.cuda(), d_o.cuda(), dqkv.cuda());
-            let args = BackwardArgs { dqkv, qkv, o, lse, d_o, tree, geometry };
-            cuda.launch(&BF16.queries, queries, args)?;
-            cuda.launch(&BF16.keys, keys, args)
-        }
-        _ => unreachable!("`run` refuses two formats"),
+    match call.qkv.dtype() {
+        FloatDtype::F32 => F32.backward(cuda, call),
+        FloatDtype::Bf16 => BF16.backward(cuda, call),
     }
 }
 
 pub(super) fn decode(cuda: &Cuda, call: Decode<'_>) -> Result<()> {
     check_head_dim("attention.decode", call.geometry)?;
-    let (geometry, lengths) = (Geometry::new(call.geometry, call.capacity), call.lengths.values().cuda());
-    let (capacity, batch, grid) = (call.capacity as u64, call.batch as u32, Geometry::grid(call.batch, geometry.heads));
-    match (call.qkv, call.k_cache, call.v_cache, call.o) {
-        (FloatSlice::F32(qkv), FloatSlice::F32(k), FloatSlice::F32(v), FloatSliceMut::F32(o)) => {
-            let (qkv, k_cache, v_cache, o) = (qkv.cuda(), k.cuda(), v.cuda(), o.cuda());
-            let from_keys_to_values =
-                v_cache.bits().wrapping_sub(k_cache.bits()).cast_signed() / size_of::<f32>() as i64;
-            let from_keys_to_values = from_keys_to_values.cast_unsigned();
-            let args = DecodeArgs { o, lengths, qkv, k_cache, v_cache, from_keys_to_values, capacity, batch, geometry };
-            cuda.launch(&F32.decode, grid, args)
-        }
-        (FloatSlice::Bf16(qkv), FloatSlice::Bf16(k), FloatSlice::Bf16(v), FloatSliceMut::Bf16(o)) => {
-            let (qkv, k_cache, v_cache, o) = (qkv.cuda(), k.cuda(), v.cuda(), o.cuda());
-            let from_keys_to_values =
-                v_cache.bits().wrapping_sub(k_cache.bits()).cast_signed() / size_of::<bf16>() as i64;
-            let from_keys_to_values = from_keys_to_values.cast_unsigned();
-            let args = DecodeArgs { o, lengths, qkv, k_cache, v_cache, from_keys_to_values, capacity, batch, geometry };
-            cuda.launch(&BF16.decode, grid, args)
-        }
-        _ => unreachable!("`run` refuses two formats"),
+    match call.qkv.dtype() {
+        FloatDtype::F32 => F32.decode(cuda, call),
+        FloatDtype::Bf16 => BF16.decode(cuda, call),
+    }
+}
+
+impl<T: Float> Kernels<T> {
+    fn forward(&self, cuda: &Cuda, call: Forward<'_>) -> Result<()> {
+        let Forward { layout, geometry, qkv, o, lse } = call;
+        let (tree, geometry) = (layout.cuda().tree(), Geometry::new(geometry, layout.rows()));
+        let args = ForwardArgs { o: o.cuda(), lse: lse.cuda(), qkv: qkv.cuda(), tree, geometry };
+        cuda.launch(&self.forward, Geometry::grid(layout.rows(), geometry.heads), args)
+    }
+
+    fn backward(&self, cuda: &Cuda, call: Backward<'_>) -> Result<()> {
+        let Backward { layout, geometry, qkv, o, lse, d_o, dqkv } = call;
+        let (tree, geometry) = (layout.cuda().tree(), Geometry::new(geometry, layout.rows()));
+        let (o, lse, d_o) = (o.cuda(), lse.cuda(), d_o.cuda());
+        let args = BackwardArgs { dqkv: dqkv.cuda(), qkv: qkv.cuda(), o, lse, d_o, tree, geometry };
+        cuda.launch(&self.queries, Geometry::grid(layout.rows(), geometry.heads), args)?;
+        cuda.launch(&self.keys, Geometry::grid(layout.rows(), geometry.kv_heads), args)
+    }
+
+    fn decode(&self, cuda: &Cuda, call: Decode<'_>) -> Result<()> {
+        let Decode { batch, capacity, geometry, lengths, qkv, k_cache, v_cache, o } = call;
+        let geometry = Geometry::new(geometry, capacity);
+        let args = DecodeArgs {
+            o: o.cuda(),
+            lengths: lengths.values().cuda(),
+            qkv: qkv.cuda(),
+            k_cache: k_cache.cuda(),
+            v_cache: v_cache.cuda(),
+            capacity: capacity as u64,
+            batch: batch as u32,
+            geometry,
+        };
+        cuda.launch(&self.decode, Geometry::grid(batch, geometry.heads), args)
     }
 }

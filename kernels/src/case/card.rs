@@ -1,11 +1,9 @@
 //! Runs kernels on a card: on the PTX machine, which has checkers, or on a real card if `ALIGN_TEST_CUDA=driver` is set.
 
 use super::{Case, Comparison, counted};
-use crate::cuda::Cuda;
 use crate::{Device, KernelError};
 use ptx_machine::driver::{self, Driver};
 use std::ops::Deref;
-use std::sync::Arc;
 
 /// Largest number of operations of a case that runs with every checker. A larger case, up to `MOST`, runs with the check of
 /// addresses alone. The PTX machine does 0.3 to 1.5 billion multiply-adds a second.
@@ -32,8 +30,7 @@ impl Card {
     fn new(description: &str) -> Card {
         let machine = driver::install().map(|driver| (driver, driver.card(description)));
         let ordinal = machine.map_or(0, |(_, ordinal)| ordinal);
-        let cuda = Cuda::apart(ordinal, Some(1)).expect("the card can be opened");
-        Card { device: Device::Cuda(Arc::new(cuda)), machine }
+        Card { device: Device::cuda_apart(ordinal, Some(1)).expect("the card can be opened"), machine }
     }
 
     /// Waits for all queued work.

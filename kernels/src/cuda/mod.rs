@@ -61,7 +61,6 @@ impl Cuda {
     ///
     /// # Errors
     /// As [`Cuda::open`].
-    #[cfg(test)]
     pub(crate) fn apart(ordinal: usize, threads: Option<usize>) -> Result<Cuda> {
         Cuda::with_memory(ordinal, threads, Source::Apart)
     }

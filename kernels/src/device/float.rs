@@ -1,7 +1,9 @@
 //! Activations: f32, or bf16 if the matrix products round their operands to bf16 anyway.
 
 use super::{Buffer, Device, Slice, SliceMut};
+use crate::cuda::{Ptr, PtrMut};
 use crate::error::{check_len, check_size};
+use crate::formats::Float;
 use crate::{FloatDtype, Result};
 use half::bf16;
 use std::ops::Range;
@@ -170,6 +172,18 @@ impl<'a> FloatSlice<'a> {
         }
     }
 
+    /// Returns the address on a card.
+    ///
+    /// # Panics
+    /// If the elements are not of type `T`, or not on a card.
+    pub(crate) fn cuda<T: Float>(self) -> Ptr<T> {
+        assert_eq!(self.dtype(), T::DTYPE, "the kernel is the one of the operands' format");
+        Ptr::new(match self {
+            FloatSlice::F32(slice) => slice.cuda().bits(),
+            FloatSlice::Bf16(slice) => slice.cuda().bits(),
+        })
+    }
+
     /// Copies the content to the host, widened to f32.
     ///
     /// # Errors
@@ -235,6 +249,18 @@ impl<'a> FloatSliceMut<'a> {
             FloatSliceMut::F32(slice) => slice,
             FloatSliceMut::Bf16(_) => panic!("expected f32, found bf16"),
         }
+    }
+
+    /// Returns the address on a card.
+    ///
+    /// # Panics
+    /// If the elements are not of type `T`, or not on a card.
+    pub(crate) fn cuda<T: Float>(self) -> PtrMut<T> {
+        assert_eq!(self.dtype(), T::DTYPE, "the kernel is the one of the operands' format");
+        PtrMut::new(match self {
+            FloatSliceMut::F32(slice) => slice.cuda().bits(),
+            FloatSliceMut::Bf16(slice) => slice.cuda().bits(),
+        })
     }
 
     /// Returns the elements of `range`.

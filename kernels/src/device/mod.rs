@@ -99,6 +99,15 @@ impl Device {
         Ok(Device::Cuda(Arc::new(Cuda::open(ordinal, threads)?)))
     }
 
+    /// Like [`Device::cuda`], but each block of memory is a separate allocation of the driver. Tests use it: a checker of addresses
+    /// then knows where a block ends, and the driver can refuse any block.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`].
+    pub fn cuda_apart(ordinal: usize, threads: Option<usize>) -> Result<Device> {
+        Ok(Device::Cuda(Arc::new(Cuda::apart(ordinal, threads)?)))
+    }
+
     /// Returns the name of the first GPU that [`Device::cuda`] could open. `None` if there is none, or if it is the PTX machine of
     /// the tests.
     pub fn card() -> Option<String> {
@@ -272,13 +281,18 @@ impl Device {
         }
     }
 
-    /// Runs a kernel and counts its time. For kernels that take no scratch and whose operations no plan counts. Returns an error on
-    /// a GPU, where the caller must launch the kernel itself.
-    pub(crate) fn run(&self, kernel: &'static str, on_cpu: impl FnOnce(&Cpu)) -> Result<()> {
+    /// Runs a call of a kernel that takes no scratch and whose operations no plan counts. On the processor, counts its time.
+    pub(crate) fn run<C>(
+        &self,
+        kernel: &'static str,
+        call: C,
+        on_cpu: impl FnOnce(&Cpu, C),
+        on_cuda: impl FnOnce(&Cuda, C) -> Result<()>,
+    ) -> Result<()> {
         let _timed = self.timed(kernel);
         match self {
-            Device::Cpu(cpu) => on_cpu(cpu),
-            Device::Cuda(_) => return Err(crate::KernelError::NotOnDevice { kernel, device: "cuda" }),
+            Device::Cpu(cpu) => on_cpu(cpu, call),
+            Device::Cuda(cuda) => return on_cuda(cuda, call),
             Device::Count(_) => {}
         }
         Ok(())

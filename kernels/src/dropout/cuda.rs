@@ -2,7 +2,8 @@
 
 use super::{Dropout, keep_scale, threshold};
 use crate::cuda::{Cuda, Entry, Grid, Module, Ptr, PtrMut};
-use crate::{FloatSlice, FloatSliceMut, Result};
+use crate::formats::Float;
+use crate::{FloatDtype, Result};
 use half::bf16;
 
 #[repr(C)]
@@ -25,18 +26,15 @@ pub(crate) fn entries() -> Vec<crate::cuda::AnyEntry> {
 }
 
 pub(super) fn dropout(cuda: &Cuda, call: Dropout<'_>) -> Result<()> {
-    let Dropout { rows, cols, p, key, numbers, x, y } = call;
-    let (grid, cols, key) = (Grid::rows(rows), cols as u64, key.bits());
-    let (numbers, threshold, scale) = (numbers.cuda(), threshold(p), keep_scale(p));
-    match (x, y) {
-        (FloatSlice::F32(x), FloatSliceMut::F32(y)) => {
-            let (y, x) = (y.cuda(), x.cuda());
-            cuda.launch(&F32, grid, Args { y, x, numbers, cols, key, threshold, scale })
-        }
-        (FloatSlice::Bf16(x), FloatSliceMut::Bf16(y)) => {
-            let (y, x) = (y.cuda(), x.cuda());
-            cuda.launch(&BF16, grid, Args { y, x, numbers, cols, key, threshold, scale })
-        }
-        _ => unreachable!("`run` checked the formats"),
+    match call.x.dtype() {
+        FloatDtype::F32 => launch(cuda, &F32, call),
+        FloatDtype::Bf16 => launch(cuda, &BF16, call),
     }
+}
+
+fn launch<T: Float>(cuda: &Cuda, entry: &Entry<Args<T>>, call: Dropout<'_>) -> Result<()> {
+    let Dropout { rows, cols, p, key, numbers, x, y } = call;
+    let (y, x, numbers, cols, key) = (y.cuda(), x.cuda(), numbers.cuda(), cols as u64, key.bits());
+    let (threshold, scale) = (threshold(p), keep_scale(p));
+    cuda.launch(entry, Grid::rows(rows), Args { y, x, numbers, cols, key, threshold, scale })
 }

@@ -46,10 +46,7 @@ impl Dropout<'_> {
         check_dtype("dropout", "y", self.y.dtype(), self.x.dtype())?;
         check_size("dropout", "cols", self.cols, self.cols > 0, "at least 1")?;
         assert!((0.0..1.0).contains(&self.p), "a dropout probability is checked where the user gives it");
-        if let Device::Cuda(cuda) = device {
-            return cuda::dropout(cuda, self);
-        }
-        device.run("dropout", |cpu| cpu::dropout(cpu, self))
+        device.run("dropout", self, cpu::dropout, cuda::dropout)
     }
 }
 

@@ -40,10 +40,7 @@ impl Forward<'_> {
         if let Some((row, id)) = self.ids.first_outside(0..vocab_size)? {
             return Err(KernelError::TokenId { kernel: KERNEL, row, id, vocab_size });
         }
-        if let Device::Cuda(cuda) = device {
-            return cuda::forward(cuda, self);
-        }
-        device.run(KERNEL, |cpu| cpu::forward(cpu, self))
+        device.run(KERNEL, self, cpu::forward, cuda::forward)
     }
 }
 

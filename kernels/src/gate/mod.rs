@@ -59,10 +59,7 @@ impl Forward<'_> {
         check_len(KERNEL, "y", self.y.len(), n)?;
         check_dtype(KERNEL, "y", self.y.dtype(), self.gate_up.dtype())?;
         check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
-        if let Device::Cuda(cuda) = device {
-            return cuda::forward(cuda, self);
-        }
-        device.run(KERNEL, |cpu| cpu::forward(cpu, self))
+        device.run(KERNEL, self, cpu::forward, cuda::forward)
     }
 }
 
@@ -78,10 +75,7 @@ impl Backward<'_> {
         check_dtype(KERNEL, "dy", self.dy.dtype(), self.gate_up.dtype())?;
         check_dtype(KERNEL, "d_gate_up", self.d_gate_up.dtype(), self.gate_up.dtype())?;
         check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
-        if let Device::Cuda(cuda) = device {
-            return cuda::backward(cuda, self);
-        }
-        device.run(KERNEL, |cpu| cpu::backward(cpu, self))
+        device.run(KERNEL, self, cpu::backward, cuda::backward)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::{Backward, Forward, Groups};
 use crate::cuda::{Cuda, Entry, Grid, Module, Ptr, PtrMut};
+use crate::formats::Float;
 use crate::gemm::Accumulate;
-use crate::{FloatSlice, FloatSliceMut, Result};
+use crate::{FloatDtype, Result};
 use half::bf16;
 
 /// Where the rows of the norm are, in the layout that the CUDA kernels expect.
@@ -81,42 +82,31 @@ pub(crate) fn entries() -> Vec<crate::cuda::AnyEntry> {
 }
 
 pub(super) fn forward(cuda: &Cuda, call: Forward<'_>) -> Result<()> {
-    let of = Rows::new(call.rows, call.cols, call.groups);
-    let (rstd, weight, eps, offset) = (call.rstd.cuda(), call.weight.cuda(), call.eps, call.offset);
-    match (call.y, call.x) {
-        (FloatSliceMut::F32(y), FloatSlice::F32(x)) => {
-            let (y, x) = (y.cuda(), x.cuda());
-            cuda.launch(&FORWARD_F32_F32, of.grid(), ForwardArgs { y, rstd, x, weight, of, eps, offset })
-        }
-        (FloatSliceMut::Bf16(y), FloatSlice::F32(x)) => {
-            let (y, x) = (y.cuda(), x.cuda());
-            cuda.launch(&FORWARD_BF16_F32, of.grid(), ForwardArgs { y, rstd, x, weight, of, eps, offset })
-        }
-        (FloatSliceMut::Bf16(y), FloatSlice::Bf16(x)) => {
-            let (y, x) = (y.cuda(), x.cuda());
-            cuda.launch(&FORWARD_BF16_BF16, of.grid(), ForwardArgs { y, rstd, x, weight, of, eps, offset })
-        }
-        (FloatSliceMut::F32(_), FloatSlice::Bf16(_)) => unreachable!("`run` refuses a wider output"),
+    match (call.y.dtype(), call.x.dtype()) {
+        (FloatDtype::Bf16, FloatDtype::Bf16) => forward_with(cuda, &FORWARD_BF16_BF16, call),
+        (FloatDtype::Bf16, FloatDtype::F32) => forward_with(cuda, &FORWARD_BF16_F32, call),
+        (FloatDtype::F32, _) => forward_with(cuda, &FORWARD_F32_F32, call),
     }
 }
 
-pub(super) fn backward(cuda: &Cuda, call: Backward<'_>) -> Result<()> {
+fn forward_with<Y: Float, X: Float>(cuda: &Cuda, entry: &Entry<ForwardArgs<Y, X>>, call: Forward<'_>) -> Result<()> {
     let of = Rows::new(call.rows, call.cols, call.groups);
-    let (weight, rstd, offset) = (call.weight.cuda(), call.rstd.cuda(), call.offset);
-    let add = u32::from(call.accumulate == Accumulate::Add);
-    match (call.dy, call.x, call.dx) {
-        (FloatSlice::F32(dy), FloatSlice::F32(x), FloatSliceMut::F32(dx)) => {
-            let (dy, x, dx) = (dy.cuda(), x.cuda(), dx.cuda());
-            cuda.launch(&BACKWARD_F32_F32, of.grid(), BackwardArgs { dx, x, weight, rstd, dy, of, offset, add })
-        }
-        (FloatSlice::Bf16(dy), FloatSlice::F32(x), FloatSliceMut::F32(dx)) => {
-            let (dy, x, dx) = (dy.cuda(), x.cuda(), dx.cuda());
-            cuda.launch(&BACKWARD_BF16_F32, of.grid(), BackwardArgs { dx, x, weight, rstd, dy, of, offset, add })
-        }
-        (FloatSlice::Bf16(dy), FloatSlice::Bf16(x), FloatSliceMut::Bf16(dx)) => {
-            let (dy, x, dx) = (dy.cuda(), x.cuda(), dx.cuda());
-            cuda.launch(&BACKWARD_BF16_BF16, of.grid(), BackwardArgs { dx, x, weight, rstd, dy, of, offset, add })
-        }
-        _ => unreachable!("`run` refuses other formats"),
+    let (y, rstd, x, weight) = (call.y.cuda(), call.rstd.cuda(), call.x.cuda(), call.weight.cuda());
+    cuda.launch(entry, of.grid(), ForwardArgs { y, rstd, x, weight, of, eps: call.eps, offset: call.offset })
+}
+
+pub(super) fn backward(cuda: &Cuda, call: Backward<'_>) -> Result<()> {
+    match (call.dy.dtype(), call.x.dtype()) {
+        (FloatDtype::Bf16, FloatDtype::Bf16) => backward_with(cuda, &BACKWARD_BF16_BF16, call),
+        (FloatDtype::Bf16, FloatDtype::F32) => backward_with(cuda, &BACKWARD_BF16_F32, call),
+        (FloatDtype::F32, _) => backward_with(cuda, &BACKWARD_F32_F32, call),
     }
+}
+
+fn backward_with<Y: Float, X: Float>(cuda: &Cuda, entry: &Entry<BackwardArgs<Y, X>>, call: Backward<'_>) -> Result<()> {
+    let of = Rows::new(call.rows, call.cols, call.groups);
+    let (dx, x, weight, rstd, dy) =
+        (call.dx.cuda(), call.x.cuda(), call.weight.cuda(), call.rstd.cuda(), call.dy.cuda());
+    let add = u32::from(call.accumulate == Accumulate::Add);
+    cuda.launch(entry, of.grid(), BackwardArgs { dx, x, weight, rstd, dy, of, offset: call.offset, add })
 }

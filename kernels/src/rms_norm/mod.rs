@@ -102,10 +102,7 @@ impl Forward<'_> {
         check_len(KERNEL, "y", self.y.len(), n)?;
         check_len(KERNEL, "rstd", self.rstd.len(), self.rows)?;
         check_narrower(KERNEL, "y", self.x.dtype(), self.y.dtype())?;
-        if let Device::Cuda(cuda) = device {
-            return cuda::forward(cuda, self);
-        }
-        device.run(KERNEL, |cpu| cpu::forward(cpu, self))
+        device.run(KERNEL, self, cpu::forward, cuda::forward)
     }
 }
 
@@ -123,10 +120,7 @@ impl Backward<'_> {
         check_len(KERNEL, "dx", self.dx.len(), n)?;
         check_narrower(KERNEL, "dy", self.x.dtype(), self.dy.dtype())?;
         check_dtype(KERNEL, "dx", self.dx.dtype(), self.x.dtype())?;
-        if let Device::Cuda(cuda) = device {
-            return cuda::backward(cuda, self);
-        }
-        device.run(KERNEL, |cpu| cpu::backward(cpu, self))
+        device.run(KERNEL, self, cpu::backward, cuda::backward)
     }
 }
 

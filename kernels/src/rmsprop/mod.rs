@@ -57,10 +57,7 @@ impl Update<'_> {
             check_len("rmsprop", "grad", grad.len(), param.len())?;
             check_len("rmsprop", "square_avg", square_avg.len(), param.len())?;
         }
-        if let Device::Cuda(cuda) = device {
-            return cuda::step(cuda, self);
-        }
-        device.run("rmsprop", |cpu| cpu::step(cpu, self))
+        device.run("rmsprop", self, cpu::step, cuda::step)
     }
 }
 

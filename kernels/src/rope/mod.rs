@@ -80,10 +80,7 @@ impl Tables<'_> {
         if let Some((place, index)) = self.variants.first_outside(0..n_variants)? {
             return Err(KernelError::RowIndex { kernel: KERNEL, place, index, rows: n_variants });
         }
-        if let Device::Cuda(cuda) = device {
-            return cuda::tables(cuda, self);
-        }
-        device.run(KERNEL, |cpu| cpu::tables(cpu, self))
+        device.run(KERNEL, self, cpu::tables, cuda::tables)
     }
 }
 
@@ -104,10 +101,7 @@ impl Rotate<'_> {
         if half == 0 || self.heads == 0 {
             return Ok(()); // nothing turns
         }
-        if let Device::Cuda(cuda) = device {
-            return cuda::rotate(cuda, self);
-        }
-        device.run(KERNEL, |cpu| cpu::rotate(cpu, self))
+        device.run(KERNEL, self, cpu::rotate, cuda::rotate)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{Gather, Scatter, ScatterAdd};
 use crate::cuda::{Cuda, Entry, Grid, Module, Ptr, PtrMut};
-use crate::{Columns, FloatSlice, FloatSliceMut, Result};
+use crate::formats::Float;
+use crate::{Columns, FloatDtype, Result};
 use half::bf16;
 
 #[repr(C)]
@@ -49,18 +50,17 @@ pub(super) fn gather(cuda: &Cuda, call: Gather<'_>) -> Result<()> {
 }
 
 pub(super) fn scatter(cuda: &Cuda, call: Scatter<'_>) -> Result<()> {
+    match call.y.dtype() {
+        FloatDtype::F32 => scatter_with(cuda, &SCATTER_F32, call),
+        FloatDtype::Bf16 => scatter_with(cuda, &SCATTER_BF16, call),
+    }
+}
+
+fn scatter_with<T: Float>(cuda: &Cuda, entry: &Entry<ScatterArgs<T>>, call: Scatter<'_>) -> Result<()> {
     let Scatter { cols, index, x: Columns { values, first, stride }, y } = call;
     let grid = Grid::rows(index.len());
     let (index, cols, first, stride) = (index.values().cuda(), cols as u64, first as u64, stride as u64);
-    match (values, y) {
-        (FloatSlice::F32(x), FloatSliceMut::F32(y)) => {
-            cuda.launch(&SCATTER_F32, grid, ScatterArgs { y: y.cuda(), x: x.cuda(), index, cols, first, stride })
-        }
-        (FloatSlice::Bf16(x), FloatSliceMut::Bf16(y)) => {
-            cuda.launch(&SCATTER_BF16, grid, ScatterArgs { y: y.cuda(), x: x.cuda(), index, cols, first, stride })
-        }
-        _ => unreachable!("`run` checked the formats"),
-    }
+    cuda.launch(entry, grid, ScatterArgs { y: y.cuda(), x: values.cuda(), index, cols, first, stride })
 }
 
 pub(super) fn scatter_add(cuda: &Cuda, call: ScatterAdd<'_>) -> Result<()> {

@@ -51,10 +51,7 @@ impl Gather<'_> {
     /// out of range; [`crate::KernelError::Size`] if there are no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         check_indexed("rows.gather", self.cols, self.index, ("y", self.y.len()), ("x", self.x.len()))?;
-        if let Device::Cuda(cuda) = device {
-            return cuda::gather(cuda, self);
-        }
-        device.run("rows.gather", |cpu| cpu::gather(cpu, self))
+        device.run("rows.gather", self, cpu::gather, cuda::gather)
     }
 }
 
@@ -68,10 +65,7 @@ impl Scatter<'_> {
         check_dtype(KERNEL, "y", self.y.dtype(), self.x.values.dtype())?;
         let dense = self.index.len().saturating_mul(self.cols);
         check_indexed(KERNEL, self.cols, self.index, ("x", dense), ("y", self.y.len()))?;
-        if let Device::Cuda(cuda) = device {
-            return cuda::scatter(cuda, self);
-        }
-        device.run(KERNEL, |cpu| cpu::scatter(cpu, self))
+        device.run(KERNEL, self, cpu::scatter, cuda::scatter)
     }
 }
 
@@ -80,10 +74,7 @@ impl ScatterAdd<'_> {
     /// The errors of [`Gather::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         check_indexed("rows.scatter_add", self.cols, self.index, ("x", self.x.len()), ("y", self.y.len()))?;
-        if let Device::Cuda(cuda) = device {
-            return cuda::scatter_add(cuda, self);
-        }
-        device.run("rows.scatter_add", |cpu| cpu::scatter_add(cpu, self))
+        device.run("rows.scatter_add", self, cpu::scatter_add, cuda::scatter_add)
     }
 }
 

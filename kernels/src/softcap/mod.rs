@@ -23,10 +23,7 @@ impl Softcap<'_> {
     /// [`crate::KernelError::Shape`] if `x` does not have `len` elements.
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("softcap", "x", self.x.len(), self.len)?;
-        if let Device::Cuda(cuda) = device {
-            return cuda::softcap(cuda, self);
-        }
-        device.run("softcap", |cpu| cpu::softcap(cpu, self))
+        device.run("softcap", self, cpu::softcap, cuda::softcap)
     }
 }
 
