@@ -2,6 +2,7 @@
 
 use super::order::{Thread, Use};
 use super::shared::Wrong;
+use crate::parse::SHARED_START;
 use crate::report::Check;
 use crate::warp::{Core, LANES, Op, Slot, lanes_of};
 
@@ -63,6 +64,18 @@ pub(crate) fn load_shared(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let elements = Elements::of(op);
     let addresses = core.addresses(op, elements.count as usize);
     core.count_shared(&addresses, elements.width(), lanes);
+    if elements.bytes == 4
+        && let Some(places) = core.shared_places(&addresses, elements.width(), lanes)
+    {
+        for i in 0..elements.count as usize {
+            let to = &mut core.registers.words[usize::from(op.slots[i])].0;
+            for lane in lanes_of(lanes) {
+                let bytes = &core.shared.bytes[places[lane] + 4 * i..][..4];
+                to[lane] = u32::from_le_bytes(bytes.try_into().expect("four bytes"));
+            }
+        }
+        return;
+    }
     for lane in lanes_of(lanes) {
         if let Some(at) = core.shared_at(op, addresses[lane], elements.width(), Use::Read, lane) {
             let mut bytes = [0; 16];
@@ -76,6 +89,17 @@ pub(crate) fn store_shared(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let elements = Elements::of(op);
     let addresses = core.addresses(op, 0);
     core.count_shared(&addresses, elements.width(), lanes);
+    if elements.bytes == 4
+        && let Some(places) = core.shared_places(&addresses, elements.width(), lanes)
+    {
+        for i in 0..elements.count as usize {
+            let from = &core.registers.words[usize::from(op.slots[1 + i])].0;
+            for lane in lanes_of(lanes) {
+                core.shared.bytes[places[lane] + 4 * i..][..4].copy_from_slice(&from[lane].to_le_bytes());
+            }
+        }
+        return;
+    }
     for lane in lanes_of(lanes) {
         if let Some(at) = core.shared_at(op, addresses[lane], elements.width(), Use::Write, lane) {
             let mut bytes = [0; 16];
@@ -146,10 +170,10 @@ fn from_bytes(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-/// Reads a number of `bytes` bytes from device memory.
+/// Reads an integer of `bytes` bytes (1, 2, 4 or 8) from device memory.
 ///
 /// # Safety
-/// The `bytes` bytes at `at` (1, 2, 4 or 8) are in live memory and aligned, and the launch holds [`super::Memory::busy`].
+/// `at` is aligned to `bytes`, the bytes are in live memory, and the launch holds [`super::Memory::busy`].
 #[inline(always)]
 pub(super) unsafe fn read(at: *mut u8, bytes: u32) -> u64 {
     // SAFETY: the caller promises that the bytes are in live memory and aligned; while the launch holds `busy`, nobody else
@@ -167,7 +191,7 @@ pub(super) unsafe fn read(at: *mut u8, bytes: u32) -> u64 {
 /// Writes the lowest `bytes` bytes of `value` to device memory.
 ///
 /// # Safety
-/// The `bytes` bytes at `at` (1, 2, 4 or 8) are in live memory and aligned, and the launch holds [`super::Memory::busy`].
+/// `bytes` is 1, 2, 4 or 8, `at` is aligned to it, the bytes are in live memory, and the launch holds [`super::Memory::busy`].
 #[inline(always)]
 pub(super) unsafe fn write(at: *mut u8, bytes: u32, value: u64) {
     // SAFETY: the caller promises that the bytes are in live memory and aligned; while the launch holds `busy`, nobody else
@@ -264,6 +288,19 @@ impl Core<'_> {
         if let Some(counters) = &mut self.counters {
             counters.global(self.place.at, addresses, width, lanes);
         }
+    }
+
+    /// Returns where each lane's `width` bytes of shared memory begin, for an access that needs no look at each lane: no checker
+    /// looks at single accesses, and all bytes are inside the memory and aligned. Otherwise `None`.
+    #[inline(always)]
+    fn shared_places(&self, addresses: &[u64; LANES], width: u32, lanes: u32) -> Option<[usize; LANES]> {
+        if self.shared.is_checked() {
+            return None;
+        }
+        let last = (self.shared.bytes.len() as u64).checked_sub(width.into())?;
+        let places = addresses.map(|address| address.wrapping_sub(SHARED_START.into()));
+        let fits = |lane: usize| places[lane] <= last && places[lane].is_multiple_of(width.into());
+        lanes_of(lanes).all(fits).then(|| places.map(|place| place as usize))
     }
 
     pub(super) fn count_shared(&mut self, addresses: &[u64; LANES], width: u32, lanes: u32) {

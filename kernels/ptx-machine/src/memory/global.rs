@@ -15,13 +15,17 @@ pub(crate) struct Global {
     /// The allocation of the last access: the next one is most likely in it.
     last: usize,
     checks: Checks,
-    /// The accesses of this launch, by the number of the page. A page has one history for every two bytes.
-    histories: HashMap<u64, Vec<History>>,
+    /// The accesses of this launch, by page. A page has one history for every two bytes.
+    histories: Vec<Box<[History]>>,
+    /// Where `histories` has a page, by the number of the page.
+    pages: HashMap<u64, usize>,
+    /// Number and place of the page that was used last: the next access is most likely in it.
+    last_page: (u64, usize),
 }
 
 impl Global {
     pub(crate) fn new(live: Allocations, checks: Checks) -> Global {
-        Global { live, last: 0, checks, histories: HashMap::new() }
+        Global { live, last: 0, checks, histories: Vec::new(), pages: HashMap::new(), last_page: (u64::MAX, 0) }
     }
 
     /// Returns the allocation that holds `width` bytes at an address, and their offset in it. Refuses bytes that are not in one
@@ -88,18 +92,25 @@ impl Global {
             }
         }
         if checks.race {
-            let histories = self.histories.entry(address / PAGE).or_insert_with(|| {
-                let mut page = Vec::new();
-                page.resize_with(PAGE as usize / 2, History::default);
-                page
-            });
             let first = (address % PAGE) as usize;
-            for history in &mut histories[first / 2..(first + width as usize).div_ceil(2)] {
+            for history in &mut self.page(address / PAGE)[first / 2..(first + width as usize).div_ceil(2)] {
                 if let Some(race) = history.add(thread, how, clocks) {
                     wrong[1].get_or_insert(Wrong::Race(format!("{race} (at {address:#x})")));
                 }
             }
         }
         Ok((data, wrong))
+    }
+
+    /// Returns the histories of a page.
+    fn page(&mut self, number: u64) -> &mut [History] {
+        if self.last_page.0 != number {
+            let place = *self.pages.entry(number).or_insert_with(|| {
+                self.histories.push((0..PAGE / 2).map(|_| History::default()).collect());
+                self.histories.len() - 1
+            });
+            self.last_page = (number, place);
+        }
+        &mut self.histories[self.last_page.1]
     }
 }

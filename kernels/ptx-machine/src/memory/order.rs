@@ -8,7 +8,6 @@
 //! thread. Lanes of one warp are ordered if they have waited for each other (`__syncwarp`).
 
 use crate::warp::LANES;
-use smallvec::SmallVec;
 
 /// Maximum number of warps of a block.
 pub(crate) const WARPS: usize = 32;
@@ -99,38 +98,43 @@ pub(crate) enum Use {
 }
 
 /// The accesses to two adjacent bytes that a later access may race with. (One history for two bytes is enough, because no kernel
-/// writes a single byte while other threads use the byte beside it.)
+/// writes a single byte while other threads use the byte beside it.) There are many of these, so they are small.
 #[derive(Debug, Default)]
 pub(crate) struct History {
+    /// The last write, and what kind of write it was.
     written: Option<(Access, Use)>,
     /// Reads since the last write.
     read: Users,
-    /// Atomic changes since the last write. All of them are kept, since none is ordered behind another.
-    changed: Users,
+    /// Atomic changes since the last write. All of them are kept, since none is ordered behind another. Most bytes have none.
+    changed: Option<Box<Users>>,
 }
 
 /// The threads that read some bytes, or that changed them atomically.
 #[derive(Debug, Default)]
 struct Users {
-    blocks: Blocks,
-    /// The warps of these threads, usually few. Empty if the threads are of several blocks.
-    warps: SmallVec<[User; 4]>,
+    who: Who,
+    /// The last use of each warp, if `who` says that there are several warps. Kept for the next time.
+    warps: Option<Box<[LastUse; WARPS]>>,
 }
 
-/// The blocks of some threads.
-#[derive(Debug, Default)]
-enum Blocks {
+/// Which threads used some bytes.
+#[derive(Debug, Default, Clone, Copy)]
+enum Who {
     #[default]
-    None,
-    One(u32),
-    Several,
+    Nobody,
+    /// Threads of one warp.
+    Warp { by: Thread, clock: u32 },
+    /// Threads of several warps of one block.
+    Warps { block: u32 },
+    /// Threads of several blocks.
+    Blocks,
 }
 
-/// A warp, the reading of its clock at its last access, and the lane that made this access, or [`SEVERAL`].
-#[derive(Debug, Clone, Copy)]
-struct User {
+/// The reading of a warp's clock at its last use, and the lane that made this use, or [`SEVERAL`]. The clock is 0 if there was
+/// none.
+#[derive(Debug, Clone, Copy, Default)]
+struct LastUse {
     clock: u32,
-    warp: u8,
     lane: u8,
 }
 
@@ -144,11 +148,11 @@ impl History {
         let race = self.race(thread, how, clocks);
         match how {
             Use::Read => self.read.add(access),
-            Use::Atomic => self.changed.add(access),
+            Use::Atomic => self.changed.get_or_insert_default().add(access),
             Use::Write | Use::CopyTo => {
                 self.written = Some((access, how));
-                self.read.clear();
-                self.changed.clear();
+                self.read.who = Who::Nobody;
+                self.changed = None;
             }
         }
         race
@@ -157,6 +161,13 @@ impl History {
     /// Notes that a copy to these bytes has arrived. It now counts as a write by the thread that waited for it.
     pub(crate) fn arrived(&mut self, thread: Thread, clocks: &Clocks) {
         self.written = Some((Access { by: thread, clock: clocks.now(thread.warp) }, Use::Write));
+    }
+
+    /// Forgets all accesses.
+    pub(crate) fn clear(&mut self) {
+        self.written = None;
+        self.read.who = Who::Nobody;
+        self.changed = None;
     }
 
     fn race(&self, thread: Thread, how: Use, clocks: &Clocks) -> Option<String> {
@@ -171,7 +182,7 @@ impl History {
             }
         }
         if how != Use::Atomic
-            && let Some(by) = self.changed.unordered(thread, clocks)
+            && let Some(by) = self.changed.as_ref().and_then(|users| users.unordered(thread, clocks))
         {
             return Some(format!("{} what {by} changed, without a barrier between them", verb(how)));
         }
@@ -183,44 +194,52 @@ impl History {
     }
 }
 
-impl Users {
-    fn clear(&mut self) {
-        self.blocks = Blocks::None;
-        self.warps.clear();
+impl LastUse {
+    /// Adds a use by a lane. Lanes that used the bytes at an earlier reading of the clock are ordered before those that do now.
+    fn add(&mut self, lane: u8, clock: u32) {
+        self.lane = if self.clock == clock && self.lane != lane { SEVERAL } else { lane };
+        self.clock = clock;
     }
+}
 
-    fn add(&mut self, access: Access) {
-        let Access { by, clock } = access;
-        match self.blocks {
-            Blocks::None => self.blocks = Blocks::One(by.block),
-            Blocks::One(block) if block == by.block => {}
-            Blocks::One(_) | Blocks::Several => {
-                self.blocks = Blocks::Several;
-                self.warps.clear();
-                return;
+impl Users {
+    fn add(&mut self, Access { by, clock }: Access) {
+        match self.who {
+            Who::Nobody => self.who = Who::Warp { by, clock },
+            Who::Warp { by: first, clock: then } if first.block == by.block && first.warp == by.warp => {
+                let mut last = LastUse { clock: then, lane: first.lane };
+                last.add(by.lane, clock);
+                self.who = Who::Warp { by: Thread { lane: last.lane, ..by }, clock };
             }
-        }
-        match self.warps.iter_mut().find(|user| user.warp == by.warp) {
-            // lanes that accessed the bytes at an earlier reading of the clock are ordered before those that do now
-            Some(user) => {
-                user.lane = if user.clock == clock && user.lane != by.lane { SEVERAL } else { by.lane };
-                user.clock = clock;
+            Who::Warp { by: first, clock: then } if first.block == by.block => {
+                let warps = self.warps.get_or_insert_default();
+                warps.fill(LastUse::default());
+                warps[usize::from(first.warp)].add(first.lane, then);
+                warps[usize::from(by.warp)].add(by.lane, clock);
+                self.who = Who::Warps { block: by.block };
             }
-            None => self.warps.push(User { clock, warp: by.warp, lane: by.lane }),
+            Who::Warps { block } if block == by.block => {
+                self.warps.get_or_insert_default()[usize::from(by.warp)].add(by.lane, clock);
+            }
+            Who::Warp { .. } | Who::Warps { .. } => *self = Users { who: Who::Blocks, warps: None },
+            Who::Blocks => {}
         }
     }
 
     /// Describes one of these threads that `thread` is not ordered behind. `None` if there is none.
     fn unordered(&self, thread: Thread, clocks: &Clocks) -> Option<String> {
-        let block = match self.blocks {
-            Blocks::None => return None,
-            Blocks::Several => return Some("other blocks".to_owned()),
-            Blocks::One(block) => block,
-        };
-        self.warps.iter().find_map(|&User { clock, warp, lane }| {
-            let by = Thread { block, warp, lane };
-            (!clocks.is_behind(thread, Access { by, clock })).then(|| words(by, thread))
-        })
+        let check = |by, clock| (!clocks.is_behind(thread, Access { by, clock })).then(|| words(by, thread));
+        match self.who {
+            Who::Nobody => None,
+            Who::Blocks => Some("other blocks".to_owned()),
+            Who::Warp { by, clock } => check(by, clock),
+            Who::Warps { block } => {
+                (0..).zip(self.warps.iter().flat_map(|warps| warps.iter())).find_map(|(warp, last)| {
+                    let LastUse { clock, lane } = *last;
+                    (clock > 0).then(|| check(Thread { block, warp, lane }, clock)).flatten()
+                })
+            }
+        }
     }
 }
 

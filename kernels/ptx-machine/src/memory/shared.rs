@@ -36,7 +36,7 @@ impl Shared {
             self.written.resize(bytes, false);
         }
         if self.checks.race {
-            self.histories.clear();
+            self.histories.iter_mut().for_each(History::clear);
             self.histories.resize_with(bytes.div_ceil(2), History::default);
         }
     }
