@@ -25,17 +25,21 @@ const DROPOUT: Dropout = Dropout { p: 0.3, seed: 1, step: 2 };
 const MODELS: [&str; 4] = ["tiny-llama", "tiny-gemma3", "tiny-gemma2", "tiny-phi3"];
 
 fn load(dir: &Path) -> Model {
-    load_on(dir, 1)
+    load_with(dir, 1)
 }
 
-fn load_on(dir: &Path, threads: usize) -> Model {
-    let device = Device::cpu(Some(threads)).unwrap();
+fn load_with(dir: &Path, threads: usize) -> Model {
+    load_on(&Device::cpu(Some(threads)).unwrap(), dir)
+}
+
+/// Loads a model to a device.
+pub(crate) fn load_on(device: &Device, dir: &Path) -> Model {
     let files = WeightFiles::open(dir, ValueCheck::Finite).unwrap();
-    Model::load(&device, ModelConfig::open(dir).unwrap(), &files).unwrap()
+    Model::load(device, ModelConfig::open(dir).unwrap(), &files).unwrap()
 }
 
 /// Makes an adapter of rank 4 on every linear layer. `b` scales its B matrices; with 0 it is a fresh adapter.
-fn adapter(model: &Model, b: f32) -> Arc<AdapterSet> {
+pub(crate) fn adapter(model: &Model, b: f32) -> Arc<AdapterSet> {
     let mut set = AdapterSet::new(model.linears().len());
     for linear in model.linears() {
         let param = |id: usize, shape: [usize; 2], scale: f32| {
@@ -60,7 +64,7 @@ fn with_head(model: &Model, adapter: &AdapterSet) -> Arc<AdapterSet> {
 }
 
 /// Makes the scoring that an objective needs. For the loss of a reward model, the adapter gets a score head.
-fn scoring_of<'m>(objective: &Objective, model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
+pub(crate) fn scoring_of<'m>(objective: &Objective, model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
     let policy = match objective.scores() {
         Scores::LogProbs => adapter.clone(),
         Scores::Reward => with_head(model, adapter),
@@ -106,7 +110,7 @@ fn bits(scoring: &Scoring<'_>, trees: &[Tree<'_>]) -> Vec<[Vec<u32>; 2]> {
 }
 
 /// Computes loss and gradients of a batch, the gradients by parameter.
-fn gradients(
+pub(crate) fn gradients(
     scoring: &Scoring<'_>,
     objective: &Objective,
     rows: &[EncodedRow],
@@ -114,7 +118,19 @@ fn gradients(
     layers_kept: usize,
     dropout: Option<Dropout>,
 ) -> (Outcome, BTreeMap<ParamId, Vec<f32>>) {
-    let batch = Batch {
+    let batch = batch(objective, rows, micro_batch_tokens);
+    let mut grads = ParamGrads::default();
+    let outcome = batch.gradients(scoring, dropout, &|_, _| Ok(Some(layers_kept)), &mut grads).unwrap();
+    (outcome, grads.iter().map(|(id, grad)| (id, grad.download().unwrap())).collect())
+}
+
+/// Returns the loss of a batch without gradients.
+pub(crate) fn evaluated(scoring: &Scoring<'_>, objective: &Objective, rows: &[EncodedRow]) -> f64 {
+    batch(objective, rows, 1 << 20).evaluate(scoring).unwrap().loss
+}
+
+fn batch<'a>(objective: &'a Objective, rows: &'a [EncodedRow], micro_batch_tokens: usize) -> Batch<'a> {
+    Batch {
         objective,
         rows,
         max_length: MAX_LENGTH,
@@ -122,10 +138,7 @@ fn gradients(
         step: 1,
         history: History::default(),
         donors: Donors::Batch(Mismatch::Previous),
-    };
-    let mut grads = ParamGrads::default();
-    let outcome = batch.gradients(scoring, dropout, &|_, _| Ok(Some(layers_kept)), &mut grads).unwrap();
-    (outcome, grads.iter().map(|(id, grad)| (id, grad.download().unwrap())).collect())
+    }
 }
 
 fn to_bits(grads: &BTreeMap<ParamId, Vec<f32>>) -> Vec<u32> {
@@ -135,17 +148,22 @@ fn to_bits(grads: &BTreeMap<ParamId, Vec<f32>>) -> Vec<u32> {
 #[test]
 fn recomputed_is_kept() {
     for name in MODELS {
-        let model = load_on(&golden_model(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 3));
-        let scoring = scoring(&model, &adapter);
-        let objective = Objective::new("exo_pair", &[]).unwrap();
-        for dropout in [None, Some(DROPOUT)] {
-            let (kept_loss, kept) = gradients(&scoring, &objective, &rows, 1 << 20, usize::MAX, dropout);
-            for layers_kept in [0, 1, 3] {
-                let (loss, grads) = gradients(&scoring, &objective, &rows, 1 << 20, layers_kept, dropout);
-                assert_eq!(loss.loss.to_bits(), kept_loss.loss.to_bits(), "{name}, {layers_kept} layers kept");
-                assert_eq!(to_bits(&grads), to_bits(&kept), "{name}, {layers_kept} layers kept");
-            }
+        let model = load_with(&golden_model(name), 2);
+        let rows = rows(&model, &golden_model(name), RowKind::Pair, 3);
+        assert_recomputed_is_kept(name, &model, &rows);
+    }
+}
+
+/// Checks that loss and gradients of these pairs do not depend on how many layers are kept for the backward pass.
+pub(crate) fn assert_recomputed_is_kept(name: &str, model: &Model, rows: &[EncodedRow]) {
+    let scoring = scoring(model, &adapter(model, 0.02));
+    let objective = Objective::new("exo_pair", &[]).unwrap();
+    for dropout in [None, Some(DROPOUT)] {
+        let (kept_loss, kept) = gradients(&scoring, &objective, rows, 1 << 20, usize::MAX, dropout);
+        for layers_kept in [0, 1, 3] {
+            let (loss, grads) = gradients(&scoring, &objective, rows, 1 << 20, layers_kept, dropout);
+            assert_eq!(loss.loss.to_bits(), kept_loss.loss.to_bits(), "{name}, {layers_kept} layers kept");
+            assert_eq!(to_bits(&grads), to_bits(&kept), "{name}, {layers_kept} layers kept");
         }
     }
 }
@@ -169,59 +187,68 @@ fn read_ahead_changes_no_bit() {
 #[test]
 fn packed_is_alone() {
     for name in MODELS {
-        let model = load_on(&golden_model(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 5));
-        let scoring = scoring(&model, &adapter);
-        let trees: Vec<Tree<'_>> = rows.iter().map(tree).collect();
-        let packed = bits(&scoring, &trees);
-        for (i, tree) in trees.iter().enumerate() {
-            let alone = bits(&scoring, std::slice::from_ref(tree));
-            assert_eq!(packed[2 * i..2 * i + 2], alone, "{name}: row {i}");
-        }
+        let model = load_with(&golden_model(name), 2);
+        assert_packed_is_alone(name, &model, &rows(&model, &golden_model(name), RowKind::Pair, 5));
+    }
+}
+
+/// Checks that the log-probs of a pair do not depend on the other pairs of its pass.
+pub(crate) fn assert_packed_is_alone(name: &str, model: &Model, rows: &[EncodedRow]) {
+    let scoring = scoring(model, &adapter(model, 0.02));
+    let trees: Vec<Tree<'_>> = rows.iter().map(tree).collect();
+    let packed = bits(&scoring, &trees);
+    for (i, tree) in trees.iter().enumerate() {
+        let alone = bits(&scoring, std::slice::from_ref(tree));
+        assert_eq!(packed[2 * i..2 * i + 2], alone, "{name}: row {i}");
     }
 }
 
 #[test]
 fn shared_prefix_is_separate() {
     for name in MODELS {
-        let model = load_on(&golden_model(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 4));
-        let scoring = scoring(&model, &adapter);
-        for (i, row) in rows.iter().enumerate() {
-            let shared = tree(row);
-            let apart: Vec<Tree<'_>> =
-                shared.branches.iter().map(|&branch| Tree { prompt: &row.prompt, branches: vec![branch] }).collect();
-            assert_eq!(bits(&scoring, std::slice::from_ref(&shared)), bits(&scoring, &apart), "{name}: row {i}");
+        let model = load_with(&golden_model(name), 2);
+        assert_shared_prefix_is_separate(name, &model, &rows(&model, &golden_model(name), RowKind::Pair, 4));
+    }
+}
+
+/// Checks that the log-probs of an answer do not depend on whether another answer shares its prompt.
+pub(crate) fn assert_shared_prefix_is_separate(name: &str, model: &Model, rows: &[EncodedRow]) {
+    let scoring = scoring(model, &adapter(model, 0.02));
+    for (i, row) in rows.iter().enumerate() {
+        let shared = tree(row);
+        let apart: Vec<Tree<'_>> =
+            shared.branches.iter().map(|&branch| Tree { prompt: &row.prompt, branches: vec![branch] }).collect();
+        assert_eq!(bits(&scoring, std::slice::from_ref(&shared)), bits(&scoring, &apart), "{name}: row {i}");
+    }
+}
+
+#[test]
+fn rewards_in_company_are_rewards_alone() {
+    for name in MODELS {
+        let model = load(&golden_model(name));
+        let rows = rows(&model, &golden_model(name), RowKind::Pair, 4);
+        for precision in [Precision::F32, Precision::Bf16] {
+            assert_rewards_are_alone(name, &model, &rows, precision);
         }
     }
 }
 
-/// An answer's reward depends neither on the rest of the pass nor on whether its prompt is shared. Kept layers change no bit
-/// of the gradient.
-#[test]
-fn rewards_in_company_are_rewards_alone() {
+/// Checks that an answer's reward depends neither on the rest of the pass nor on whether its prompt is shared, and that kept layers
+/// change no bit of the gradient.
+pub(crate) fn assert_rewards_are_alone(name: &str, model: &Model, rows: &[EncodedRow], precision: Precision) {
     let objective = Objective::new("rm_bt", &[]).unwrap();
-    for name in MODELS {
-        let model = load(&golden_model(name));
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 4));
-        for precision in [Precision::F32, Precision::Bf16] {
-            let scoring = Scoring { precision, ..scoring_of(&objective, &model, &adapter) };
-            let rewards = |trees: &[Tree<'_>]| -> Vec<u64> {
-                let forward = scoring.forward(trees, Mode::Inference, None, 0).unwrap();
-                forward.answers().iter().map(|scored| forward.sum(&scored.policy).to_bits()).collect()
-            };
-            let packed = rewards(&rows.iter().map(tree).collect::<Vec<_>>());
-            let alone: Vec<u64> = (rows.iter())
-                .flat_map(|row| {
-                    tree(row).branches.into_iter().map(|branch| Tree { prompt: &row.prompt, branches: vec![branch] })
-                })
-                .flat_map(|tree| rewards(&[tree]))
-                .collect();
-            assert_eq!(packed, alone, "{name}, {precision:?}");
-            let grads = |kept| to_bits(&gradients(&scoring, &objective, &rows, 1 << 20, kept, Some(DROPOUT)).1);
-            assert_eq!(grads(0), grads(usize::MAX), "{name}, {precision:?}");
-        }
-    }
+    let scoring = Scoring { precision, ..scoring_of(&objective, model, &adapter(model, 0.02)) };
+    let rewards = |trees: &[Tree<'_>]| -> Vec<u64> {
+        let forward = scoring.forward(trees, Mode::Inference, None, 0).unwrap();
+        forward.answers().iter().map(|scored| forward.sum(&scored.policy).to_bits()).collect()
+    };
+    let packed = rewards(&rows.iter().map(tree).collect::<Vec<_>>());
+    let branches = |row| tree(row).branches.into_iter();
+    let alone =
+        rows.iter().flat_map(|row| branches(row).map(|branch| Tree { prompt: &row.prompt, branches: vec![branch] }));
+    assert_eq!(packed, alone.flat_map(|tree| rewards(&[tree])).collect::<Vec<u64>>(), "{name}, {precision:?}");
+    let grads = |kept| to_bits(&gradients(&scoring, &objective, rows, 1 << 20, kept, Some(DROPOUT)).1);
+    assert_eq!(grads(0), grads(usize::MAX), "{name}, {precision:?}");
 }
 
 /// Micro-batches change the order of one sum: that of the adapters' gradients over rows. Its terms are f32 products of n rows,
@@ -298,15 +325,7 @@ fn what_the_reference_has_said_is_not_computed_again() {
         let objective = Objective::new(name, &[]).unwrap();
         let rows = rows(&model, &dir, objective.data(), 6);
         let scoring = scoring_of(&objective, &model, &adapter);
-        let batch = Batch {
-            objective: &objective,
-            rows: &rows,
-            max_length: MAX_LENGTH,
-            micro_batch_tokens: budget,
-            step: 1,
-            history: History::default(),
-            donors: Donors::Batch(Mismatch::Previous),
-        };
+        let batch = batch(&objective, &rows, budget);
         let reference_rows = std::cell::RefCell::new(Vec::new());
         let mut grads = ParamGrads::default();
         let kept = |forest: &Forest, _| {
@@ -336,13 +355,17 @@ fn what_the_reference_has_said_is_not_computed_again() {
 fn a_fresh_adapter_is_the_reference() {
     for name in MODELS {
         let model = load(&golden_model(name));
-        let (adapter, rows) = (adapter(&model, 0.0), rows(&model, &golden_model(name), RowKind::Pair, 4));
-        let objective = Objective::new("dpo", &[]).unwrap();
-        let (outcome, _) = gradients(&scoring(&model, &adapter), &objective, &rows, 1 << 20, 0, None);
-        let means = outcome.preferences.means();
-        assert_eq!(outcome.loss, std::f64::consts::LN_2, "{name}");
-        assert_eq!((means.rewards_margins, means.rewards_accuracies), (Some(0.0), Some(0.0)), "{name}");
+        assert_fresh_adapter_is_reference(name, &model, &rows(&model, &golden_model(name), RowKind::Pair, 4));
     }
+}
+
+/// Checks that the loss of `dpo` is exactly log 2 if the policy has a fresh adapter.
+pub(crate) fn assert_fresh_adapter_is_reference(name: &str, model: &Model, rows: &[EncodedRow]) {
+    let objective = Objective::new("dpo", &[]).unwrap();
+    let (outcome, _) = gradients(&scoring(model, &adapter(model, 0.0)), &objective, rows, 1 << 20, 0, None);
+    let means = outcome.preferences.means();
+    assert_eq!(outcome.loss, std::f64::consts::LN_2, "{name}");
+    assert_eq!((means.rewards_margins, means.rewards_accuracies), (Some(0.0), Some(0.0)), "{name}");
 }
 
 #[test]
@@ -350,7 +373,7 @@ fn one_thread_is_two() {
     for name in MODELS {
         let dir = golden_model(name);
         let run = |threads: usize| {
-            let model = load_on(&dir, threads);
+            let model = load_with(&dir, threads);
             let adapter = adapter(&model, 0.02);
             let rows = rows(&model, &dir, RowKind::Pair, 3);
             let objective = Objective::new("ipo", &[]).unwrap();
