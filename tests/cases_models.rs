@@ -168,7 +168,8 @@ fn a_model_without_its_head_is_refused_by_that_word() {
     model.assert_refused("model", &["lm_head.weight", "tie_word_embeddings", "without its language model's head"]);
 }
 
-/// A separate head is used whatever config.json says, as in transformers 5. An end-of-text id beyond the vocabulary is reported.
+/// A separate head is used whatever config.json says, as in transformers 5. If all end-of-text ids of a model are beyond its
+/// vocabulary, the user gets a warning.
 #[test]
 fn a_head_that_is_denied_and_ends_beyond_the_vocabulary_are_said() {
     let model = Folder::of("tiny-llama");

@@ -128,8 +128,8 @@ mod tests {
         }
     }
 
-    /// Chosen answers are warm and rejected ones grumpy. Together they must be equally long within 3 %, so that a model cannot
-    /// tell them apart by length alone.
+    /// Chosen answers are warm and rejected ones grumpy. The total length of the chosen answers must be that of the rejected ones
+    /// within 3 %, so that a model does not learn to prefer an answer for its length.
     #[test]
     fn chosen_and_rejected_have_the_same_length() {
         let length = |row: &Value, answer: &str| only_message(&row[answer], "assistant").len() as f64;

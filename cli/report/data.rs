@@ -153,7 +153,7 @@ pub(crate) fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
     }
 }
 
-/// Reports if the rows of an evaluation have another form than the training rows.
+/// Prints a note if the rows of an evaluation have a different form from the training rows.
 pub(crate) fn other_form(trained: &Survey, evaluated: &Survey) {
     if let (Some(trained), Some(evaluated)) = (trained.form(), evaluated.form())
         && trained != evaluated

@@ -1,4 +1,4 @@
-//! The weight files of a model directory: opened, checked, and handed out by name.
+//! Opens and checks the weight files of a model directory, and finds their tensors by name.
 
 use super::error::{IndexFault, LoadError};
 use super::finite;

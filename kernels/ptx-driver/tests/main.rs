@@ -248,7 +248,7 @@ fn what_is_gone_is_known_to_be() {
     // SAFETY: the module is unloaded only here. The launch afterwards is what this tests.
     unsafe { result::module::unload(card.module) }.unwrap();
     assert_eq!(status(card.launch(std::ptr::null_mut(), to, from, 1)), CUresult::CUDA_ERROR_INVALID_HANDLE);
-    // SAFETY: the second free and the copy name memory that is gone, which the driver must refuse.
+    // SAFETY: the second free and the copy are of freed memory. The driver must refuse both.
     unsafe {
         result::free_sync(to).unwrap();
         assert_eq!(status(result::free_sync(to)), CUresult::CUDA_ERROR_INVALID_VALUE);

@@ -224,11 +224,12 @@ fn lanes_that_do_not_meet_are_found() {
             " setp.lt.u32 %p0, %r0, 16; @%p0 bra END; shfl.sync.bfly.b32 %r3|%p1, %r0, 1, 31, -1; END: bar.warp.sync -1;",
             false,
         ),
-        // the half that stays names only itself
+        // the mask names only the half that did not branch
         (
             " setp.lt.u32 %p0, %r0, 16; @%p0 bra END; shfl.sync.bfly.b32 %r3|%p1, %r0, 1, 31, 0xffff0000; END: mov.u32 %r4, 0;",
             true,
         ),
+        // that half reads from the lanes that branched
         (
             " setp.lt.u32 %p0, %r0, 16; @%p0 bra END; shfl.sync.bfly.b32 %r3|%p1, %r0, 16, 31, 0xffff0000; END: mov.u32 %r4, 0;",
             false,

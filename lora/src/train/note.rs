@@ -16,8 +16,8 @@ pub enum Note {
     OnePrompt { role: DataRole, loss: String },
     /// `rows` rows have a `column` that `loss` does not read.
     UnreadColumn { column: &'static str, rows: usize, loss: String },
-    /// A forward pass of `step` holds more than was planned, even with all layers recomputed. Only the first such step is
-    /// noted.
+    /// A forward pass of `step` needs more memory than planned, even with all layers recomputed. Only the first such step is
+    /// reported.
     BeyondPlan { step: u64 },
     /// `counts` says how many log-probs of the reference were read and how many were computed, in the part of the run that `of`
     /// names.

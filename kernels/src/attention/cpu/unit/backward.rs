@@ -381,8 +381,8 @@ impl Work<'_> {
 fn capped(u: __m512, cap: f32) -> (__m512, Option<__m512>) {
     let one = _mm512_set1_ps(1.0);
     let x = _mm512_div_ps(u, _mm512_set1_ps(cap));
-    // tanh|x| = (1 - e) / (1 + e) with e = exp(-2|x|): near 0, digits of 1 - e cancel, but the absolute error of a score is far
-    // below what the rounding of the weights to bf16 amounts to
+    // tanh|x| = (1 - e) / (1 + e) with e = exp(-2|x|): near 0, digits of 1 - e cancel, but the absolute error of a score stays
+    // far below the error of rounding the attention weights to bf16
     let e = exp(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-2.0)));
     let t = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
     let negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_setzero_ps());

@@ -609,7 +609,7 @@ unsafe fn logit_gradients(
     let target = target.unwrap_or(usize::MAX);
     for step in 0..z.len() / STEP_DEPTH {
         let mut halves = [_mm512_setzero_ps(); 2];
-        // no closures: a function that takes one is compiled without the instruction set, and may not be inlined
+        // no closures: a function that takes one is compiled without the instruction set, and the compiler might not inline it
         for (i, half) in halves.iter_mut().enumerate() {
             let at = step * STEP_DEPTH + 16 * i;
             let there = ((1u32 << tokens.saturating_sub(at).min(16)) - 1) as __mmask16;

@@ -74,7 +74,7 @@ fn lists_and_maps_are_read_in_all_their_forms() {
     assert_eq!(bare, [json!({"rewards": [1, 2]}), json!({"rewards": [3]})]);
     let two = [group("rewards", REQUIRED, Some(LIST), 1), leaf("element", REPEATED, INT32)];
     assert_eq!(rows(&two, &[chunk("rewards.element", INT32, 3, vec![page.clone()])]), bare);
-    // a group that is the element by its name, and one that is not
+    // a repeated group named `array` or `<list>_tuple` is the element; under another name it only wraps the element
     for (name, element) in [("array", json!({"x": 3})), ("rewards_tuple", json!({"x": 3})), ("list", json!(3))] {
         let schema =
             [group("rewards", REQUIRED, Some(LIST), 1), group(name, REPEATED, None, 1), leaf("x", REQUIRED, INT32)];
