@@ -3,6 +3,7 @@
 use crate::config::{Config, Mode};
 use crate::status::Status;
 use crate::work::{Position, Work};
+use ptx_machine::driver::KernelCounts;
 use ptx_machine::{Check, Launch, LaunchError, Memory, MemoryError, Module, Report};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +25,8 @@ struct State {
     fault: Option<Status>,
     reports: Vec<Report>,
     tally: Tally,
+    /// What each kernel did, by its name, if launches are counted.
+    counts: BTreeMap<String, KernelCounts>,
 }
 
 /// Counts of the calls that a card has got so far.
@@ -70,6 +73,11 @@ impl Card {
     /// Returns what the checkers have found.
     pub(crate) fn reports(&self) -> Vec<String> {
         self.state().reports.iter().map(ToString::to_string).collect()
+    }
+
+    /// Returns what each kernel did, by its name. Empty unless launches are counted.
+    pub(crate) fn counts(&self) -> BTreeMap<String, KernelCounts> {
+        self.state().counts.clone()
     }
 
     pub(crate) fn allocate(&self, bytes: u64) -> Result<u64, Status> {
@@ -227,7 +235,8 @@ impl Card {
         kernel: usize,
         launch: &Launch<'_>,
     ) -> Result<(), Status> {
-        let outcome = match module.kernels()[kernel].launch(&self.memory, launch, &self.config.settings) {
+        let kernel = &module.kernels()[kernel];
+        let outcome = match kernel.launch(&self.memory, launch, &self.config.settings) {
             Ok(outcome) => outcome,
             Err(LaunchError::Endless { kernel, limit, reports }) => {
                 eprintln!("PTX machine: {kernel}: stopped after {limit} warp instructions");
@@ -240,6 +249,9 @@ impl Card {
                 return Err(Status::INVALID_VALUE);
             }
         };
+        if self.config.settings.counts {
+            state.counts.entry(kernel.name().to_owned()).or_default().add_launch(&outcome.blocks);
+        }
         for report in &outcome.reports {
             eprintln!("PTX machine: {report}");
         }

@@ -90,6 +90,7 @@ impl Config {
             }
             "init" => self.settings.checks = Checks { init: flag()?, ..self.settings.checks },
             "race" => self.settings.checks = Checks { race: flag()?, ..self.settings.checks },
+            "counts" => self.settings.counts = flag()?,
             "schedule" => {
                 self.settings.schedule = match value {
                     "forward" => Schedule::Forward,

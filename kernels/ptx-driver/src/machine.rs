@@ -3,6 +3,7 @@
 use crate::card::Card;
 use crate::config::Config;
 use crate::handles::handles;
+use ptx_machine::driver::KernelCounts;
 use std::ffi::{CStr, c_char, c_int};
 use std::panic::catch_unwind;
 use std::sync::Arc;
@@ -42,7 +43,29 @@ pub unsafe extern "C" fn ptxMachineTally(ordinal: c_int, text: *mut c_char, room
         format!("live={}", card.memory.count()),
     ];
     lines.extend(card.reports());
-    let all = lines.join("\n");
+    // SAFETY: the caller gives room for `room` bytes.
+    unsafe { write(&lines.join("\n"), text, room) }
+}
+
+/// Writes what each kernel did on a card into `text`, if the card counts: a line for each kernel, with its name and the values of
+/// `KernelCounts`. Room and result are those of [`ptxMachineTally`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptxMachineCounts(ordinal: c_int, text: *mut c_char, room: usize) -> usize {
+    let Ok(card) = handles().card(ordinal) else { return 0 };
+    let line = |(kernel, counts): (String, KernelCounts)| {
+        let values = counts.named().map(|(_, value)| value.to_string());
+        format!("{kernel} {}", values.join(" "))
+    };
+    let lines: Vec<String> = card.counts().into_iter().map(line).collect();
+    // SAFETY: the caller gives room for `room` bytes.
+    unsafe { write(&lines.join("\n"), text, room) }
+}
+
+/// Writes as much of `all` as there is room for, and a zero byte. Returns the length of `all`.
+///
+/// # Safety
+/// There are `room` bytes at `text` that can be written.
+unsafe fn write(all: &str, text: *mut c_char, room: usize) -> usize {
     if room > 0 {
         let length = all.len().min(room - 1);
         // SAFETY: the caller gives room for `room` bytes, and `length` is less.

@@ -5,6 +5,7 @@
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdeviceptr, CUfunction, CUmodule, CUresult, CUstream};
 use ptx_machine::driver::{Driver, install};
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 
 /// Returns a kernel that computes `to[i] = from[i] + 1` for `n` words, in blocks of 32 threads. If `guard` is true, threads past
@@ -117,6 +118,28 @@ fn a_kernel_runs() {
         assert_eq!(download(to, 100, stream).unwrap(), (1..=100).collect::<Vec<_>>());
         let tally = card.driver.tally(card.ordinal);
         assert_eq!((tally.launches, tally.requests, tally.live, tally.reports.len()), (1, 2, 2, 0));
+    }
+}
+
+#[test]
+fn launches_are_counted_by_kernel_if_the_card_counts() {
+    for (counts, sees) in [("counts=1", true), ("counts=0", false)] {
+        let card = Card::new(&format!("mode=eager;{counts}"));
+        let (stream, to, from) = (stream(), card.allocate(64), card.allocate(64));
+        upload(from, &[1; 64], stream);
+        let counted = || card.driver.counts(card.ordinal);
+        assert_eq!(counted(), BTreeMap::new());
+        card.launch(stream, to, from, 64).unwrap();
+        let first = counted();
+        assert_eq!(first.len(), usize::from(sees));
+        card.launch(stream, to, from, 64).unwrap();
+        for (kernel, once) in first {
+            // 64 words are read and 64 are written
+            assert_eq!((kernel.as_str(), once.launches), ("increment", 1));
+            assert_eq!((once.touched_bytes, once.requested_bytes, once.wavefronts), (512, 512, 0));
+            let twice = counted()["increment"].named().map(|(_, value)| value);
+            assert!(once.instructions > 0 && twice == once.named().map(|(_, value)| 2 * value), "{once:?} {twice:?}");
+        }
     }
 }
 

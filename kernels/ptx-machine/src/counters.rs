@@ -1,5 +1,6 @@
 //! Counts of what a launch executed, for each instruction. The numbers are exact, and the same on every machine and in every run.
 
+use crate::memory::Use;
 use crate::warp::LANES;
 use std::collections::HashSet;
 
@@ -46,13 +47,15 @@ impl Counts {
 pub struct Counters {
     /// The counts of each instruction.
     pub instructions: Vec<Counts>,
-    /// Every sector of device memory that was touched.
-    touched: HashSet<u64>,
+    /// Every sector of device memory that was read.
+    read: HashSet<u64>,
+    /// Every sector of device memory that was written.
+    written: HashSet<u64>,
 }
 
 impl Counters {
     pub(crate) fn new(instructions: usize) -> Counters {
-        Counters { instructions: vec![Counts::default(); instructions], touched: HashSet::new() }
+        Counters { instructions: vec![Counts::default(); instructions], ..Counters::default() }
     }
 
     /// Returns the sum over all instructions.
@@ -62,21 +65,25 @@ impl Counters {
         total
     }
 
-    /// Returns the bytes of the sectors that the launch touched. The launch must move at least these between the card's memory
-    /// and the chip, even if nothing is fetched twice.
+    /// Returns the bytes of the sectors that the launch read, and of those that it wrote. It must move at least these between the
+    /// card's memory and the chip, even if nothing is fetched twice. A sector that is both read and written counts twice.
     pub fn touched_bytes(&self) -> u64 {
-        self.touched.len() as u64 * SECTOR
+        (self.read.len() + self.written.len()) as u64 * SECTOR
     }
 
-    /// Returns the bytes of all sectors that at least one of `parts` touched. Each sector counts once.
-    pub(crate) fn touched_by_all(parts: &[Counters]) -> u64 {
-        let mut touched: HashSet<u64> = HashSet::new();
-        parts.iter().for_each(|part| touched.extend(part.touched.iter().copied()));
-        touched.len() as u64 * SECTOR
+    /// Returns what the parts of a launch did together. A sector that several parts touched counts once.
+    pub fn of_all(parts: &[Counters]) -> Counters {
+        let mut all = Counters::new(parts.first().map_or(0, |part| part.instructions.len()));
+        for part in parts {
+            all.instructions.iter_mut().zip(&part.instructions).for_each(|(sum, counts)| sum.add(*counts));
+            all.read.extend(&part.read);
+            all.written.extend(&part.written);
+        }
+        all
     }
 
     /// Counts an access to device memory of `width` bytes a lane.
-    pub(crate) fn global(&mut self, at: u32, addresses: &[u64; LANES], width: u32, lanes: u32) {
+    pub(crate) fn global(&mut self, at: u32, addresses: &[u64; LANES], width: u32, lanes: u32, how: Use) {
         if lanes == 0 {
             return;
         }
@@ -97,7 +104,12 @@ impl Counters {
         for (i, sector) in sectors.iter().enumerate() {
             if i == 0 || sectors[i - 1] != *sector {
                 counts.sectors += 1;
-                self.touched.insert(*sector);
+                if how != Use::Write {
+                    self.read.insert(*sector);
+                }
+                if how != Use::Read {
+                    self.written.insert(*sector);
+                }
             }
         }
     }

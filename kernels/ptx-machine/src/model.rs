@@ -95,7 +95,7 @@ impl Kernel {
                 *sum += part;
             }
         }
-        let memory: u64 = Counters::touched_by_all(blocks);
+        let memory = Counters::of_all(blocks).touched_bytes();
         let mut longest = Estimate { seconds: memory as f64 / card.memory, bound: Part::Memory };
         for clocks in &multiprocessors {
             for (clocks, part) in clocks.iter().zip(PARTS_OF_A_MULTIPROCESSOR) {

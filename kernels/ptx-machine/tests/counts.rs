@@ -1,7 +1,7 @@
 //! What the counters count.
 
 use crate::kernel::{Card, kernel};
-use ptx_machine::{Counts, Memory};
+use ptx_machine::{Checks, Counters, Counts, Memory};
 
 fn counts(text: &str, words: usize) -> (Counts, u64) {
     let mut card = Card::new();
@@ -24,6 +24,18 @@ fn sectors_are_those_that_hold_the_bytes() {
     assert_eq!(load(8, ".u32 %r2"), (1, 128, 8, 256));
     assert_eq!(load(128, ".u32 %r2"), (1, 128, 32, 1024));
     assert_eq!(load(16, ".v4.u32 {%r2, %r3, %r4, %r5}"), (1, 512, 16, 512));
+}
+
+#[test]
+fn a_sector_that_is_read_and_written_counts_twice_and_blocks_share_it() {
+    let body =
+        " mul.wide.u32 %rd4, %r0, 4; add.s64 %rd4, %rd4, %rd0; ld.global.u32 %r2, [%rd4]; st.global.u32 [%rd4], %r2;";
+    assert_eq!(counts(&kernel(1, "", body), 32).1, 256);
+    let mut card = Card::new();
+    (card.settings.counts, card.settings.checks) = (true, Checks::default());
+    let to = card.upload(&[0; 32]);
+    let both = Counters::of_all(&card.launch(&kernel(1, "", body), 2, 32, &[to]).unwrap().blocks);
+    assert_eq!((both.total().sectors, both.touched_bytes()), (16, 256));
 }
 
 #[test]

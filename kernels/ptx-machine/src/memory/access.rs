@@ -35,7 +35,7 @@ impl Elements {
 pub(crate) fn load_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let elements = Elements::of(op);
     let addresses = core.addresses(op, elements.count as usize);
-    core.count_global(&addresses, elements.width(), lanes);
+    core.count_global(&addresses, elements.width(), lanes, Use::Read);
     for lane in lanes_of(lanes) {
         let data = core.global_at(op, addresses[lane], elements.width(), Use::Read, lane);
         if let Some(data) = data {
@@ -48,7 +48,7 @@ pub(crate) fn load_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
 pub(crate) fn store_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let elements = Elements::of(op);
     let addresses = core.addresses(op, 0);
-    core.count_global(&addresses, elements.width(), lanes);
+    core.count_global(&addresses, elements.width(), lanes, Use::Write);
     for lane in lanes_of(lanes) {
         let data = core.global_at(op, addresses[lane], elements.width(), Use::Write, lane);
         if let Some(data) = data {
@@ -284,9 +284,9 @@ impl Core<'_> {
         self.report(check, op, lane, text);
     }
 
-    pub(super) fn count_global(&mut self, addresses: &[u64; LANES], width: u32, lanes: u32) {
+    pub(super) fn count_global(&mut self, addresses: &[u64; LANES], width: u32, lanes: u32, how: Use) {
         if let Some(counters) = &mut self.counters {
-            counters.global(self.place.at, addresses, width, lanes);
+            counters.global(self.place.at, addresses, width, lanes, how);
         }
     }
 

@@ -94,7 +94,7 @@ const _: () = {
 pub(crate) fn change_global(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let (change, bytes) = (CHANGES[(op.data & 0xff) as usize], op.data >> 8);
     let addresses = core.addresses(op, 1);
-    core.count_global(&addresses, bytes, lanes);
+    core.count_global(&addresses, bytes, lanes, Use::Atomic);
     for lane in lanes_of(lanes) {
         let Some(data) = core.global_at(op, addresses[lane], bytes, Use::Atomic, lane) else { continue };
         let [a, b] = [2, 3].map(|i| core.number(op, i, bytes, lane));

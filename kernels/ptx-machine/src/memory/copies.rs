@@ -48,7 +48,7 @@ pub(crate) fn copy_async(core: &mut Core<'_>, op: &Op, lanes: u32) {
     let from = core.addresses_in(op.slots[1], 0);
     let read = core.registers.words[usize::from(op.slots[2])].0;
     let reading = lanes_of(lanes).filter(|lane| read[*lane] > 0).fold(0, |mask, lane| mask | 1 << lane);
-    core.count_global(&from, width, reading);
+    core.count_global(&from, width, reading, Use::Read);
     core.count_shared(&to, width, lanes);
     for lane in lanes_of(lanes) {
         let mut bytes = [0; 16];

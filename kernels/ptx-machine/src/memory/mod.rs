@@ -13,5 +13,5 @@ pub use allocations::{Memory, MemoryError};
 pub(crate) use atomic::{atomic_form, change_global, change_shared, data as atomic_data};
 pub(crate) use copies::{Copies, commit, copy_async, wait_all, wait_group};
 pub(crate) use global::Global;
-pub(crate) use order::{Clocks, WARPS};
+pub(crate) use order::{Clocks, Use, WARPS};
 pub(crate) use shared::Shared;
