@@ -18,7 +18,7 @@ struct Args {
 constexpr u32 THREADS = 1024;  // 32 warps: their results are one for each lane of a warp
 constexpr u32 NONE = 0xffffffff;
 
-struct Best {
+struct __align__(8) Best {
     float value;
     u32 column;  // NONE: nothing counted, and the value means nothing
 };

@@ -8,7 +8,7 @@
 // Source:    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; kernels/src/rng.rs
 // Numerics:  one product, rounded once where y is bf16: the bits of the CPU
 // Launch:    a block of 256 threads for each row; a thread computes the words of a counter, for four columns
-// Floor:     memory: x is read, y is written
+// Floor:     memory: x is read, y is written, four columns at a time where they are aligned
 #include "elem.cuh"
 
 struct Words {
@@ -45,19 +45,35 @@ struct Args {
 };
 
 template <typename T>
+struct __align__(4 * sizeof(T)) Four {
+    T at[4];
+};
+
+template <typename T>
+__device__ __forceinline__ T dropped(const Args<T>& args, u32 word, T x) {
+    return from_float<T>(word >= args.threshold ? __fmul_rn(to_float(x), args.scale) : 0.f);
+}
+
+template <typename T>
 __device__ __forceinline__ void dropout(const Args<T>& args) {
     const u64 row = blockIdx.x;
     const u64 number = args.numbers[row];
     const T* x = args.x + row * args.cols;
     T* y = args.y + row * args.cols;
+    const bool is_aligned = ((u64)x | (u64)y) % sizeof(Four<T>) == 0;
     for (u64 low = threadIdx.x; 4 * low < args.cols; low += blockDim.x) {
         const Words words = philox((u32)args.key, (u32)(args.key >> 32), number, low);
+        const u64 c = 4 * low;
+        if (is_aligned && c + 4 <= args.cols) {
+            Four<T> four = *(const Four<T>*)(x + c);
+#pragma unroll
+            for (int j = 0; j < 4; j++) four.at[j] = dropped(args, words.at[j], four.at[j]);
+            *(Four<T>*)(y + c) = four;
+            continue;
+        }
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const u64 c = 4 * low + j;
-            if (c < args.cols) {
-                y[c] = from_float<T>(words.at[j] >= args.threshold ? __fmul_rn(to_float(x[c]), args.scale) : 0.f);
-            }
+            if (c + j < args.cols) y[c + j] = dropped(args, words.at[j], x[c + j]);
         }
     }
 }

@@ -11,7 +11,9 @@
 // Floor:     arithmetic of float; plain: no tensor cores, no double buffering
 #include "elem.cuh"
 
-constexpr int TILE = 64, DEPTH = 16, PADDED = TILE + 4;
+constexpr int TILE = 64, DEPTH = 16;
+// A warp stores 16 steps of two neighbouring rows at once: with two more floats than a tile is wide, they go to 32 different banks.
+constexpr int PADDED = TILE + 2;
 
 struct Args {
     void* out;
@@ -44,12 +46,21 @@ __device__ __forceinline__ void fetch(float (&tile)[DEPTH][PADDED], const T* fro
     }
 }
 
+// A thread's four rows or columns of a tile are two pairs, half a tile apart. So 16 threads read 32 neighbours at once, without bank
+// conflicts. Returns where number i of the four is.
+__device__ __forceinline__ u32 place(u32 first, int i) { return first + i % 2 + i / 2 * (TILE / 2); }
+
+__device__ __forceinline__ void load_four(float (&to)[4], const float* first) {
+    const float2 a = *(const float2*)first, b = *(const float2*)(first + TILE / 2);
+    to[0] = a.x, to[1] = a.y, to[2] = b.x, to[3] = b.y;
+}
+
 template <typename O, typename L, typename R>
 __device__ __forceinline__ void product(const Args& args) {
-    __shared__ float left[DEPTH][PADDED];
-    __shared__ float right[DEPTH][PADDED];
+    __shared__ __align__(8) float left[DEPTH][PADDED];
+    __shared__ __align__(8) float right[DEPTH][PADDED];
     const u32 first_row = blockIdx.y * TILE, first_col = blockIdx.x * TILE;
-    const u32 row = threadIdx.x / 16 * 4, col = threadIdx.x % 16 * 4;
+    const u32 row = threadIdx.x / 16 * 2, col = threadIdx.x % 16 * 2;
     float sums[4][4] = {};
     for (u32 step = 0; step < args.depth; step += DEPTH) {
         fetch(left, (const L*)args.left, first_row, args.rows, args.left_row, step, args.depth, args.left_step, args.round);
@@ -57,15 +68,18 @@ __device__ __forceinline__ void product(const Args& args) {
         __syncthreads();
 #pragma unroll 4
         for (u32 i = 0; i < DEPTH; i++) {
-            for (int r = 0; r < 4; r++) {
-                for (int c = 0; c < 4; c++) sums[r][c] = fmaf(left[i][row + r], right[i][col + c], sums[r][c]);
+            float l[4], r[4];
+            load_four(l, &left[i][row]);
+            load_four(r, &right[i][col]);
+            for (int a = 0; a < 4; a++) {
+                for (int b = 0; b < 4; b++) sums[a][b] = fmaf(l[a], r[b], sums[a][b]);
             }
         }
         __syncthreads();
     }
     for (int r = 0; r < 4; r++) {
         for (int c = 0; c < 4; c++) {
-            const u32 at_row = first_row + row + r, at_col = first_col + col + c;
+            const u32 at_row = first_row + place(row, r), at_col = first_col + place(col, c);
             if (at_row >= args.rows || at_col >= args.cols) continue;
             const u64 at = (u64)at_row * args.out_row + at_col;
             O* out = (O*)args.out + at;

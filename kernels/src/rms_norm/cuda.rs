@@ -1,4 +1,4 @@
-//! CUDA version: a warp for each row.
+//! CUDA version: a warp for each row, or four where the rows are long.
 
 use super::{Backward, Forward, Groups};
 use crate::cuda::{Cuda, Entry, Grid, Module, Ptr, PtrMut};
@@ -16,7 +16,12 @@ struct Rows {
     first: u32,
     per_row: u32,
     cols: u32,
+    /// Warps for each row, 1 or 4.
+    warps: u32,
 }
+
+/// Most columns for which a row has one warp, whose 32 threads then keep 32 columns each (`KEPT` of rms_norm.cu).
+const COLUMNS_OF_A_WARP: usize = 1024;
 
 impl Rows {
     fn new(rows: usize, cols: usize, groups: Groups) -> Rows {
@@ -27,12 +32,13 @@ impl Rows {
             first: first as u32,
             per_row: per_row as u32,
             cols: cols as u32,
+            warps: if cols <= COLUMNS_OF_A_WARP { 1 } else { 4 },
         }
     }
 
-    /// Returns a grid with a warp for each row. A block has four warps.
+    /// Returns a grid with the warps of each row. A block has four warps.
     fn grid(self) -> Grid {
-        Grid::rows((self.rows as usize).div_ceil(4))
+        Grid::rows((self.rows as usize * self.warps as usize).div_ceil(4))
     }
 }
 

@@ -1,4 +1,4 @@
-//! CUDA version. The matrix product computes a block of logits, and one warp processes each row of the block.
+//! CUDA version. The matrix product computes a block of logits, whose rows are then processed side by side.
 
 use super::{Backward, Forward, Head};
 use crate::arena::taken_on_card;
@@ -82,7 +82,7 @@ pub(super) fn forward(device: &Device, cuda: &Cuda, call: Forward<'_>) -> Result
             of: logit(&head),
             is_first: u32::from(tokens.start == 0),
         };
-        cuda.launch(&ADD, Grid::rows(rows.len().div_ceil(4)), args)?;
+        cuda.launch(&ADD, Grid::rows(rows.len()), args)?;
     }
     let (running, targets) = (running.view().cuda(), head.targets.values().cuda());
     let nothing = || PtrMut::new(0);

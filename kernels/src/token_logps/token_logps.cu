@@ -6,12 +6,15 @@
 //   z = u / temperature, or cap * tanh(u / cap) / temperature
 //   du = d_logp ([v = target] - exp(z - lse)) / temperature * (1 - (z temperature / cap)^2)
 //
-// Launch:  128 threads, a warp for each row
-// Floor:   memory: u is read twice (the second time from cache), or read and written
+// Launch:  128 threads: a block for each row where logits are added up, a warp where they become gradients, a thread at the end
+// Floor:   memory: u is read once, or read and written. 4096 logits of a row are kept in shared memory, those beyond read twice
 #include "elem.cuh"
 #include "reduce.cuh"
 
 constexpr u32 IGNORE = ~0u;
+constexpr u32 THREADS = 128, WARPS = THREADS / 32;
+// Logits of a row that are kept. The host makes blocks of no more columns.
+constexpr u32 KEPT = 4096;
 
 struct Logit {
     float cap;  // 0: none
@@ -33,17 +36,26 @@ struct AddArgs {
     u32 is_first;
 };
 
-extern "C" __global__ void __launch_bounds__(128) token_logps_add(const AddArgs args) {
-    const u64 row = (u64)blockIdx.x * 4 + threadIdx.x / 32;
-    if (row >= args.rows || args.targets[row] == IGNORE) return;
-    const u32 lane = threadIdx.x % 32, at = args.targets[row] - args.first;
+extern "C" __global__ void __launch_bounds__(THREADS) token_logps_add(const AddArgs args) {
+    __shared__ float kept[KEPT], maxima[WARPS], sums[WARPS][3];
+    const u64 row = blockIdx.x;
+    const u32 target = args.targets[row];
+    if (target == IGNORE) return;
+    const u32 thread = threadIdx.x, warp = thread / 32, at = target - args.first;
     const float* u = args.u + row * args.cols;
     float max = __int_as_float(0xff800000);  // minus infinity
-    for (u32 c = lane; c < args.cols; c += 32) max = fmaxf(max, logit(u[c], args.of));
+    for (u32 c = thread; c < args.cols; c += THREADS) {
+        const float z = logit(u[c], args.of);
+        if (c < KEPT) kept[c] = z;
+        max = fmaxf(max, z);
+    }
     max = warp_max(max);
+    if (thread % 32 == 0) maxima[warp] = max;
+    __syncthreads();
+    max = fmaxf(fmaxf(maxima[0], maxima[1]), fmaxf(maxima[2], maxima[3]));
     float sum = 0.f, weighted = 0.f, squares = 0.f;
-    for (u32 c = lane; c < args.cols; c += 32) {
-        const float below = logit(u[c], args.of) - max, e = expf(below);
+    for (u32 c = thread; c < args.cols; c += THREADS) {
+        const float below = (c < KEPT ? kept[c] : logit(u[c], args.of)) - max, e = expf(below);
         sum += e;
         weighted += e == 0.f ? 0.f : e * below;
         squares += e * e;
@@ -51,7 +63,18 @@ extern "C" __global__ void __launch_bounds__(128) token_logps_add(const AddArgs 
     sum = warp_sum(sum);
     weighted = warp_sum(weighted);
     squares = warp_sum(squares);
-    if (lane != 0) return;
+    if (thread % 32 == 0) {
+        sums[warp][0] = sum;
+        sums[warp][1] = weighted;
+        sums[warp][2] = squares;
+    }
+    __syncthreads();
+    if (thread != 0) return;
+    for (u32 other = 1; other < WARPS; other++) {
+        sum += sums[other][0];
+        weighted += sums[other][1];
+        squares += sums[other][2];
+    }
     float* running = args.running + row * 5;
     if (args.is_first == 0) {
         // both relative to the larger maximum; a factor of 0 stands for a part that no longer counts
@@ -80,7 +103,7 @@ struct FinishArgs {
     u64 rows;
 };
 
-extern "C" __global__ void __launch_bounds__(128) token_logps_finish(const FinishArgs args) {
+extern "C" __global__ void __launch_bounds__(THREADS) token_logps_finish(const FinishArgs args) {
     const u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (row >= args.rows) return;
     const bool scored = args.targets[row] != IGNORE;
@@ -106,7 +129,7 @@ struct GradientArgs {
     Logit of;
 };
 
-extern "C" __global__ void __launch_bounds__(128) token_logps_gradients(const GradientArgs args) {
+extern "C" __global__ void __launch_bounds__(THREADS) token_logps_gradients(const GradientArgs args) {
     const u64 row = (u64)blockIdx.x * 4 + threadIdx.x / 32;
     if (row >= args.rows) return;
     const u32 lane = threadIdx.x % 32, target = args.targets[row], at = target - args.first;
