@@ -28,7 +28,7 @@ fn agrees_with_the_reference() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use super::*;
-    use crate::case::card::{Card, check_on_cards};
+    use crate::case::card::{Card, check_on_cards, get, put};
     use half::bf16;
 
     #[test]
@@ -62,6 +62,24 @@ mod cuda {
             };
             assert!(on(&card) == on(&host), "[{rows}, {cols}] p {p}");
         }
+        card.assert_silent();
+    }
+
+    #[test]
+    fn a_row_beyond_32_bits_has_a_place_of_its_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let cols = 1 << 16;
+        let values = Inputs::of(&[cols]).normal(cols, 1.0);
+        let dropped = |device: &Device, rows: usize| {
+            let mut numbers = device.alloc::<u64>("numbers", rows).unwrap();
+            put(&mut numbers, rows - 1, &[7]);
+            let [mut x, mut y] = [(); 2].map(|()| device.alloc::<f32>("x", rows * cols).unwrap());
+            put(&mut x, (rows - 1) * cols, &values);
+            let (key, numbers, x, to) = (Key::new(1, 2, 3), numbers.view(), x.view().into(), y.view_mut().into());
+            Dropout { rows, cols, p: 0.5, key, numbers, x, y: to }.run(device).unwrap();
+            get(&y, (rows - 1) * cols..rows * cols)
+        };
+        assert!(dropped(&card, (1 << 16) + 1) == dropped(&device(1), 1));
         card.assert_silent();
     }
 }
