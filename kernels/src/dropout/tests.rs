@@ -28,7 +28,7 @@ fn agrees_with_the_reference() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use super::*;
-    use crate::case::card::{Card, check_on_cards, get, put};
+    use crate::case::card::{Card, check_on_cards, get, on_a_card, put};
     use half::bf16;
 
     #[test]
@@ -63,6 +63,11 @@ mod cuda {
             assert!(on(&card) == on(&host), "[{rows}, {cols}] p {p}");
         }
         card.assert_silent();
+    }
+
+    #[test]
+    fn a_word_at_the_threshold_keeps_its_element() {
+        on_a_card(check_word_at_the_threshold);
     }
 
     #[test]
@@ -103,6 +108,26 @@ fn the_kept_share_is_one_minus_p() {
             let share = kept / n;
             assert!((share - (1.0 - f64::from(p))).abs() < 5.0 * deviation, "p {p}, class {class}: {share}");
         }
+    }
+}
+
+/// A word that is equal to the threshold keeps its element. Here `p` is exactly one of the words over 2^32: a word that ends with
+/// a byte of zeros has no more bits than an f32.
+fn check_word_at_the_threshold(device: &Device) {
+    let (key, cols) = (Key::new(5, 1, 2), 4096);
+    let words: Vec<u32> = (0..cols as u64 / 4).flat_map(|low| key.words(9, low)).collect();
+    let of_few_bits = words.iter().find(|word| **word % 256 == 0).expect("of 4096 words, some end with a byte of zeros");
+    let p = *of_few_bits as f32 / 4_294_967_296.0;
+    assert_eq!(threshold(p), *of_few_bits);
+    let kept: Vec<bool> = words.iter().map(|word| word >= of_few_bits).collect();
+    let y = apply(device, cols, p, key, 9, &vec![1.0; cols]);
+    assert!(y.iter().map(|y| *y > 0.0).eq(kept), "on {}", device.describe());
+}
+
+#[test]
+fn a_word_at_the_threshold_keeps_its_element() {
+    for isa in Isa::available() {
+        check_word_at_the_threshold(&Device::cpu_with(Some(1), isa).unwrap());
     }
 }
 
