@@ -35,7 +35,8 @@ impl Card {
     /// Opens a PTX machine for tests of addresses beyond 2^32 elements. `None` if tests run on a real card. It has more memory than
     /// any host: new memory holds zeros, which take no memory of the host. A launch runs only its last `blocks` blocks.
     pub(crate) fn vast(blocks: u32) -> Option<Card> {
-        driver::install().map(|_| Card::new(&format!("mode=late;memory={};sparse=1;last={blocks}", 1u64 << 44)))
+        let description = format!("mode=late;memory={};sparse=1;last={blocks};limit=10000000", 1u64 << 44);
+        driver::install().map(|_| Card::new(&description))
     }
 
     /// Opens a PTX machine of this description, or the first real card if tests run on a real one.

@@ -116,7 +116,8 @@ fn the_kept_share_is_one_minus_p() {
 fn check_word_at_the_threshold(device: &Device) {
     let (key, cols) = (Key::new(5, 1, 2), 4096);
     let words: Vec<u32> = (0..cols as u64 / 4).flat_map(|low| key.words(9, low)).collect();
-    let of_few_bits = words.iter().find(|word| **word % 256 == 0).expect("of 4096 words, some end with a byte of zeros");
+    let of_few_bits =
+        words.iter().find(|word| **word % 256 == 0).expect("of 4096 words, some end with a byte of zeros");
     let p = *of_few_bits as f32 / 4_294_967_296.0;
     assert_eq!(threshold(p), *of_few_bits);
     let kept: Vec<bool> = words.iter().map(|word| word >= of_few_bits).collect();
