@@ -36,7 +36,11 @@ impl Card {
     /// any host: new memory holds zeros, which take no memory of the host. A launch runs only its last `blocks` blocks.
     pub(crate) fn vast(blocks: u32) -> Option<Card> {
         let description = format!("mode=late;memory={};sparse=1;last={blocks};limit=10000000", 1u64 << 44);
-        driver::install().map(|_| Card::new(&description))
+        let card = driver::install().map(|_| Card::new(&description));
+        if card.is_none() {
+            println!("left out: this test needs the PTX machine, which has memory that is not there");
+        }
+        card
     }
 
     /// Opens a PTX machine of this description, or the first real card if tests run on a real one.
