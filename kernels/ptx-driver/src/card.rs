@@ -90,7 +90,8 @@ impl Card {
         if self.config.fails == Some(number) {
             return Err(Status::OUT_OF_MEMORY);
         }
-        self.memory.allocate(bytes).map_err(|_| Status::OUT_OF_MEMORY)
+        let made = if self.config.sparse { self.memory.allocate_sparse(bytes) } else { self.memory.allocate(bytes) };
+        made.map_err(|_| Status::OUT_OF_MEMORY)
     }
 
     /// Frees memory at once. A real driver first waits for work that may use the memory, so it hides that the work was still
@@ -236,7 +237,8 @@ impl Card {
         launch: &Launch<'_>,
     ) -> Result<(), Status> {
         let kernel = &module.kernels()[kernel];
-        let outcome = match kernel.launch(&self.memory, launch, &self.config.settings) {
+        let settings = self.config.settings_of(launch.grid);
+        let outcome = match kernel.launch(&self.memory, launch, &settings) {
             Ok(outcome) => outcome,
             Err(LaunchError::Endless { kernel, limit, reports }) => {
                 eprintln!("PTX machine: {kernel}: stopped after {limit} warp instructions");

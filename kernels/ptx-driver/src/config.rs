@@ -20,6 +20,11 @@ pub(crate) struct Config {
     pub settings: Settings,
     /// Whether launches run. If they do not, a program gets through all its requests for memory in milliseconds.
     pub launches: bool,
+    /// How many blocks of each launch run: the last ones. `None` if all run.
+    pub last: Option<u32>,
+    /// Whether new memory holds zeros that count as written. The host then has pages only for what is written, so a card can have
+    /// more memory than the host.
+    pub sparse: bool,
     /// The number, from 0, of the request for memory that fails, even if enough memory is free.
     pub fails: Option<u64>,
     /// The number, from 0, of the launch at which the card is lost.
@@ -48,6 +53,8 @@ impl Default for Config {
             mode: Mode::Late,
             settings: Settings { limit: 1_000_000_000, ..Settings::default() },
             launches: true,
+            last: None,
+            sparse: false,
             fails: None,
             lost: None,
         }
@@ -65,6 +72,13 @@ impl Config {
             config.set(part).ok_or_else(|| format!("`{part}` is not understood"))?;
         }
         Ok(config)
+    }
+
+    /// Returns the settings of a launch with this grid.
+    pub(crate) fn settings_of(&self, grid: [u32; 3]) -> Settings {
+        let all = grid.iter().fold(1u32, |all, n| all.saturating_mul(*n));
+        let blocks = self.last.map(|last| (all.saturating_sub(last)..all).collect());
+        Settings { blocks, ..self.settings.clone() }
     }
 
     fn set(&mut self, part: &str) -> Option<()> {
@@ -107,6 +121,8 @@ impl Config {
             }
             "limit" => self.settings.limit = value.parse().ok()?,
             "launches" => self.launches = flag()?,
+            "last" => self.last = Some(value.parse().ok()?),
+            "sparse" => self.sparse = flag()?,
             "fails" => self.fails = Some(value.parse().ok()?),
             "lost" => self.lost = Some(value.parse().ok()?),
             _ => return None,

@@ -121,6 +121,18 @@ fn a_kernel_runs() {
     }
 }
 
+/// A card of 16 TiB, whose memory takes pages of the host only where it is written. Of each launch, the last block runs.
+#[test]
+fn the_last_blocks_of_a_launch_run_on_memory_that_is_not_there() {
+    let card = Card::new(&format!("mode=eager;memory={};sparse=1;last=1", 1u64 << 44));
+    let words = (1 << 32) + 64;
+    let (stream, to, from) = (stream(), card.allocate(words), card.allocate(words));
+    upload(from, &[5; 96], stream);
+    card.launch(stream, to, from, 96).unwrap();
+    assert_eq!(download(to, 96, stream).unwrap(), [[0; 32], [0; 32], [6; 32]].concat());
+    assert_eq!(download(to + 4 * (1 << 32), 64, stream).unwrap(), [0; 64]);
+}
+
 #[test]
 fn launches_are_counted_by_kernel_if_the_card_counts() {
     for (counts, sees) in [("counts=1", true), ("counts=0", false)] {

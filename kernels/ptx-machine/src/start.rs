@@ -4,12 +4,16 @@ use crate::launch::Launch;
 use crate::lower::{Constant, Kernel, Special};
 use crate::warp::{LANES, Lanes, Registers};
 
+/// What registers hold that nothing has written: NaN as an f64, an f32, a bf16 or an f16. Not all bits are set, because kernels
+/// give a meaning to that number.
+const UNSET: u64 = 0xfff5_fff5_fff5_fff5;
+
 impl Kernel {
     /// Returns the registers of a warp. All constants are set, except those that differ between blocks.
     pub(crate) fn registers_of_warp(&self, launch: &Launch<'_>, warp: u32) -> Registers {
         let words = self.constants.words.iter().map(|of| value(of, launch, warp).map(|bits| bits as u32));
         let wides = self.constants.wides.iter().map(|of| value(of, launch, warp));
-        let nothing = (Lanes([u32::MAX; LANES]), Lanes([u64::MAX; LANES]));
+        let nothing = (Lanes([UNSET as u32; LANES]), Lanes([UNSET; LANES]));
         Registers {
             predicates: std::iter::repeat_n(0, self.places.predicates)
                 .chain(self.constants.predicates.iter().map(|holds| if *holds { u32::MAX } else { 0 }))
@@ -26,12 +30,12 @@ impl Kernel {
         }
     }
 
-    /// Begins a block. Clears the predicates, sets every bit of the other registers (as floats they are NaN), and writes the
-    /// block's place into the constants.
+    /// Begins a block. Clears the predicates, fills the other registers with [`UNSET`], and writes the block's place into the
+    /// constants.
     pub(crate) fn begin(&self, registers: &mut Registers, block: [u32; 3]) {
         registers.predicates[..self.places.predicates].fill(0);
-        registers.words[..self.places.words].fill(Lanes([u32::MAX; LANES]));
-        registers.wides[..self.places.wides].fill(Lanes([u64::MAX; LANES]));
+        registers.words[..self.places.words].fill(Lanes([UNSET as u32; LANES]));
+        registers.wides[..self.places.wides].fill(Lanes([UNSET; LANES]));
         for (place, constant) in self.constants.words.iter().enumerate() {
             if let Constant::Special(Special::Block(axis)) = constant {
                 registers.words[self.places.words + place] = Lanes([block[*axis]; LANES]);

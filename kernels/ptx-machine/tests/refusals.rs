@@ -134,3 +134,14 @@ fn registers_that_may_hold_nothing_are_named() {
     let text = kernel(1, "", " mov.u32 %r2, 1;\n add.s32 %r3, %r2, 1;");
     assert_eq!(Module::load(&text, &memory).unwrap().kernels()[0].unset(), [] as [u32; 0]);
 }
+
+/// An accumulator that nothing sets must not look like a value that kernels use, such as 0 or the largest u32.
+#[test]
+fn registers_that_hold_nothing_are_nan_and_not_a_number_that_kernels_use() {
+    let text =
+        kernel(1, "", " st.global.f32 [%rd0], %f1;\n st.global.u32 [%rd0+4], %r5;\n st.global.u64 [%rd0+8], %rd9;");
+    for words in Card::new().results(&text, 1, 1, 4).chunks(2) {
+        assert!(words.iter().all(|word| f32::from_bits(*word).is_nan() && *word != u32::MAX), "{words:x?}");
+        assert!(f64::from_bits(u64::from(words[1]) << 32 | u64::from(words[0])).is_nan(), "{words:x?}");
+    }
+}

@@ -14,7 +14,7 @@ fn agrees_with_the_reference() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use super::*;
-    use crate::case::card::{Card, check_on_cards};
+    use crate::case::card::{BEYOND, Card, VAST, check_on_cards, get, put};
 
     #[test]
     fn agrees_with_the_reference() {
@@ -61,6 +61,42 @@ mod cuda {
             };
             assert!(on(&card) == on(&host), "[{len}] beta1 {beta1} step {step}");
         }
+        card.assert_silent();
+    }
+
+    #[test]
+    fn elements_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(4) else { return };
+        let mut inputs = Inputs::of(&[VAST]);
+        let of_each: Vec<Vec<f32>> =
+            (0..4).map(|_| inputs.normal(1000, 0.1).iter().map(|x| x.abs()).collect()).collect();
+        let update = |device: &Device, len: usize, at: usize| {
+            let buffers = of_each.iter().map(|values| {
+                let mut buffer = device.alloc::<f32>("state", len).unwrap();
+                put(&mut buffer, at, values);
+                buffer
+            });
+            let [grad, mut param, mut exp_avg, mut exp_avg_sq] =
+                <[_; 4]>::try_from(buffers.collect::<Vec<_>>()).unwrap();
+            let numbers = Numbers {
+                learning_rate: 2e-4,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.01,
+                step: 3,
+                grad_scale: 0.3,
+            };
+            let tensor = Tensor {
+                param: param.view_mut(),
+                grad: grad.view(),
+                exp_avg: exp_avg.view_mut(),
+                exp_avg_sq: exp_avg_sq.view_mut(),
+            };
+            Update { numbers, tensors: vec![tensor] }.run(device).unwrap();
+            [param, exp_avg, exp_avg_sq].map(|of| get(&of, at..at + 1000))
+        };
+        assert_eq!(update(&card, VAST, BEYOND.start), update(&Device::cpu(Some(1)).unwrap(), 1000, 0));
         card.assert_silent();
     }
 }

@@ -40,7 +40,7 @@ fn a_row_of_nan_has_no_largest() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use super::*;
-    use crate::case::card::{check_on_cards, on_a_card};
+    use crate::case::card::{Card, check_on_cards, get, on_a_card, put};
 
     #[test]
     fn every_case_is_the_reference() {
@@ -77,6 +77,18 @@ mod cuda {
                 assert_eq!(y.download().unwrap(), want);
             }
         });
+    }
+
+    #[test]
+    fn a_row_beyond_32_bits_has_a_place_of_its_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let (rows, cols) = ((1 << 16) + 1, 1 << 16);
+        let mut x = card.alloc::<f32>("x", rows * cols).unwrap();
+        put(&mut x, (rows - 1) * cols + 777, &[5.0]);
+        let (none, mut y) = (card.upload_indices("none", &[]).unwrap(), card.alloc::<u32>("y", rows).unwrap());
+        Argmax { rows, cols, x: x.view(), left_out: none.view(), y: y.view_mut() }.run(&card).unwrap();
+        assert_eq!(get(&y, rows - 1..rows), [777]);
+        card.assert_silent();
     }
 }
 

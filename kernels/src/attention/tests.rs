@@ -13,10 +13,121 @@ const BOTH: [FloatDtype; 2] = [FloatDtype::F32, FloatDtype::Bf16];
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
-    use crate::case::card::check_on_cards;
+    use super::*;
+    use crate::case::card::{Card, check_on_cards, get, on_a_card, put};
+
     #[test]
     fn agrees_with_the_reference() {
-        check_on_cards(crate::attention::case::cases());
+        check_on_cards(cases());
+    }
+
+    #[test]
+    fn rows_of_no_segment_are_zero_and_change_nothing() {
+        on_a_card(check_rows_of_no_segment);
+    }
+
+    #[test]
+    fn extreme_scores_stay_finite() {
+        on_a_card(check_extreme_scores);
+    }
+
+    /// A tree among others has the bits that it has alone, and its branches those of separate sequences. The prompts and branches
+    /// end inside a piece of 32 keys and at its end.
+    #[test]
+    fn rows_have_the_bits_of_their_sequence_alone() {
+        let small = Geometry { num_attention_heads: 4, num_key_value_heads: 2, head_dim: 20, scale: 0.3, ..SMOLLM2 };
+        on_a_card(|device| {
+            for geometry in [small, Geometry { sliding_window: Some(37), softcap: Some(1.5), ..small }] {
+                for prompt in [1, 32, 40] {
+                    let segments = [tree(2, 5, &[]), tree(8, prompt, &[32, 1, 7])].concat();
+                    let tensors = Tensors::random(8 + prompt + 40, &geometry);
+                    for dtype in BOTH {
+                        let together = attend_in(dtype, device, geometry, &segments, &tensors).unwrap();
+                        let place = format!("prompt {prompt}, {geometry:?} in {dtype:?}");
+                        for Segment { rows, prefix } in &segments[2..] {
+                            let own = take(&tensors, &geometry, &[prefix.clone(), rows.clone()]);
+                            let whole = tree(0, prompt + rows.len(), &[]);
+                            let apart = attend_in(dtype, device, geometry, &whole, &own).unwrap();
+                            together.assert_equal(prefix.clone(), &apart, 0..prompt, &geometry, Keys::Apart, &place);
+                            let own_rows = prompt..prompt + rows.len();
+                            together.assert_equal(rows.clone(), &apart, own_rows, &geometry, Keys::Compared, &place);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Tests the last four rows of tensors of more than 2^32 elements.
+    #[test]
+    fn rows_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(32) else { return };
+        let geometry = Geometry { num_attention_heads: 32, num_key_value_heads: 1, head_dim: 128, ..SMOLLM2 };
+        let (wide, cols) = (32 * 128, 34 * 128);
+        let tensors = Tensors::random(4, &geometry);
+        let attend = |rows: usize| {
+            let first = rows - 4;
+            let vast = |cols: usize, values: &[f32]| {
+                let mut of = card.alloc::<f32>("vast", rows * cols).unwrap();
+                put(&mut of, first * cols, values);
+                of
+            };
+            let (qkv, d_o) = (vast(cols, &tensors.qkv(&geometry)), vast(wide, &tensors.d_o));
+            let (mut o, mut lse, mut dqkv) = (vast(wide, &[]), vast(32, &[]), vast(cols, &[]));
+            let layout = &Layout::new(&card, rows, tree(first, 3, &[1])).unwrap();
+            let (qkv, o_view) = (qkv.view().into(), o.view_mut().into());
+            Forward { geometry, layout, qkv, o: o_view, lse: lse.view_mut() }.run(&card).unwrap();
+            let (d_o, dqkv_view) = (d_o.view().into(), dqkv.view_mut().into());
+            Backward { geometry, layout, qkv, o: o.view().into(), lse: lse.view(), d_o, dqkv: dqkv_view }
+                .run(&card)
+                .unwrap();
+            [
+                get(&o, first * wide..rows * wide),
+                get(&lse, first * 32..rows * 32),
+                get(&dqkv, first * cols..rows * cols),
+            ]
+        };
+        assert!(attend((1 << 20) + 4) == attend(4));
+        card.assert_silent();
+    }
+
+    /// Tests the second of two sequences, whose window begins 2^32 elements behind the start of its cache.
+    #[test]
+    fn caches_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(4) else { return };
+        let (window, heads) = (3, 8);
+        let geometry = Geometry {
+            num_attention_heads: heads,
+            num_key_value_heads: heads,
+            head_dim: 128,
+            sliding_window: Some(window),
+            ..SMOLLM2
+        };
+        let width = heads * geometry.head_dim;
+        let tensors = Tensors::random(2 * window, &geometry);
+        let decode = |capacity: usize| {
+            let start = (2 * capacity - window) * width;
+            let [mut k, mut v] = [(); 2].map(|()| card.alloc::<f32>("cache", 2 * capacity * width).unwrap());
+            put(&mut k, start, &tensors.k[..window * width]);
+            put(&mut v, start, &tensors.v[..window * width]);
+            let qkv = card.upload("qkv", &tensors.qkv(&geometry)[..2 * 3 * width]).unwrap();
+            let mut o = card.alloc::<f32>("o", 2 * width).unwrap();
+            Decode {
+                batch: 2,
+                geometry,
+                capacity,
+                lengths: card.upload_indices("lengths", &[1, capacity as u32]).unwrap().view(),
+                qkv: qkv.view().into(),
+                k_cache: k.view().into(),
+                v_cache: v.view().into(),
+                o: o.view_mut().into(),
+            }
+            .run(&card)
+            .unwrap();
+            get(&o, width..2 * width)
+        };
+        assert!(decode((1 << 22) + 8) == decode(window + 1));
+        card.assert_silent();
     }
 }
 
@@ -226,30 +337,31 @@ fn a_prompt_with_one_branch_has_the_bits_of_one_sequence() {
     }
 }
 
-#[test]
-fn rows_of_no_segment_are_zero_and_change_nothing() {
+fn check_rows_of_no_segment(device: &Device) {
     let segments = tree(2, 5, &[4]);
-    for device in devices() {
-        let mut tensors = Tensors::random(14, &SMOLLM2);
-        let outputs = attend(&device, SMOLLM2, &segments, &tensors).unwrap();
-        // NaN in the uncovered rows must not reach any other row
-        for row in [0, 1, 11, 12, 13] {
-            for (x, width) in
-                [(&mut tensors.q, 576), (&mut tensors.k, 192), (&mut tensors.v, 192), (&mut tensors.d_o, 576)]
-            {
-                x[row * width..(row + 1) * width].fill(f32::NAN);
-            }
-        }
-        let poisoned = attend(&device, SMOLLM2, &segments, &tensors).unwrap();
-        outputs.assert_equal(0..14, &poisoned, 0..14, &SMOLLM2, Keys::Compared, &device.describe());
-        for row in [0, 1, 11, 12, 13] {
-            for (x, width) in
-                [(&outputs.o, 576), (&outputs.lse, 9), (&outputs.dq, 576), (&outputs.dk, 192), (&outputs.dv, 192)]
-            {
-                assert!(x[row * width..(row + 1) * width].iter().all(|&x| x.to_bits() == 0), "row {row}");
-            }
+    let mut tensors = Tensors::random(14, &SMOLLM2);
+    let outputs = attend(device, SMOLLM2, &segments, &tensors).unwrap();
+    // NaN in the uncovered rows must not reach any other row
+    for row in [0, 1, 11, 12, 13] {
+        for (x, width) in [(&mut tensors.q, 576), (&mut tensors.k, 192), (&mut tensors.v, 192), (&mut tensors.d_o, 576)]
+        {
+            x[row * width..(row + 1) * width].fill(f32::NAN);
         }
     }
+    let poisoned = attend(device, SMOLLM2, &segments, &tensors).unwrap();
+    outputs.assert_equal(0..14, &poisoned, 0..14, &SMOLLM2, Keys::Compared, &device.describe());
+    for row in [0, 1, 11, 12, 13] {
+        for (x, width) in
+            [(&outputs.o, 576), (&outputs.lse, 9), (&outputs.dq, 576), (&outputs.dk, 192), (&outputs.dv, 192)]
+        {
+            assert!(x[row * width..(row + 1) * width].iter().all(|&x| x.to_bits() == 0), "row {row}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_no_segment_are_zero_and_change_nothing() {
+    devices().iter().for_each(check_rows_of_no_segment);
 }
 
 /// With a window of 1, each row's output is its own value, whatever the scores.
@@ -265,8 +377,7 @@ fn a_window_of_one_returns_the_values() {
 }
 
 /// With scores of ±10⁴ nothing overflows. The softmax of a row that sees one score of +10⁴ is one-hot, exactly.
-#[test]
-fn extreme_scores_stay_finite() {
+fn check_extreme_scores(device: &Device) {
     let geometry = Geometry { num_attention_heads: 1, num_key_value_heads: 1, head_dim: 16, scale: 1.0, ..SMOLLM2 };
     let rows = 200;
     let mut inputs = Inputs::of(&[rows]);
@@ -277,14 +388,17 @@ fn extreme_scores_stay_finite() {
     let sign = |row: usize| if row % 100 == 7 { 100.0 } else { -100.0 };
     let k: Vec<f32> = (0..rows * 16).map(|at| if at % 16 == 0 { sign(at / 16) } else { 0.0 }).collect();
     let tensors = Tensors { q, k, v, d_o };
-    for device in devices() {
-        let outputs = attend(&device, geometry, &tree(0, rows, &[]), &tensors).unwrap();
-        for x in [&outputs.o, &outputs.lse, &outputs.dq, &outputs.dk, &outputs.dv] {
-            assert!(x.iter().all(|x| x.is_finite()), "on {}", device.describe());
-        }
-        assert_eq!(outputs.o[50 * 16..51 * 16], tensors.v[7 * 16..8 * 16], "row 50 sees one key of large score");
-        assert_eq!(outputs.lse[50], 1e4);
+    let outputs = attend(device, geometry, &tree(0, rows, &[]), &tensors).unwrap();
+    for x in [&outputs.o, &outputs.lse, &outputs.dq, &outputs.dk, &outputs.dv] {
+        assert!(x.iter().all(|x| x.is_finite()), "on {}", device.describe());
     }
+    assert_eq!(outputs.o[50 * 16..51 * 16], tensors.v[7 * 16..8 * 16], "row 50 sees one key of large score");
+    assert_eq!(outputs.lse[50], 1e4);
+}
+
+#[test]
+fn extreme_scores_stay_finite() {
+    devices().iter().for_each(check_extreme_scores);
 }
 
 /// Compares the reference's gradients of `Σ d_o·o` with finite differences.

@@ -1,14 +1,18 @@
 //! Runs kernels on a card: on the PTX machine, which has checkers, or on a real card if `ALIGN_TEST_CUDA=driver` is set.
 
 use super::{Case, Comparison, counted};
-use crate::{Device, KernelError};
+use crate::formats::Element;
+use crate::{Buffer, Device, KernelError};
 use ptx_machine::driver::{self, Driver};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 /// Largest number of operations of a case that runs with every checker. A larger case, up to `MOST`, runs with the check of
 /// addresses alone. The PTX machine does 0.3 to 1.5 billion multiply-adds a second.
 const MOST_CHECKED: f64 = 1e6;
 const MOST: f64 = 3e7;
+
+/// The checks end with the case that brings the failures to this number: a broken kernel fails in most cases.
+const ENOUGH: usize = 10;
 
 /// Two orders of blocks and warps. In the first, asynchronous copies arrive as late as they may. In the second, they arrive at
 /// once.
@@ -24,6 +28,17 @@ impl Card {
     /// Opens the PTX machine with every checker, or the first real card.
     pub(crate) fn checked() -> Card {
         Card::new("mode=late;init=1;race=1")
+    }
+
+    /// Opens a PTX machine for tests of addresses beyond 2^32 elements. `None` if tests run on a real card. It has more memory than
+    /// any host: new memory holds zeros, which take no memory of the host. A launch runs only its last `blocks` blocks.
+    pub(crate) fn vast(blocks: u32) -> Option<Card> {
+        let description = format!("mode=late;memory={};sparse=1;last={blocks};limit=10000000", 1u64 << 44);
+        let card = driver::install().map(|_| Card::new(&description));
+        if card.is_none() {
+            println!("left out: this test needs the PTX machine, which has memory that is not there");
+        }
+        card
     }
 
     /// Opens a PTX machine of this description, or the first real card if tests run on a real one.
@@ -60,6 +75,24 @@ impl Deref for Card {
     }
 }
 
+/// More elements than an index of 32 bits tells apart.
+pub(crate) const VAST: usize = (1 << 32) + 1000;
+
+/// The elements of [`VAST`] that an index of 32 bits takes for the first ones. Four blocks of 256 threads have them.
+pub(crate) const BEYOND: Range<usize> = 1 << 32..VAST;
+
+/// Copies `values` into a buffer, from element `at` on.
+pub(crate) fn put<T: Element>(to: &mut Buffer<T>, at: usize, values: &[T]) {
+    let device = to.device().clone();
+    let values = device.upload("values", values).unwrap();
+    device.copy(values.view(), to.view_mut().range(at..at + values.len())).unwrap();
+}
+
+/// Downloads some elements of a buffer.
+pub(crate) fn get<T: Element>(from: &Buffer<T>, elements: Range<usize>) -> Vec<T> {
+    from.view().range(elements).download().unwrap()
+}
+
 /// Runs a test on a card with every checker.
 ///
 /// # Panics
@@ -71,7 +104,7 @@ pub(crate) fn on_a_card(test: impl FnOnce(&Device)) {
 }
 
 /// Runs every case of at most `MOST` operations on a card and compares the outputs with the references. Cases of at most
-/// `MOST_CHECKED` operations run in two schedules, larger ones in the first.
+/// `MOST_CHECKED` operations run in two schedules, larger ones in the first. Ends early after `ENOUGH` failures.
 ///
 /// # Panics
 /// If anything failed or a checker reported something. The message lists it all. Also panics if nothing was compared.
@@ -79,6 +112,9 @@ pub(crate) fn check_on_cards(cases: Vec<Case>) {
     let mut failures = Vec::new();
     let mut compared = 0;
     for case in cases.into_iter().filter(|case| case.flops <= MOST) {
+        if failures.len() >= ENOUGH {
+            break;
+        }
         // beyond the small cases, a large one tests only its numbers and addresses, and they do not depend on the schedule
         let (checkers, schedules) = match case.flops <= MOST_CHECKED {
             true => ("init=1;race=1", &SCHEDULES[..]),

@@ -166,3 +166,80 @@ fn a_thread_started_by_one_of_the_pool_can_be_let_go() {
     });
     assert_eq!((tied, free), (1, all));
 }
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cuda {
+    use crate::case::Inputs;
+    use crate::case::card::{BEYOND, Card, VAST, get, on_a_card, put};
+    use half::bf16;
+
+    /// Values to round: random ones, both neighbours of each middle between two numbers of bf16 and the middle itself, the largest
+    /// ones, and those that are not finite.
+    fn values() -> Vec<f32> {
+        let middles =
+            (0..200u32).flat_map(|i| [0x7fff, 0x8000, 0x8001].map(|low| f32::from_bits((0x3f80 + i) << 16 | low)));
+        let special = [0.0, -0.0, 1e-40, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY];
+        Inputs::of(&[1]).normal(150, 1.0).into_iter().chain(middles).chain(special).collect()
+    }
+
+    #[test]
+    fn copies_in_another_format_have_the_bits_of_the_processor() {
+        on_a_card(|device| {
+            for len in [0, 1, 255, 256, 257, values().len()] {
+                let wide = &values()[values().len() - len..];
+                let narrow: Vec<bf16> = wide.iter().map(|x| bf16::from_f32(*x)).collect();
+                let mut rounded = device.alloc::<bf16>("narrow", len).unwrap();
+                let from = device.upload("wide", wide).unwrap();
+                device.copy_float(from.view().into(), rounded.view_mut().into()).unwrap();
+                assert_eq!(rounded.download().unwrap(), narrow, "[{len}]");
+                let mut widened = device.alloc::<f32>("wide", len).unwrap();
+                device.copy_float(rounded.view().into(), widened.view_mut().into()).unwrap();
+                let want: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
+                assert_eq!(widened.download().unwrap(), want, "[{len}]");
+            }
+        });
+    }
+
+    #[test]
+    fn a_part_of_a_buffer_is_filled_and_copied() {
+        on_a_card(|device| {
+            let mut values = device.zeros::<f32>("values", 600).unwrap();
+            values.view_mut().range(100..400).fill(2.0).unwrap();
+            let mut copy = device.upload("copy", &[7.0; 300]).unwrap();
+            device.copy(values.view().range(99..101), copy.view_mut().range(1..3)).unwrap();
+            assert_eq!(copy.download().unwrap()[..4], [7.0, 0.0, 2.0, 7.0]);
+            let want: Vec<f32> = (0..600).map(|i| if (100..400).contains(&i) { 2.0 } else { 0.0 }).collect();
+            assert_eq!(values.download().unwrap(), want);
+        });
+    }
+
+    /// Copies through page-locked memory take turns with work that is queued: each upload must have run before its place in that
+    /// memory is used again, and kernels must read what was uploaded before them.
+    #[test]
+    fn uploads_larger_than_the_staging_memory_arrive_whole() {
+        let card = Card::checked();
+        let mut buffers = Vec::new();
+        for (turn, len) in [3_000_001usize, 7, 1_048_576, 2_097_153, 5, 3_000_000].into_iter().enumerate() {
+            let values: Vec<u32> = (0..len as u32).map(|i| i.wrapping_mul(2_654_435_761) ^ turn as u32).collect();
+            buffers.push((card.upload("values", &values).unwrap(), values));
+        }
+        for (buffer, values) in &buffers {
+            assert!(buffer.download().unwrap() == *values, "[{}]", values.len());
+        }
+        card.assert_silent();
+    }
+
+    #[test]
+    fn elements_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(4) else { return };
+        let values = Inputs::of(&[VAST]).normal_bf16(1000, 1.0);
+        let [mut narrow, mut back] = [(); 2].map(|()| card.alloc::<bf16>("narrow", VAST).unwrap());
+        let mut wide = card.alloc::<f32>("wide", VAST).unwrap();
+        put(&mut narrow, BEYOND.start, &values);
+        card.copy_float(narrow.view().into(), wide.view_mut().into()).unwrap();
+        card.copy_float(wide.view().into(), back.view_mut().into()).unwrap();
+        assert_eq!(get(&wide, BEYOND), values.iter().map(|x| x.to_f32()).collect::<Vec<_>>());
+        assert_eq!(get(&back, BEYOND), values);
+        card.assert_silent();
+    }
+}

@@ -28,7 +28,7 @@ fn agrees_with_the_reference() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use super::*;
-    use crate::case::card::{Card, check_on_cards};
+    use crate::case::card::{Card, check_on_cards, get, on_a_card, put};
     use half::bf16;
 
     #[test]
@@ -64,6 +64,29 @@ mod cuda {
         }
         card.assert_silent();
     }
+
+    #[test]
+    fn a_word_at_the_threshold_keeps_its_element() {
+        on_a_card(check_word_at_the_threshold);
+    }
+
+    #[test]
+    fn a_row_beyond_32_bits_has_a_place_of_its_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let cols = 1 << 16;
+        let values = Inputs::of(&[cols]).normal(cols, 1.0);
+        let dropped = |device: &Device, rows: usize| {
+            let mut numbers = device.alloc::<u64>("numbers", rows).unwrap();
+            put(&mut numbers, rows - 1, &[7]);
+            let [mut x, mut y] = [(); 2].map(|()| device.alloc::<f32>("x", rows * cols).unwrap());
+            put(&mut x, (rows - 1) * cols, &values);
+            let (key, numbers, x, to) = (Key::new(1, 2, 3), numbers.view(), x.view().into(), y.view_mut().into());
+            Dropout { rows, cols, p: 0.5, key, numbers, x, y: to }.run(device).unwrap();
+            get(&y, (rows - 1) * cols..rows * cols)
+        };
+        assert!(dropped(&card, (1 << 16) + 1) == dropped(&device(1), 1));
+        card.assert_silent();
+    }
 }
 
 /// The kept share of `n` draws has a standard deviation of `sqrt(p (1 - p) / n)`. A share is off by more than five standard
@@ -85,6 +108,27 @@ fn the_kept_share_is_one_minus_p() {
             let share = kept / n;
             assert!((share - (1.0 - f64::from(p))).abs() < 5.0 * deviation, "p {p}, class {class}: {share}");
         }
+    }
+}
+
+/// A word that is equal to the threshold keeps its element. Here `p` is exactly one of the words over 2^32: a word that ends with
+/// a byte of zeros has no more bits than an f32.
+fn check_word_at_the_threshold(device: &Device) {
+    let (key, cols) = (Key::new(5, 1, 2), 4096);
+    let words: Vec<u32> = (0..cols as u64 / 4).flat_map(|low| key.words(9, low)).collect();
+    let of_few_bits =
+        words.iter().find(|word| **word % 256 == 0).expect("of 4096 words, some end with a byte of zeros");
+    let p = *of_few_bits as f32 / 4_294_967_296.0;
+    assert_eq!(threshold(p), *of_few_bits);
+    let kept: Vec<bool> = words.iter().map(|word| word >= of_few_bits).collect();
+    let y = apply(device, cols, p, key, 9, &vec![1.0; cols]);
+    assert!(y.iter().map(|y| *y > 0.0).eq(kept), "on {}", device.describe());
+}
+
+#[test]
+fn a_word_at_the_threshold_keeps_its_element() {
+    for isa in Isa::available() {
+        check_word_at_the_threshold(&Device::cpu_with(Some(1), isa).unwrap());
     }
 }
 

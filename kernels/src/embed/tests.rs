@@ -13,7 +13,7 @@ fn agrees_with_the_reference() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use super::*;
-    use crate::case::card::{Card, check_on_cards};
+    use crate::case::card::{Card, check_on_cards, get, put};
     use half::f16;
 
     #[test]
@@ -46,6 +46,23 @@ mod cuda {
         check(WeightSlice::F16(table.view()), halves.iter().map(|x| x.to_f32()).collect());
         let table = card.upload("table", &brains).unwrap();
         check(WeightSlice::Bf16(table.view()), brains.iter().map(|x| x.to_f32()).collect());
+        card.assert_silent();
+    }
+
+    /// Tests the last row of the table, and the last row of the output.
+    #[test]
+    fn a_row_beyond_32_bits_has_a_place_of_its_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let (rows, hidden_size, vocab_size) = ((1 << 16) + 1, 1 << 16, (1 << 16) + 1);
+        let last = (rows - 1) * hidden_size..rows * hidden_size;
+        let (ids, values) = (vec![vocab_size as u32 - 1; rows], Inputs::of(&[rows]).normal(hidden_size, 1.0));
+        let ids = card.upload_indices("ids", &ids).unwrap();
+        let mut table = card.alloc::<f32>("table", vocab_size * hidden_size).unwrap();
+        put(&mut table, last.start, &values);
+        let mut y = card.alloc::<f32>("y", rows * hidden_size).unwrap();
+        let (ids, table) = (ids.view(), WeightSlice::F32(table.view()));
+        Forward { rows, hidden_size, vocab_size, ids, table, scale: 1.0, y: y.view_mut() }.run(&card).unwrap();
+        assert!(get(&y, last) == values);
         card.assert_silent();
     }
 }

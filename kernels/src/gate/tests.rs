@@ -105,7 +105,7 @@ fn large_gates_saturate_and_nan_propagates() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use super::*;
-    use crate::case::card::{check_on_cards, on_a_card};
+    use crate::case::card::{Card, check_on_cards, get, on_a_card, put};
 
     #[test]
     fn agrees_with_the_reference() {
@@ -120,6 +120,33 @@ mod cuda {
     #[test]
     fn large_gates_saturate_and_nan_propagates() {
         on_a_card(check_extremes);
+    }
+
+    /// Compares the last 256 columns of the last row with a call for these alone.
+    #[test]
+    fn elements_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let mut inputs = Inputs::of(&[256]);
+        let [gate, up, dy] = [3.0, 1.0, 1.0].map(|scale| inputs.normal(256, scale));
+        for activation in BOTH {
+            let run = |rows: usize, cols: usize| {
+                let (row, last) = ((rows - 1) * 2 * cols, rows * cols - 256);
+                let [mut gate_up, mut d_gate_up] =
+                    [(); 2].map(|()| card.alloc::<f32>("gates", 2 * rows * cols).unwrap());
+                let [mut y, mut d_y] = [(); 2].map(|()| card.alloc::<f32>("y", rows * cols).unwrap());
+                let (gates, ups) = (row + cols - 256, row + 2 * cols - 256);
+                put(&mut gate_up, gates, &gate);
+                put(&mut gate_up, ups, &up);
+                put(&mut d_y, last, &dy);
+                let x = gate_up.view().into();
+                Forward { rows, cols, activation, gate_up: x, y: y.view_mut().into() }.run(&card).unwrap();
+                let (dy, dx) = (d_y.view().into(), d_gate_up.view_mut().into());
+                Backward { rows, cols, activation, gate_up: x, dy, d_gate_up: dx }.run(&card).unwrap();
+                [get(&y, last..last + 256), get(&d_gate_up, gates..gates + 256), get(&d_gate_up, ups..ups + 256)]
+            };
+            assert_eq!(run((1 << 16) + 1, 1 << 16), run(1, 256), "{activation:?}");
+        }
+        card.assert_silent();
     }
 }
 

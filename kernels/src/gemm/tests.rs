@@ -7,10 +7,116 @@ use crate::{Buffer, Device, FloatBuffer, FloatDtype, KernelError};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
-    use crate::case::card::check_on_cards;
+    use super::*;
+    use crate::case::card::{Card, check_on_cards, get, on_a_card, put};
+
     #[test]
     fn agrees_with_the_reference() {
         check_on_cards(super::case::cases());
+    }
+
+    /// Returns stacks with one tile of rows and some of columns, and stacks smaller than a tile.
+    fn small_stacks() -> Vec<Stack> {
+        stacks().into_iter().filter(|stack| stack.k < 100).collect()
+    }
+
+    #[test]
+    fn a_stack_is_its_layers_one_after_the_other() {
+        let portable = Device::cpu_with(Some(1), Isa::Portable).unwrap();
+        on_a_card(|device| {
+            for stack in small_stacks() {
+                for inputs in [FORWARD, DX].map(|layout| StackInputs::new(layout, stack)) {
+                    check_stack(device, &inputs, 0..40, &stacked(&portable, &inputs, 0..40));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn updates_of_different_rows_are_calls_of_their_own() {
+        on_a_card(check_updates_of_different_rows);
+    }
+
+    #[test]
+    fn an_update_of_zeros_changes_no_bit() {
+        on_a_card(|device| check_update_of_zeros(device, small_stacks()));
+    }
+
+    #[test]
+    fn nan_and_infinity_reach_the_rows_that_they_belong_to() {
+        on_a_card(check_nan_and_infinity);
+    }
+
+    #[test]
+    fn a_product_of_no_terms_is_zero() {
+        on_a_card(check_product_of_no_terms);
+    }
+
+    #[test]
+    fn a_row_alone_has_the_bits_that_it_has_among_others() {
+        on_a_card(|device| {
+            let [m, n, k] = [70, 66, 40];
+            let mut inputs = Inputs::of(&[n, k]);
+            let right = inputs.normal(n * k, 1.0);
+            for layout in [FORWARD, DX] {
+                let (depth, cols) = if let FORWARD = layout { (k, n) } else { (n, k) };
+                let left = inputs.normal(m * depth, 1.0);
+                for precision in PRECISIONS {
+                    let together = product(device, layout, precision, [m, n, k], &left, &right);
+                    for rows in [0..1, 63..64, 64..65, 69..70, 3..68] {
+                        let left = &left[rows.start * depth..rows.end * depth];
+                        let some = product(device, layout, precision, [rows.len(), n, k], left, &right);
+                        assert!(some == together[rows.start * cols..rows.end * cols], "{rows:?} in {precision:?}");
+                    }
+                }
+            }
+        });
+    }
+
+    /// Tests the last element of an output of more than 2^32.
+    #[test]
+    fn outputs_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let (m, n, k) = ((1 << 16) + 1, (1 << 16) + 1, 2);
+        let [mut x, mut w] = [m, n].map(|rows| card.alloc::<f32>("operand", rows * k).unwrap());
+        put(&mut x, (m - 1) * k, &[2.0, 3.0]);
+        put(&mut w, (n - 1) * k, &[5.0, 7.0]);
+        let mut y = card.alloc::<f32>("y", m * n).unwrap();
+        put(&mut y, m * n - 1, &[100.0]);
+        Forward {
+            m,
+            n,
+            k,
+            alpha: 1.0,
+            x: x.view().into(),
+            w: w.view().into(),
+            y: y.view_mut().into(),
+            accumulate: Accumulate::Add,
+            precision: Precision::F32,
+        }
+        .run(&card)
+        .unwrap();
+        assert_eq!(get(&y, m * n - 1..m * n), [131.0]);
+        card.assert_silent();
+    }
+
+    /// Tests rows of `dy` that are 2^31 elements apart, as rows of the left operand and as steps of the sum.
+    #[test]
+    fn rows_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let ([m, n, k], stride) = ([3, 2, 1], (1 << 31) + 5);
+        let (alpha, accumulate, precision) = (1.0, Accumulate::Set, Precision::F32);
+        let mut dy = card.alloc::<f32>("dy", m * stride).unwrap();
+        (0..m).for_each(|row| put(&mut dy, row * stride + 1, &[row as f32 + 1.0, 10.0]));
+        let [w, x] = [card.upload("w", &[1.0, 0.5]).unwrap(), card.upload("x", &[1.0, 10.0, 100.0]).unwrap()];
+        let [mut dx, mut dw] = [m * k, n * k].map(|len| card.alloc::<f32>("output", len).unwrap());
+        let columns = || Columns { values: dy.view().into(), first: 1, stride };
+        let (w, x) = (w.view().into(), x.view().into());
+        Dx { m, n, k, alpha, dy: columns(), w, dx: dx.view_mut().into(), accumulate, precision }.run(&card).unwrap();
+        Dw { m, n, k, alpha, dy: columns(), x, dw: dw.view_mut(), accumulate, precision }.run(&card).unwrap();
+        assert_eq!(dx.download().unwrap(), [6.0, 7.0, 8.0]);
+        assert_eq!(dw.download().unwrap(), [321.0, 1110.0]);
+        card.assert_silent();
     }
 }
 
@@ -261,24 +367,29 @@ fn a_stack_is_its_layers_one_after_the_other() {
                 let threads = Some(1 + (turn + i) % 3);
                 let want = stacked(&portable, &inputs, 0..m);
                 for isa in Isa::available() {
-                    let device = Device::cpu_with(threads, isa).unwrap();
-                    let got = stacked(&device, &inputs, 0..m);
-                    for (what, (got, want)) in got.iter().zip(&want).enumerate() {
-                        let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-                        let error = got.iter().zip(want).fold(0.0f32, |largest, (a, b)| largest.max((a - b).abs()));
-                        // in bf16 the result of an update's first product is rounded, before or after scaling, and so is the output
-                        let allowed = if stack.precision == Precision::F32 { 4e-6 } else { 1.0 / 128.0 };
-                        let Stack { outputs, k, precision, bias, residual, .. } = stack;
-                        let case = format!(
-                            "{m} rows, {outputs:?} of {k} in {precision:?}, bias {bias}, residual {residual}, output {what} on {}",
-                            device.describe()
-                        );
-                        assert!(error <= allowed * largest, "{case}: {error} of {largest}");
-                        assert!(got.iter().all(|x| x.is_finite()), "{case}");
-                    }
+                    check_stack(&Device::cpu_with(threads, isa).unwrap(), &inputs, 0..m, &want);
                 }
             }
         }
+    }
+}
+
+/// Compares rows of a stack with those that another device computed.
+fn check_stack(device: &Device, inputs: &StackInputs, rows: std::ops::Range<usize>, want: &[Vec<f32>]) {
+    let stack = inputs.stack;
+    let got = stacked(device, inputs, rows.clone());
+    for (what, (got, want)) in got.iter().zip(want).enumerate() {
+        let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        let error = got.iter().zip(want).fold(0.0f32, |largest, (a, b)| largest.max((a - b).abs()));
+        // in bf16 the result of an update's first product is rounded, before or after scaling, and so is the output
+        let allowed = if stack.precision == Precision::F32 { 4e-6 } else { 1.0 / 128.0 };
+        let Stack { outputs, k, precision, bias, residual, .. } = stack;
+        let case = format!(
+            "{rows:?}, {outputs:?} of {k} in {precision:?}, bias {bias}, residual {residual}, output {what} on {}",
+            device.describe()
+        );
+        assert!(error <= allowed * largest, "{case}: {error} of {largest}");
+        assert!(got.iter().all(|x| x.is_finite()), "{case}");
     }
 }
 
@@ -306,11 +417,10 @@ fn a_row_of_a_stack_has_the_same_bits_among_others_and_on_any_number_of_threads(
 }
 
 /// One call with updates of different rows gives the same bits as one call for each part of the rows.
-#[test]
-fn updates_of_different_rows_are_calls_of_their_own() {
+fn check_updates_of_different_rows(device: &Device) {
     const RANKS: [usize; 2] = [4, 7];
     let [m, n, k] = [80, 33, 50];
-    for (device, precision) in devices().into_iter().flat_map(|device| PRECISIONS.map(|p| (device.clone(), p))) {
+    for precision in PRECISIONS {
         let mut inputs = Inputs::of(&[m, n, k]);
         let mut upload = |len, scale| device.upload("values", &inputs.normal(len, scale)).unwrap();
         let (x, dy, w) = (upload(m * k, 1.0), upload(m * n, 1.0), upload(n * k, 0.1));
@@ -339,9 +449,9 @@ fn updates_of_different_rows_are_calls_of_their_own() {
             let y = output.view_mut().into();
             match layout {
                 FORWARD => {
-                    StackForward { m, k, x: rows(&x, k).view(), pieces, y, residual: None, precision }.run(&device)
+                    StackForward { m, k, x: rows(&x, k).view(), pieces, y, residual: None, precision }.run(device)
                 }
-                _ => StackDx { m, k, dy: rows(&dy, n).view(), pieces, dx: y, precision }.run(&device),
+                _ => StackDx { m, k, dy: rows(&dy, n).view(), pieces, dx: y, precision }.run(device),
             }
             .unwrap();
             bits(&output)
@@ -355,16 +465,23 @@ fn updates_of_different_rows_are_calls_of_their_own() {
     }
 }
 
+#[test]
+fn updates_of_different_rows_are_calls_of_their_own() {
+    devices().iter().for_each(check_updates_of_different_rows);
+}
+
 /// An update whose second matrix is zero leaves the bits of the layer as they are: a fresh adapter changes nothing.
+fn check_update_of_zeros(device: &Device, stacks: Vec<Stack>) {
+    for stack in stacks {
+        let without = Stack { ranks: [0; 3], ..stack };
+        let with = stacked_with_zeros(device, &stack);
+        assert_eq!(with, stacked_with_zeros(device, &without), "on {}", device.describe());
+    }
+}
+
 #[test]
 fn an_update_of_zeros_changes_no_bit() {
-    for stack in stacks() {
-        for device in devices() {
-            let without = Stack { ranks: [0; 3], ..stack };
-            let with = stacked_with_zeros(&device, &stack);
-            assert_eq!(with, stacked_with_zeros(&device, &without), "on {}", device.describe());
-        }
-    }
+    devices().iter().for_each(|device| check_update_of_zeros(device, stacks()));
 }
 
 fn stacked_with_zeros(device: &Device, stack: &Stack) -> Vec<u32> {
@@ -393,21 +510,20 @@ fn stacked_with_zeros(device: &Device, stack: &Stack) -> Vec<u32> {
 }
 
 /// Zero times infinity is NaN, so no term may be skipped because one factor is zero.
-#[test]
-fn nan_and_infinity_reach_the_rows_that_they_belong_to() {
+fn check_nan_and_infinity(device: &Device) {
     let [m, n, k] = [14, 40, 50];
-    for (device, precision) in devices().into_iter().flat_map(|device| PRECISIONS.map(|p| (device.clone(), p))) {
+    for precision in PRECISIONS {
         for poison in [f32::NAN, f32::INFINITY] {
             let mut left = vec![0.0; m * k];
             left[3 * k + 7] = poison;
-            let y = product(&device, FORWARD, precision, [m, n, k], &left, &vec![0.0; n * k]);
+            let y = product(device, FORWARD, precision, [m, n, k], &left, &vec![0.0; n * k]);
             for (at, y) in y.iter().enumerate() {
                 let y = f32::from_bits(*y);
                 assert_eq!(y.is_nan(), at / n == 3, "{poison} at {at} gives {y} on {}", device.describe());
             }
             let mut right = vec![0.0; n * k];
             right[5 * k + 9] = poison;
-            let y = product(&device, FORWARD, precision, [m, n, k], &vec![0.0; m * k], &right);
+            let y = product(device, FORWARD, precision, [m, n, k], &vec![0.0; m * k], &right);
             for (at, y) in y.iter().enumerate() {
                 let y = f32::from_bits(*y);
                 assert_eq!(y.is_nan(), at % n == 5, "{poison} at {at} gives {y} on {}", device.describe());
@@ -417,31 +533,38 @@ fn nan_and_infinity_reach_the_rows_that_they_belong_to() {
 }
 
 #[test]
-fn a_product_of_no_terms_is_zero() {
-    for device in devices() {
-        let ones = |n| vec![1.0f32.to_bits(); n];
-        for precision in PRECISIONS {
-            assert_eq!(product(&device, FORWARD, precision, [2, 3, 0], &[], &[]), ones(6));
-            assert_eq!(product(&device, DX, precision, [2, 0, 3], &[], &[]), ones(6));
-            assert_eq!(product(&device, DW, precision, [0, 2, 3], &[], &[]), ones(6));
-        }
-        let mut y = device.upload("y", &[f32::NAN; 6]).unwrap();
-        let x = device.upload::<f32>("x", &[]).unwrap();
-        Forward {
-            m: 2,
-            n: 3,
-            k: 0,
-            alpha: 1.0,
-            x: x.view().into(),
-            w: x.view().into(),
-            y: y.view_mut().into(),
-            accumulate: Accumulate::Set,
-            precision: Precision::F32,
-        }
-        .run(&device)
-        .unwrap();
-        assert_eq!(y.download().unwrap(), [0.0; 6]);
+fn nan_and_infinity_reach_the_rows_that_they_belong_to() {
+    devices().iter().for_each(check_nan_and_infinity);
+}
+
+fn check_product_of_no_terms(device: &Device) {
+    let ones = |n| vec![1.0f32.to_bits(); n];
+    for precision in PRECISIONS {
+        assert_eq!(product(device, FORWARD, precision, [2, 3, 0], &[], &[]), ones(6));
+        assert_eq!(product(device, DX, precision, [2, 0, 3], &[], &[]), ones(6));
+        assert_eq!(product(device, DW, precision, [0, 2, 3], &[], &[]), ones(6));
     }
+    let mut y = device.upload("y", &[f32::NAN; 6]).unwrap();
+    let x = device.upload::<f32>("x", &[]).unwrap();
+    Forward {
+        m: 2,
+        n: 3,
+        k: 0,
+        alpha: 1.0,
+        x: x.view().into(),
+        w: x.view().into(),
+        y: y.view_mut().into(),
+        accumulate: Accumulate::Set,
+        precision: Precision::F32,
+    }
+    .run(device)
+    .unwrap();
+    assert_eq!(y.download().unwrap(), [0.0; 6]);
+}
+
+#[test]
+fn a_product_of_no_terms_is_zero() {
+    devices().iter().for_each(check_product_of_no_terms);
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn operands_of_bf16_give_the_result_of_f32_rounded() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use super::*;
-    use crate::case::card::{check_on_cards, on_a_card};
+    use crate::case::card::{Card, check_on_cards, get, on_a_card, put};
 
     #[test]
     fn agrees_with_the_reference() {
@@ -205,5 +205,65 @@ mod cuda {
         };
         let want = tables(&Device::cpu(Some(1)).unwrap());
         on_a_card(|device| assert_eq!(tables(device), want));
+    }
+
+    /// Compares the last 256 angles with those of a table of one row.
+    #[test]
+    fn angles_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let half = 1 << 16;
+        let inv_freq: Vec<f32> = (0..half).map(|i| 1.0 / (1 + i) as f32).collect();
+        let tables = |device: &Device, rows: usize| {
+            let positions: Vec<u32> = (0..rows).map(|row| if row == rows - 1 { 4095 } else { 7 }).collect();
+            let positions = device.upload("positions", &positions).unwrap();
+            let variants = device.upload_indices("variants", &vec![0; rows]).unwrap();
+            let inv_freq = device.upload("inv_freq", &inv_freq).unwrap();
+            let scaling = device.upload("scaling", &[1.25]).unwrap();
+            let [mut cos, mut sin] = [(); 2].map(|()| device.alloc::<f32>("table", rows * half).unwrap());
+            Tables {
+                rows,
+                half,
+                positions: positions.view(),
+                variants: variants.view(),
+                inv_freq: inv_freq.view(),
+                scaling: scaling.view(),
+                cos: cos.view_mut(),
+                sin: sin.view_mut(),
+            }
+            .run(device)
+            .unwrap();
+            [cos, sin].map(|of| get(&of, rows * half - 256..rows * half))
+        };
+        assert_eq!(tables(&card, (1 << 16) + 1), tables(&Device::cpu(Some(1)).unwrap(), 1));
+        card.assert_silent();
+    }
+
+    /// Compares the last 256 pairs of the last row with a call for these alone.
+    #[test]
+    fn pairs_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let mut inputs = Inputs::of(&[256]);
+        let [cos, sin, a, b] = [(); 4].map(|()| inputs.normal(256, 1.0));
+        for direction in [Direction::Forward, Direction::Backward] {
+            let rotate = |rows: usize, half: usize| {
+                let (stride, last) = (2 * half, rows * half - 256);
+                let upload = |values: &[f32]| {
+                    let mut of = card.alloc::<f32>("table", rows * half).unwrap();
+                    put(&mut of, last, values);
+                    of
+                };
+                let (cos, sin) = (upload(&cos), upload(&sin));
+                let mut x = card.alloc::<f32>("x", rows * stride).unwrap();
+                let (first, second) = (rows * stride - half - 256, rows * stride - 256);
+                put(&mut x, first, &a);
+                put(&mut x, second, &b);
+                let (cos, sin, view) = (cos.view(), sin.view(), x.view_mut().into());
+                let (heads, head_dim, rotary_dim) = (1, stride, stride);
+                Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, stride, x: view }.run(&card).unwrap();
+                [first, second].map(|at| get(&x, at..at + 256))
+            };
+            assert_eq!(rotate((1 << 16) + 1, 1 << 16), rotate(1, 256), "{direction:?}");
+        }
+        card.assert_silent();
     }
 }

@@ -15,7 +15,7 @@ fn agrees_with_the_reference() {
 mod cuda {
     use super::*;
     use crate::FloatSlice;
-    use crate::case::card::{Card, check_on_cards};
+    use crate::case::card::{Card, check_on_cards, get, put};
     use half::bf16;
 
     #[test]
@@ -67,6 +67,31 @@ mod cuda {
         let columns = Columns { values: on_card.view().into(), first, stride };
         Scatter { cols, index: index.view(), x: columns, y: y.view_mut().into() }.run(&card).unwrap();
         assert_eq!(y.download().unwrap(), wide(&want));
+        card.assert_silent();
+    }
+
+    /// The last row of both sides is the one that the last place of the index names.
+    #[test]
+    fn rows_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let (rows, cols) = ((1 << 16) + 1, 1 << 16);
+        let last = (rows - 1) * cols..rows * cols;
+        let values = Inputs::of(&[rows, cols]).normal(cols, 1.0);
+        let index: Vec<u32> = (0..rows as u32).collect();
+        let index = card.upload_indices("index", &index).unwrap();
+        let mut x = card.alloc::<f32>("x", rows * cols).unwrap();
+        put(&mut x, last.start, &values);
+        for kernel in [Indexed::Gather, Indexed::Scatter, Indexed::ScatterAdd] {
+            let mut y = card.alloc::<f32>("y", rows * cols).unwrap();
+            let (index, x, y_view) = (index.view(), x.view(), y.view_mut());
+            match kernel {
+                Indexed::Gather => Gather { cols, index, x, y: y_view }.run(&card),
+                Indexed::Scatter => Scatter { cols, index, x: Columns::all(x, cols), y: y_view.into() }.run(&card),
+                Indexed::ScatterAdd => ScatterAdd { cols, index, x, y: y_view }.run(&card),
+            }
+            .unwrap();
+            assert!(get(&y, last.clone()) == values, "{kernel:?}");
+        }
         card.assert_silent();
     }
 }

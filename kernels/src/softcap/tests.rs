@@ -13,10 +13,26 @@ fn agrees_with_the_reference() {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
-    use crate::case::card::check_on_cards;
+    use super::*;
+    use crate::case::Inputs;
+    use crate::case::card::{BEYOND, Card, VAST, check_on_cards, get, put};
+
     #[test]
     fn agrees_with_the_reference() {
         check_on_cards(super::case::cases());
+    }
+
+    #[test]
+    fn elements_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(4) else { return };
+        let values = Inputs::of(&[VAST]).normal(1000, 10.0);
+        let (mut vast, mut small) = (card.alloc::<f32>("x", VAST).unwrap(), card.upload("x", &values).unwrap());
+        put(&mut vast, BEYOND.start, &values);
+        for (len, x) in [(VAST, &mut vast), (1000, &mut small)] {
+            Softcap { len, cap: 5.0, x: x.view_mut() }.run(&card).unwrap();
+        }
+        assert_eq!(get(&vast, BEYOND), small.download().unwrap());
+        card.assert_silent();
     }
 }
 

@@ -17,7 +17,7 @@ fn agrees_with_the_reference() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
     use super::*;
-    use crate::case::card::{Card, check_on_cards};
+    use crate::case::card::{BEYOND, Card, VAST, check_on_cards, put};
 
     #[test]
     fn agrees_with_the_reference() {
@@ -50,6 +50,18 @@ mod cuda {
         assert!(sum(&card, &[1.0, f32::NAN, 2.0]).is_nan());
         assert_eq!(sum(&card, &[]), 0.0);
         assert!(SumSquares { xs: &[] }.run(&card).unwrap().is_empty());
+        card.assert_silent();
+    }
+
+    /// The sums of the blocks that do not run are 0.
+    #[test]
+    fn elements_beyond_32_bits_have_places_of_their_own() {
+        let Some(card) = Card::vast(1) else { return };
+        let values = Inputs::of(&[VAST]).normal(1000, 1.0);
+        let mut x = card.alloc::<f32>("x", VAST).unwrap();
+        put(&mut x, BEYOND.start, &values);
+        let sums = SumSquares { xs: &[x.view()] }.run(&card).unwrap();
+        assert_eq!(sums, [sum(&Device::cpu(Some(1)).unwrap(), &values)]);
         card.assert_silent();
     }
 }

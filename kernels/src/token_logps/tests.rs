@@ -11,10 +11,42 @@ use half::bf16;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod cuda {
-    use crate::case::card::check_on_cards;
+    use super::*;
+    use crate::case::card::{check_on_cards, on_a_card};
+
     #[test]
     fn agrees_with_the_reference() {
-        check_on_cards(crate::token_logps::case::cases());
+        check_on_cards(cases());
+    }
+
+    #[test]
+    fn an_ignored_row_is_zero() {
+        on_a_card(check_ignored_row);
+    }
+
+    #[test]
+    fn extreme_logits_stay_finite() {
+        on_a_card(check_extreme_logits);
+    }
+
+    /// The side outputs change no bit of the others either.
+    #[test]
+    fn a_row_has_the_same_bits_alone_and_in_a_batch() {
+        on_a_card(|device| {
+            let rows = 6;
+            let mut inputs = Inputs::of(&[rows, HIDDEN, VOCAB]);
+            let hidden = inputs.normal(rows * HIDDEN, 1.0);
+            let lm_head = inputs.normal_bf16(VOCAB * HIDDEN, 0.5);
+            let targets: Vec<u32> = (0..rows).map(|_| inputs.below(VOCAB) as u32).collect();
+            let d_logps = inputs.normal(rows, 1.0);
+            let batch = score(Precision::F32, device, &hidden, &lm_head, &targets, &d_logps, true).unwrap();
+            for row in [0, 5] {
+                let (one, hidden) = (row..row + 1, &hidden[row * HIDDEN..(row + 1) * HIDDEN]);
+                let (target, d_logp) = (&targets[one.clone()], &d_logps[one]);
+                let alone = score(Precision::F32, device, hidden, &lm_head, target, d_logp, false).unwrap();
+                assert_eq!([&alone[0][..2], &alone[0][5..]], [&batch[row][..2], &batch[row][5..]], "row {row}");
+            }
+        });
     }
 }
 
@@ -129,26 +161,29 @@ fn side_outputs_change_no_bit_of_the_others() {
 }
 
 /// All outputs of an ignored row are 0 to the bit, even if its hidden states and its `d_logp` are NaN.
-#[test]
-fn an_ignored_row_is_zero() {
-    for (isa, precision) in Isa::available().into_iter().flat_map(|isa| BOTH.map(|precision| (isa, precision))) {
-        let device = Device::cpu_with(Some(2), isa).unwrap();
+fn check_ignored_row(device: &Device) {
+    for precision in BOTH {
         let mut inputs = Inputs::of(&[3, HIDDEN]);
         let mut hidden = inputs.normal(3 * HIDDEN, 1.0);
         hidden[HIDDEN..2 * HIDDEN].fill(f32::NAN);
         let lm_head = inputs.normal_bf16(VOCAB * HIDDEN, 0.5);
         let (targets, d_logps) = ([7, IGNORE, 2100], [1.0, f32::NAN, -1.0]);
-        let rows = score(precision, &device, &hidden, &lm_head, &targets, &d_logps, true).unwrap();
+        let rows = score(precision, device, &hidden, &lm_head, &targets, &d_logps, true).unwrap();
         assert!(rows[1].iter().all(|&bits| bits == 0), "{:?}", rows[1]);
         assert!(rows[0].iter().chain(&rows[2]).all(|&bits| f32::from_bits(bits).is_finite()));
     }
 }
 
-/// With logits of ±10⁴ and no soft-cap, one token has all the probability, and nothing overflows.
 #[test]
-fn extreme_logits_stay_finite() {
-    for (isa, precision) in Isa::available().into_iter().flat_map(|isa| BOTH.map(|precision| (isa, precision))) {
-        let device = Device::cpu_with(Some(2), isa).unwrap();
+fn an_ignored_row_is_zero() {
+    for isa in Isa::available() {
+        check_ignored_row(&Device::cpu_with(Some(2), isa).unwrap());
+    }
+}
+
+/// With logits of ±10⁴ and no soft-cap, one token has all the probability, and nothing overflows.
+fn check_extreme_logits(device: &Device) {
+    for precision in BOTH {
         let vocab_size = 1500;
         let hidden_states = device.upload("test", &[100.0f32, 100.0]).unwrap();
         let rows: Vec<f32> = (0..vocab_size).map(|token| if token == 1200 { 100.0 } else { -100.0 }).collect();
@@ -177,7 +212,7 @@ fn extreme_logits_stay_finite() {
                 lse_of_twice: lse_of_twice.view_mut(),
             }),
         }
-        .run(&device)
+        .run(device)
         .unwrap();
         assert_eq!(logps.download().unwrap(), [0.0, -2e4]);
         assert_eq!(lse.download().unwrap(), [1e4, 1e4]);
@@ -187,12 +222,19 @@ fn extreme_logits_stay_finite() {
         assert_eq!(lse_of_twice.download().unwrap(), [2e4, 2e4]);
         let d_logps = device.upload("test", &[1.0f32, 1.0]).unwrap();
         Backward { head, lse: lse.view(), d_logps: d_logps.view(), d_hidden: d_hidden.view_mut().into() }
-            .run(&device)
+            .run(device)
             .unwrap();
         let gradients = d_hidden.download().unwrap();
         // 1499 tokens have the weight -100 and the probability e^-20000, which f32 cannot hold: here it is at most 1.2e-38
         assert!(gradients[0].abs() < 1e-30, "the target has all the probability: {}", gradients[0]);
         assert_eq!(gradients[1], -200.0, "towards token 3 (-100), away from token 1200 (+100)");
+    }
+}
+
+#[test]
+fn extreme_logits_stay_finite() {
+    for isa in Isa::available() {
+        check_extreme_logits(&Device::cpu_with(Some(2), isa).unwrap());
     }
 }
 
