@@ -1,5 +1,6 @@
 //! `--device cuda`, on the PTX machine. With `ALIGN_TEST_CUDA=driver` the tests are for the first card of the real driver.
 
+mod goldens;
 mod runs;
 
 use crate::align::{Run, command};
