@@ -4,7 +4,8 @@
 //! have any part of the same layout. The tests of the real model run if `ALIGN_SMOLLM2` names its directory
 //! (`tests/oracles/make_smollm2.py` makes it). Otherwise they report by name that it is missing.
 
-use crate::align::{align, committed_goldens, ids, lines_in, number, numbers, read_json, read_lines};
+use crate::align::{Run, align, committed_goldens, ids, lines_in, number, numbers, read_json, read_lines};
+use align_lora::objective::{KnobValue, Objective};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -12,47 +13,165 @@ use std::path::{Path, PathBuf};
 const SUM: f64 = 1e-3;
 /// Tolerance of the log-prob of one token, in nats.
 const TOKEN: f64 = 1e-4;
+/// The goldens of one batch use so many rows, or all if the file has fewer.
+const BATCH_ROWS: usize = 8;
 
-/// A loss of the goldens: its name there, its flags, and the flags whose number is in the folder's `meta.json`, each with the key
-/// of that number.
-type GoldenLoss = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
+/// A loss of the goldens. All but `sft` also have the beta of `meta.json`.
+pub(crate) struct GoldenLoss {
+    /// Its name in the goldens.
+    name: &'static str,
+    /// Its name in `align-cli`.
+    loss: &'static str,
+    /// Its knobs.
+    knobs: &'static [(&'static str, Knob)],
+    /// Further flags of a run.
+    flags: &'static [&'static str],
+}
 
-/// Losses whose trajectory and value are checked. All use the beta of `meta.json`.
-const LOSSES: [GoldenLoss; 20] = [
-    ("sigmoid", &["--loss", "dpo"], &[]),
-    ("sigmoid without precomputed reference", &["--loss", "dpo", "--reference-cache", "off"], &[]),
-    ("exo_pair", &["--loss", "exo_pair"], &[("--label-smoothing", "exo_pair_label_smoothing")]),
-    ("ipo", &["--loss", "ipo"], &[]),
-    ("hinge", &["--loss", "hinge"], &[]),
-    ("sppo_hard", &["--loss", "sppo_hard"], &[]),
-    ("robust", &["--loss", "robust"], &[("--label-smoothing", "robust_label_smoothing")]),
-    ("nca_pair", &["--loss", "nca_pair"], &[]),
-    ("bco_pair", &["--loss", "bco_pair"], &[]),
-    ("aot", &["--loss", "aot"], &[]),
-    ("aot_unpaired", &["--loss", "aot_unpaired"], &[]),
-    ("apo_zero", &["--loss", "apo_zero"], &[]),
-    ("apo_down", &["--loss", "apo_down"], &[]),
-    ("discopop", &["--loss", "discopop"], &[("--discopop-tau", "discopop_tau")]),
-    ("sigmoid_norm", &["--loss", "sigmoid_norm"], &[]),
-    ("sft", &["--loss", "sft"], &[]),
-    ("sigmoid f_divergence=forward_kl", &["--loss", "f_forward_kl"], &[]),
-    ("sigmoid f_divergence=js_divergence", &["--loss", "f_js"], &[]),
-    ("sigmoid f_divergence=alpha_divergence coef=0.5", &["--loss", "f_alpha", "--f-alpha", "0.5"], &[]),
-    ("sigmoid ld_alpha=0.5", &["--loss", "ld_dpo", "--ld-alpha", "0.5"], &[]),
+/// Where the number of a knob stands.
+enum Knob {
+    /// Under this key of the folder's `meta.json`.
+    Meta(&'static str),
+    /// Here.
+    Is(f64),
+}
+
+impl GoldenLoss {
+    const fn named(name: &'static str) -> GoldenLoss {
+        GoldenLoss::new(name, name, &[])
+    }
+
+    const fn new(name: &'static str, loss: &'static str, knobs: &'static [(&'static str, Knob)]) -> GoldenLoss {
+        GoldenLoss { name, loss, knobs, flags: &[] }
+    }
+
+    /// Finds a loss by its name in the goldens.
+    pub(crate) fn find(name: &str) -> &'static GoldenLoss {
+        let mut losses = LOSSES.iter().chain([&KTO]);
+        losses.find(|loss| loss.name == name).unwrap_or_else(|| panic!("no flags for loss `{name}`"))
+    }
+}
+
+/// The losses of pairs.
+static LOSSES: [GoldenLoss; 20] = [
+    GoldenLoss::new("sigmoid", "dpo", &[]),
+    GoldenLoss {
+        flags: &["--reference-cache", "off"],
+        ..GoldenLoss::new("sigmoid without precomputed reference", "dpo", &[])
+    },
+    GoldenLoss::new("exo_pair", "exo_pair", &[("label_smoothing", Knob::Meta("exo_pair_label_smoothing"))]),
+    GoldenLoss::named("ipo"),
+    GoldenLoss::named("hinge"),
+    GoldenLoss::named("sppo_hard"),
+    GoldenLoss::new("robust", "robust", &[("label_smoothing", Knob::Meta("robust_label_smoothing"))]),
+    GoldenLoss::named("nca_pair"),
+    GoldenLoss::named("bco_pair"),
+    GoldenLoss::named("aot"),
+    GoldenLoss::named("aot_unpaired"),
+    GoldenLoss::named("apo_zero"),
+    GoldenLoss::named("apo_down"),
+    GoldenLoss::new("discopop", "discopop", &[("discopop_tau", Knob::Meta("discopop_tau"))]),
+    GoldenLoss::named("sigmoid_norm"),
+    GoldenLoss::named("sft"),
+    GoldenLoss::new("sigmoid f_divergence=forward_kl", "f_forward_kl", &[]),
+    GoldenLoss::new("sigmoid f_divergence=js_divergence", "f_js", &[]),
+    GoldenLoss::new("sigmoid f_divergence=alpha_divergence coef=0.5", "f_alpha", &[("f_alpha", Knob::Is(0.5))]),
+    GoldenLoss::new("sigmoid ld_alpha=0.5", "ld_dpo", &[("ld_alpha", Knob::Is(0.5))]),
 ];
 
 /// KTO, which reads labelled rows. The rows are in TRL's order and are evaluated batch by batch, as in TRL.
-const KTO: (&[&str], &[(&str, &str)]) = (
-    &["--loss", "kto", "--unpaired-order", "trl"],
-    &[("--desirable-weight", "kto_desirable_weight"), ("--undesirable-weight", "kto_undesirable_weight")],
-);
+static KTO: GoldenLoss = GoldenLoss {
+    name: "kto",
+    loss: "kto",
+    knobs: &[
+        ("desirable_weight", Knob::Meta("kto_desirable_weight")),
+        ("undesirable_weight", Knob::Meta("kto_undesirable_weight")),
+    ],
+    flags: &["--unpaired-order", "trl"],
+};
+
+/// The losses whose trajectories are in the goldens.
+pub(crate) const WITH_TRAJECTORY: [&str; 4] = ["sigmoid", "exo_pair", "ipo", "kto"];
+
+/// The losses of some list that are checked on a model.
+pub(crate) type Chosen = fn(&Golden<'_>, &'static [&'static str]) -> &'static [&'static str];
+
+/// A part of the goldens, and how `align-cli` is run to check it.
+#[derive(Clone, Copy)]
+pub(crate) struct Goldens<'a> {
+    pub(crate) part: Part,
+    /// Runs `align-cli` with these arguments, on some device.
+    pub(crate) run: &'a dyn Fn(&[&str]) -> Run,
+}
+
+/// A part of a folder of goldens.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Part {
+    /// The goldens of the tiny models, of up to 256 tokens.
+    Tiny,
+    /// The goldens of the tiny models, of up to 64 tokens.
+    Short,
+    /// The goldens of the real model.
+    Real,
+}
+
+impl Part {
+    /// Returns its folder in a folder of goldens: rows, and a folder for each model.
+    fn of(self, goldens: &Path) -> PathBuf {
+        match self {
+            Part::Tiny | Part::Real => goldens.to_owned(),
+            Part::Short => goldens.join("short"),
+        }
+    }
+
+    fn has(self, name: &str) -> bool {
+        is_real(name) == (self == Part::Real)
+    }
+
+    /// Returns the forms in which its pairs are given.
+    fn forms(self) -> &'static [Form] {
+        match self {
+            Part::Tiny | Part::Real => &[Form::Conversational, Form::Plain],
+            Part::Short => &[Form::Plain],
+        }
+    }
+}
+
+/// The form of a pair.
+#[derive(Clone, Copy)]
+enum Form {
+    Conversational,
+    Plain,
+}
+
+impl Form {
+    /// Returns the name of the file with these numbers of pairs in this form.
+    fn file(self, numbers: &str) -> String {
+        let form = match self {
+            Form::Conversational => "conversational",
+            Form::Plain => "plain",
+        };
+        format!("{numbers}_{form}.json")
+    }
+
+    fn of(self, row: &Value) -> Value {
+        match self {
+            Form::Conversational => row.clone(),
+            Form::Plain => plain(row),
+        }
+    }
+}
 
 /// A model with its goldens.
-pub(crate) struct Golden {
-    name: String,
-    folder: PathBuf,
+pub(crate) struct Golden<'a> {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
     pub(crate) model: PathBuf,
-    adapter: PathBuf,
+    pub(crate) adapter: PathBuf,
+    /// Its place among the models of its part.
+    pub(crate) nth: usize,
+    part: Part,
+    run: &'a dyn Fn(&[&str]) -> Run,
 }
 
 fn goldens_root() -> PathBuf {
@@ -62,73 +181,141 @@ fn goldens_root() -> PathBuf {
     }
 }
 
-/// Returns the models of the goldens folder whose names `which` accepts. A model without its directory is left out, with a line
-/// that names it: the real one is not in the repository.
-pub(crate) fn models(which: impl Fn(&str) -> bool) -> Vec<Golden> {
-    let root = goldens_root();
-    let mut names: Vec<String> = std::fs::read_dir(&root)
-        .unwrap_or_else(|e| panic!("{}: {e}", root.display()))
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| which(name) && root.join(name).join("meta.json").exists() && name != "extra")
-        .collect();
-    names.sort();
-    let golden = |name: String| {
-        let folder = root.join(&name);
-        let model = match std::env::var_os("ALIGN_SMOLLM2") {
-            Some(dir) if name == "smollm2-135m" => PathBuf::from(dir),
-            _ => folder.join("model"),
-        };
-        if !model.is_dir() {
-            eprintln!("skipped: {name}, no model directory (ALIGN_SMOLLM2 names that of smollm2-135m)");
-            return None;
-        }
-        Some(Golden { model, adapter: folder.join("adapter"), folder, name })
-    };
-    names.into_iter().filter_map(golden).collect()
-}
-
-pub(crate) fn is_tiny(name: &str) -> bool {
-    !is_real(name)
+/// Whether a part of the goldens may be missing: the folder in `ALIGN_GOLDENS` has any part.
+pub(crate) fn may_be_missing() -> bool {
+    std::env::var_os("ALIGN_GOLDENS").is_some()
 }
 
 fn is_real(name: &str) -> bool {
     name.starts_with("smollm2")
 }
 
-/// Calls `check` for each of these models whose goldens have `file`. Fails if there is none, unless `ALIGN_GOLDENS` is set.
-fn for_each(which: impl Fn(&str) -> bool, file: &str, check: impl Fn(&Golden, Value)) {
-    let mut checked = 0;
-    for golden in models(which) {
-        let path = golden.folder.join(file);
-        if path.exists() {
-            check(&golden, read_json(&path));
-            checked += 1;
-        } else {
-            eprintln!("skipped: {} has no {file}", golden.name);
-        }
-    }
-    let may_be_empty = std::env::var_os("ALIGN_GOLDENS").is_some();
-    assert!(checked > 0 || may_be_empty, "{file}: nothing was checked");
+fn on_the_processor(arguments: &[&str]) -> Run {
+    align(arguments)
 }
 
-impl Golden {
+impl Goldens<'static> {
+    /// Returns the goldens of the tiny models, of up to 256 tokens.
+    pub(crate) fn tiny() -> Self {
+        Goldens { part: Part::Tiny, run: &on_the_processor }
+    }
+
+    /// Returns the goldens of the tiny models, of up to 64 tokens.
+    pub(crate) fn short() -> Self {
+        Goldens { part: Part::Short, run: &on_the_processor }
+    }
+
+    /// Returns the goldens of the real model.
+    pub(crate) fn real() -> Self {
+        Goldens { part: Part::Real, run: &on_the_processor }
+    }
+}
+
+impl<'a> Goldens<'a> {
+    /// Returns the models that have such goldens. A model without its directory is left out, with a line that names it: the real
+    /// one is not in the repository.
+    pub(crate) fn models(&self) -> Vec<Golden<'a>> {
+        let (root, folder) = (goldens_root(), self.part.of(&goldens_root()));
+        if !folder.is_dir() && may_be_missing() {
+            return Vec::new();
+        }
+        let mut names: Vec<String> = std::fs::read_dir(&folder)
+            .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| self.part.has(name) && folder.join(name).join("meta.json").exists() && name != "extra")
+            .collect();
+        names.sort();
+        let golden = |(nth, name): (usize, String)| {
+            let model = match std::env::var_os("ALIGN_SMOLLM2") {
+                Some(dir) if name == "smollm2-135m" => PathBuf::from(dir),
+                _ => root.join(&name).join("model"),
+            };
+            if !model.is_dir() {
+                eprintln!("skipped: {name}, no model directory (ALIGN_SMOLLM2 names that of smollm2-135m)");
+                return None;
+            }
+            let (adapter, folder) = (root.join(&name).join("adapter"), folder.join(&name));
+            Some(Golden { name, folder, model, adapter, nth, part: self.part, run: self.run })
+        };
+        names.into_iter().enumerate().filter_map(golden).collect()
+    }
+
+    /// Calls `check` for each model whose goldens have `file`. Fails if there is none, unless `ALIGN_GOLDENS` is set.
+    pub(crate) fn for_each(&self, file: &str, check: impl Fn(&Golden<'a>, Value)) {
+        let mut checked = 0;
+        for golden in self.models() {
+            let path = golden.folder.join(file);
+            if path.exists() {
+                check(&golden, read_json(&path));
+                checked += 1;
+            } else {
+                eprintln!("skipped: {} has no {file}", golden.folder.display());
+            }
+        }
+        assert!(checked > 0 || may_be_missing(), "{file}: nothing was checked");
+    }
+}
+
+impl Golden<'static> {
+    /// Returns the goldens of a tiny model in the repository, whatever `ALIGN_GOLDENS` says.
+    pub(crate) fn committed(name: &str) -> Self {
+        let folder = committed_goldens().join(name);
+        let (model, adapter) = (folder.join("model"), folder.join("adapter"));
+        Golden { name: name.to_owned(), folder, model, adapter, nth: 0, part: Part::Tiny, run: &on_the_processor }
+    }
+}
+
+impl Golden<'_> {
     /// Returns the settings with which the numbers were made.
     fn meta(&self) -> Value {
         read_json(&self.folder.join("meta.json"))
     }
 
-    fn max_length(&self) -> String {
-        self.meta()["max_length"].to_string()
+    pub(crate) fn max_length(&self) -> usize {
+        self.meta()["max_length"].as_u64().unwrap() as usize
     }
 
-    /// Returns the flags of a loss, with the numbers of the folder's `meta.json`. `sft` has no beta.
-    fn flags(&self, flags: &[&str], knobs: &[(&str, &str)]) -> Vec<String> {
+    /// Returns a file of rows: that of the goldens' own folder, or else that of the repository.
+    pub(crate) fn file_of_rows(&self, file: &str) -> PathBuf {
+        let own = self.folder.with_file_name(file);
+        if own.exists() { own } else { self.part.of(&committed_goldens()).join(file) }
+    }
+
+    fn rows(&self, file: &str) -> Vec<Value> {
+        read_lines(&self.file_of_rows(file))
+    }
+
+    fn pairs(&self) -> Vec<Value> {
+        self.rows("pairs.jsonl")
+    }
+
+    /// Returns the number of rows in the goldens of one batch.
+    pub(crate) fn batch_rows(&self) -> usize {
+        self.pairs().len().min(BATCH_ROWS)
+    }
+
+    /// Returns the knobs of a loss.
+    fn knobs(&self, loss: &GoldenLoss) -> Vec<(&'static str, f64)> {
         let meta = self.meta();
-        let beta = [("--beta", "beta")];
-        let beta = if flags.contains(&"sft") { &[][..] } else { &beta };
-        let knobs =
-            beta.iter().chain(knobs).flat_map(|(flag, key)| [(*flag).to_owned(), number(&meta[key]).to_string()]);
-        flags.iter().map(|flag| (*flag).to_owned()).chain(knobs).collect()
+        let beta = (loss.loss != "sft").then_some(("beta", Knob::Meta("beta")));
+        let value = |knob: &Knob| match knob {
+            Knob::Meta(key) => number(&meta[key]),
+            Knob::Is(value) => *value,
+        };
+        beta.iter().chain(loss.knobs).map(|(name, knob)| (*name, value(knob))).collect()
+    }
+
+    /// Returns the flags of a loss.
+    fn flags(&self, loss: &GoldenLoss) -> Vec<String> {
+        let knobs = self.knobs(loss).into_iter();
+        let knobs = knobs.flat_map(|(name, value)| [format!("--{}", name.replace('_', "-")), value.to_string()]);
+        ["--loss", loss.loss].iter().chain(loss.flags).map(|flag| (*flag).to_owned()).chain(knobs).collect()
+    }
+
+    pub(crate) fn objective(&self, loss: &GoldenLoss) -> Objective {
+        let knobs: Vec<_> =
+            self.knobs(loss).into_iter().map(|(name, value)| (name, KnobValue::Number(value))).collect();
+        Objective::new(loss.loss, &knobs).unwrap()
     }
 
     fn items<'a>(&self, golden: &'a Value) -> &'a Vec<Value> {
@@ -139,21 +326,26 @@ impl Golden {
     /// one, because other tests run at the same time.
     fn threads(&self) -> String {
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
-        if is_real(&self.name) { all() } else { 1 }.to_string()
+        if self.part == Part::Real { all() } else { 1 }.to_string()
+    }
+
+    /// Runs `align-cli COMMAND` on this model.
+    fn run_base<S: AsRef<str>>(&self, command: &str, more: &[S]) -> Run {
+        let model = self.model.to_str().unwrap();
+        let threads = self.threads();
+        let common = [command, "--model", model, "--precision", "f32", "--threads", &threads];
+        (self.run)(&common.into_iter().chain(more.iter().map(AsRef::as_ref)).collect::<Vec<_>>())
     }
 
     /// Runs `align-cli COMMAND` on this model and its adapter.
-    fn run<S: AsRef<str>>(&self, command: &str, more: &[S]) -> crate::align::Run {
-        let model = self.model.to_str().unwrap();
-        let adapter = self.adapter.to_str().unwrap();
-        let threads = self.threads();
-        let common = [command, "--model", model, "--adapter", adapter, "--precision", "f32", "--threads", &threads];
-        align(&common.into_iter().chain(more.iter().map(AsRef::as_ref)).collect::<Vec<_>>())
+    fn run<S: AsRef<str>>(&self, command: &str, more: &[S]) -> Run {
+        let adapter = ["--adapter", self.adapter.to_str().unwrap()].into_iter();
+        self.run_base(command, &adapter.chain(more.iter().map(AsRef::as_ref)).collect::<Vec<_>>())
     }
 
     /// Runs `eval` on rows with the flags of a loss.
     fn eval(&self, path: &str, mut flags: Vec<String>) -> Value {
-        let max_length = self.max_length();
+        let max_length = self.max_length().to_string();
         flags.extend(["--data", path, "--json", "--max-length", &max_length].map(str::to_owned));
         self.run("eval", &flags).ok().json()
     }
@@ -186,13 +378,11 @@ fn prompt_rule(row: &Value) -> &'static [&'static str] {
     if is_guess { &["--implicit-prompt"] } else { &[] }
 }
 
-fn pairs() -> Vec<Value> {
-    let path = goldens_root().join("pairs.jsonl");
-    read_lines(if path.exists() { path } else { committed_goldens().join("pairs.jsonl") }.as_path())
-}
-
-/// Returns a pair of conversations as strings, as the goldens' maker writes them.
+/// Returns a pair of conversations as strings, as the goldens' maker writes them. A pair of strings stays.
 fn plain(row: &Value) -> Value {
+    if row["prompt"].is_string() {
+        return row.clone();
+    }
     let mut prompt = String::new();
     for turn in row["prompt"].as_array().unwrap() {
         let speaker = if turn["role"] == "user" { "Human" } else { "Assistant" };
@@ -215,14 +405,12 @@ fn sequences(row: &Value) -> (Vec<u64>, Vec<Vec<u64>>) {
     (prompt.clone(), row["answers"].as_array().unwrap().iter().map(full).collect())
 }
 
-fn check_tokens(which: fn(&str) -> bool) {
-    for (file, form) in [("tokens_conversational.json", "turns"), ("tokens_plain.json", "text")] {
-        for_each(which, file, |golden, tokens| {
+fn check_tokens(goldens: &Goldens<'_>) {
+    for form in goldens.part.forms() {
+        let file = form.file("tokens");
+        goldens.for_each(&file, |golden, tokens| {
             let items = golden.items(&tokens);
-            let rows: Vec<Value> = pairs()[..items.len()]
-                .iter()
-                .map(|row| if form == "text" { plain(row) } else { row.clone() })
-                .collect();
+            let rows: Vec<Value> = golden.pairs()[..items.len()].iter().map(|row| form.of(row)).collect();
             for (got, want) in golden.tokens(&rows, 1 << 20).iter().zip(items) {
                 let (prompt, answers) = sequences(got);
                 let place = format!("{} {file} {}", golden.name, want["id"]);
@@ -239,17 +427,17 @@ fn check_tokens(which: fn(&str) -> bool) {
 #[test]
 fn there_is_something_to_check() {
     let root = goldens_root();
-    let models = models(|_| true).len();
+    let models = Goldens::tiny().models().len() + Goldens::real().models().len();
     assert!(models > 0 || root.join("objectives.json").exists(), "{}: no goldens", root.display());
 }
 
 #[test]
 fn tokens_are_those_of_trl() {
-    check_tokens(is_tiny);
+    check_tokens(&Goldens::tiny());
 }
 
-fn check_edge_tokens(which: fn(&str) -> bool) {
-    for_each(which, "tokens_edge.json", |golden, tokens| {
+fn check_edge_tokens(goldens: &Goldens<'_>) {
+    goldens.for_each("tokens_edge.json", |golden, tokens| {
         let max_length = tokens["max_length"].as_u64().unwrap() as usize;
         for item in golden.items(&tokens) {
             let place = format!("{}, {}", golden.name, item["case"]);
@@ -280,7 +468,7 @@ fn check_edge_tokens(which: fn(&str) -> bool) {
 
 #[test]
 fn edge_cases_of_tokens_are_those_of_trl() {
-    check_edge_tokens(is_tiny);
+    check_edge_tokens(&Goldens::tiny());
 }
 
 /// Compares one answer of `score --per-token` with a golden's item.
@@ -298,16 +486,14 @@ fn check_answer(place: &str, got: &Value, want: &Value) {
     }
 }
 
-fn check_logps(which: fn(&str) -> bool) {
-    for (file, form) in [("logps_conversational.json", "turns"), ("logps_plain.json", "text")] {
-        for_each(which, file, |golden, logps| {
+pub(crate) fn check_logps(goldens: &Goldens<'_>) {
+    for form in goldens.part.forms() {
+        let file = form.file("logps");
+        goldens.for_each(&file, |golden, logps| {
             let items = golden.items(&logps);
-            let rows: Vec<Value> = pairs()[..items.len() / 2]
-                .iter()
-                .map(|row| if form == "text" { plain(row) } else { row.clone() })
-                .collect();
+            let rows: Vec<Value> = golden.pairs()[..items.len() / 2].iter().map(|row| form.of(row)).collect();
             let (_folder, path) = golden.data(&rows);
-            let max_length = golden.max_length();
+            let max_length = golden.max_length().to_string();
             let flags = ["--data", &path, "--json", "--per-token", "--max-length", &max_length];
             let run = golden.run("score", &flags).ok();
             let scores = run.json_lines();
@@ -326,68 +512,80 @@ fn check_logps(which: fn(&str) -> bool) {
 
 #[test]
 fn logps_are_those_of_torch() {
-    check_logps(is_tiny);
+    check_logps(&Goldens::tiny());
 }
 
-fn check_losses(which: fn(&str) -> bool) {
-    for_each(which, "losses.json", |golden, losses| {
-        let (folder, path) = golden.data(&pairs()[..8]);
+/// Compares losses and rewards of a batch with those in `losses.json`. `loss_of` computes a loss; `log_ratios` are those of the
+/// two answers of each pair.
+pub(crate) fn compare_losses(
+    golden: &Golden<'_>,
+    losses: &Value,
+    loss_of: impl Fn(&GoldenLoss) -> f64,
+    log_ratios: &[[f64; 2]],
+) {
+    let beta = number(&golden.meta()["beta"]);
+    for (name, want) in losses["loss"].as_object().unwrap() {
+        let (got, want) = (loss_of(GoldenLoss::find(name)), number(want));
+        // the loss moves by at most beta per nat of a log-ratio (ipo by 2 |h - 1/(2 beta)| / tokens, at most 10 per nat of a
+        // mean), so an error of 1e-3 nats moves it by 1e-4 at a beta of 0.1. Two divergences are exponentials of a log-ratio:
+        // their loss moves by its own size per nat
+        let exponential = name.contains("forward_kl") || name.contains("alpha_divergence");
+        let room = if exponential { 2.0 * SUM } else { 1e-4 * (beta / 0.1).max(1.0) };
+        assert!((got - want).abs() <= room * want.abs().max(1.0), "{} {name}: {got}, golden {want}", golden.name);
+    }
+    for (side, key) in ["rewards_chosen", "rewards_rejected"].into_iter().enumerate() {
+        let want = numbers(&losses[key]);
+        assert_eq!(log_ratios.len(), want.len(), "{} {key}", golden.name);
+        for (row, (log_ratios, want)) in log_ratios.iter().zip(want).enumerate() {
+            let got = beta * log_ratios[side];
+            assert!((got - want).abs() <= beta * 2.0 * SUM, "{} {key}[{row}]: {got}, {want}", golden.name);
+        }
+    }
+}
+
+fn check_losses(goldens: &Goldens<'_>) {
+    goldens.for_each("losses.json", |golden, losses| {
+        let (folder, path) = golden.data(&golden.pairs()[..golden.batch_rows()]);
         let cache = folder.path().join("cache");
-        let beta = number(&golden.meta()["beta"]);
-        for (name, flags, knobs) in LOSSES {
-            if losses["loss"].get(name).is_none() {
-                continue; // the real model's file has fewer
-            }
-            let mut flags = golden.flags(flags, knobs);
+        let loss_of = |loss: &GoldenLoss| {
+            let mut flags = golden.flags(loss);
             // all losses score the same rows, so the reference is computed once
             if flags.iter().all(|flag| flag != "--reference-cache") {
                 flags.extend(["--reference-cache".to_owned(), cache.to_str().unwrap().to_owned()]);
             }
-            let eval = golden.eval(&path, flags);
-            let (got, want) = (number(&eval["eval_loss"]), number(&losses["loss"][name]));
-            // the loss moves by at most beta per nat of a log-ratio (ipo by 2 |h - 1/(2 beta)| / tokens, at most 10 per nat of a
-            // mean), so an error of 1e-3 nats moves it by 1e-4 at a beta of 0.1. Two divergences are exponentials of a log-ratio:
-            // their loss moves by its own size per nat
-            let exponential = name.contains("forward_kl") || name.contains("alpha_divergence");
-            let room = if exponential { 2.0 * SUM } else { 1e-4 * (beta / 0.1).max(1.0) };
-            assert!((got - want).abs() <= room * want.abs().max(1.0), "{} {name}: {got}, golden {want}", golden.name);
-        }
-        let run = golden.run("score", &["--data", &path, "--json", "--max-length", &golden.max_length()]).ok();
-        for (row, score) in run.json_lines().iter().enumerate() {
-            for (side, key) in [("chosen", "rewards_chosen"), ("rejected", "rewards_rejected")] {
-                let answer = &score[side];
-                let got = beta * (number(&answer["logps"]) - number(&answer["reference_logps"]));
-                let want = number(&losses[key][row]);
-                assert!((got - want).abs() <= beta * 2.0 * SUM, "{} {key}[{row}]: {got}, {want}", golden.name);
-            }
-        }
-        for name in losses["loss"].as_object().unwrap().keys() {
-            assert!(LOSSES.iter().any(|(known, ..)| known == name), "{}: no flags for loss `{name}`", golden.name);
-        }
+            number(&golden.eval(&path, flags)["eval_loss"])
+        };
+        let max_length = golden.max_length().to_string();
+        let run = golden.run("score", &["--data", &path, "--json", "--max-length", &max_length]).ok();
+        let log_ratio = |answer: &Value| number(&answer["logps"]) - number(&answer["reference_logps"]);
+        let log_ratios: Vec<[f64; 2]> =
+            run.json_lines().iter().map(|row| ["chosen", "rejected"].map(|side| log_ratio(&row[side]))).collect();
+        compare_losses(golden, &losses, loss_of, &log_ratios);
     });
 }
 
 #[test]
 fn losses_are_those_of_trl() {
-    check_losses(is_tiny);
+    check_losses(&Goldens::tiny());
 }
 
-fn check_kto(which: fn(&str) -> bool) {
-    for_each(which, "kto.json", |golden, kto| {
-        let own = goldens_root().join("kto.jsonl");
-        let rows = read_lines(if own.exists() { own } else { committed_goldens().join("kto.jsonl") }.as_path());
+pub(crate) fn check_kto(goldens: &Goldens<'_>) {
+    goldens.for_each("kto.json", |golden, kto| {
         let items = golden.items(&kto);
-        let (_folder, path) = golden.data(&rows[..items.len()]);
+        let (_folder, path) = golden.data(&golden.rows("kto.jsonl")[..items.len()]);
         // the golden is one batch
-        let mut flags = golden.flags(KTO.0, KTO.1);
+        let mut flags = golden.flags(&KTO);
         flags.extend(["--batch-size".to_owned(), items.len().to_string()]);
         let eval = golden.eval(&path, flags);
         for (ours, theirs) in [("eval_loss", "loss"), ("eval_kl", "kl")] {
             let (got, want) = (number(&eval[ours]), number(&kto[theirs]));
             assert!((got - want).abs() <= SUM, "{} {theirs}: {got}, golden {want}", golden.name);
         }
-        let run = golden.run("score", &["--data", &path, "--json", "--max-length", &golden.max_length()]).ok();
-        for (score, want) in run.json_lines().iter().zip(items) {
+        let max_length = golden.max_length().to_string();
+        let run = golden.run("score", &["--data", &path, "--json", "--max-length", &max_length]).ok();
+        let scores = run.json_lines();
+        assert_eq!(scores.len(), items.len(), "{}", golden.name);
+        for (score, want) in scores.iter().zip(items) {
             for (ours, theirs) in [("logps", "policy"), ("reference_logps", "reference")] {
                 let (got, want) = (number(&score["completion"][ours]), number(&want[theirs]));
                 assert!((got - want).abs() <= SUM, "{} {theirs}: {got}, golden {want}", golden.name);
@@ -398,7 +596,7 @@ fn check_kto(which: fn(&str) -> bool) {
 
 #[test]
 fn kto_is_that_of_trl() {
-    check_kto(is_tiny);
+    check_kto(&Goldens::tiny());
 }
 
 /// Returns the largest difference between `a` and `b` at the same step, relative to `b`.
@@ -406,18 +604,18 @@ fn largest_relative(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).fold(0.0, |worst: f64, (a, b)| worst.max((a - b).abs() / b.abs()))
 }
 
-fn check_trajectory(golden: &Golden, name: &str, flags: &[String], cache: &Path, want: &Value) {
+fn check_trajectory(golden: &Golden<'_>, name: &str, cache: &Path, want: &Value) {
     let meta = golden.meta();
     let of = &meta["trajectory"];
     let kto = name == "kto";
-    let data = committed_or_own(if kto { "kto.jsonl" } else { "pairs.jsonl" });
+    let data = golden.file_of_rows(if kto { "kto.jsonl" } else { "pairs.jsonl" });
     let batch = if kto { &of["kto_batch_examples"] } else { &of["batch_pairs"] }.to_string();
     let output = tempfile::tempdir().unwrap();
     let text = |key: &str| of[key].to_string();
     let (lr, decay, steps, eps) = (text("lr"), text("weight_decay"), text("steps"), text("eps"));
     let [beta1, beta2] = [0, 1].map(|i| of["betas"][i].to_string());
     let (schedule, max_norm, max_length) =
-        (of["schedule"].as_str().unwrap(), text("max_grad_norm"), golden.max_length());
+        (of["schedule"].as_str().unwrap(), text("max_grad_norm"), golden.max_length().to_string());
     let common = [
         "--reference",
         "base",
@@ -450,7 +648,7 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], cache: &Path,
         output.path().to_str().unwrap(),
     ];
     let common = common.map(str::to_owned);
-    golden.run("train", &[flags, &common].concat()).ok();
+    golden.run("train", &[golden.flags(GoldenLoss::find(name)), common.to_vec()].concat()).ok();
     let lines: Vec<Value> = read_lines(&output.path().join("metrics.jsonl"))
         .into_iter()
         .filter(|line| line.get("loss").is_some())
@@ -495,7 +693,7 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], cache: &Path,
 
 /// Checks that every tensor of the trained adapter differs from the golden by at most `tolerance` of its norm, or 2e-3 of it if
 /// that is more.
-fn check_final_adapter(golden: &Golden, want: &Path, output: &Path, tolerance: f64) {
+fn check_final_adapter(golden: &Golden<'_>, want: &Path, output: &Path, tolerance: f64) {
     let read = |path: &Path| std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let (got, want) = (read(&output.join("adapter_model.safetensors")), read(want));
     let (got, want) =
@@ -512,43 +710,37 @@ fn check_final_adapter(golden: &Golden, want: &Path, output: &Path, tolerance: f
     }
 }
 
-fn committed_or_own(file: &str) -> PathBuf {
-    let own = goldens_root().join(file);
-    if own.exists() { own } else { committed_goldens().join(file) }
+/// Returns all losses of the list.
+pub(crate) fn all(_: &Golden<'_>, losses: &'static [&'static str]) -> &'static [&'static str] {
+    losses
 }
 
-fn check_trajectories(which: fn(&str) -> bool) {
-    let of = |name: &str| {
-        let (_, flags, knobs) = LOSSES.into_iter().find(|(known, ..)| *known == name).expect("a loss of the list");
-        (flags, knobs)
-    };
+pub(crate) fn check_trajectories(goldens: &Goldens<'_>, chosen: Chosen) {
     // the first loss of pairs computes the reference's log-probs, and the other losses of pairs read them
     let cache = tempfile::tempdir().unwrap();
-    for name in ["sigmoid", "exo_pair", "ipo", "kto"] {
-        let (flags, knobs) = if name == "kto" { KTO } else { of(name) };
-        for_each(which, &format!("trajectory_{name}.json"), |golden, want| {
-            check_trajectory(golden, name, &golden.flags(flags, knobs), cache.path(), &want);
+    for name in WITH_TRAJECTORY {
+        goldens.for_each(&format!("trajectory_{name}.json"), |golden, want| {
+            if chosen(golden, &WITH_TRAJECTORY).contains(&name) {
+                check_trajectory(golden, name, cache.path(), &want);
+            }
         });
     }
 }
 
 #[test]
 fn trajectories_are_those_of_trl() {
-    check_trajectories(is_tiny);
+    check_trajectories(&Goldens::tiny(), all);
 }
 
-fn check_generation(which: fn(&str) -> bool) {
-    for_each(which, "generate.json", |golden, want| {
+pub(crate) fn check_generation(goldens: &Goldens<'_>) {
+    goldens.for_each("generate.json", |golden, want| {
         let items = golden.items(&want);
-        let (_folder, path) = golden.data(&pairs()[..items.len()]);
-        let model = golden.model.to_str().unwrap();
+        let (_folder, path) = golden.data(&golden.pairs()[..items.len()]);
         let common = ["--data", &path, "--max-new-tokens", "32", "--json"];
-        let threads = golden.threads();
-        let base = ["generate", "--model", model, "--precision", "f32", "--threads", &threads];
         for which in ["policy", "base"] {
             let run = match which {
                 "policy" => golden.run("generate", &common),
-                _ => align(&[&base[..], &common].concat()),
+                _ => golden.run_base("generate", &common),
             };
             for (got, want) in run.ok().json_lines().iter().zip(items) {
                 let gap = number(&want[format!("{which}_min_top2_gap")]);
@@ -565,7 +757,17 @@ fn check_generation(which: fn(&str) -> bool) {
 
 #[test]
 fn greedy_generation_is_that_of_transformers() {
-    check_generation(is_tiny);
+    check_generation(&Goldens::tiny());
+}
+
+/// The goldens that are checked on a card too.
+#[test]
+fn short_goldens_agree() {
+    let goldens = Goldens::short();
+    check_logps(&goldens);
+    check_losses(&goldens);
+    check_kto(&goldens);
+    check_trajectories(&goldens, all);
 }
 
 #[test]
@@ -574,11 +776,12 @@ fn smollm2_agrees_with_its_goldens() {
         eprintln!("skipped: smollm2-135m, ALIGN_SMOLLM2 does not name its directory");
         return;
     }
-    check_tokens(is_real);
-    check_edge_tokens(is_real);
-    check_logps(is_real);
-    check_losses(is_real);
-    check_kto(is_real);
-    check_generation(is_real);
-    check_trajectories(is_real);
+    let goldens = Goldens::real();
+    check_tokens(&goldens);
+    check_edge_tokens(&goldens);
+    check_logps(&goldens);
+    check_losses(&goldens);
+    check_kto(&goldens);
+    check_generation(&goldens);
+    check_trajectories(&goldens, all);
 }

@@ -1,8 +1,9 @@
 //! Compares gradients of the adapters with torch's goldens, and with difference quotients for every loss.
 
-use crate::align::{committed_goldens, number, numbers, read_json, root};
+use crate::align::{number, numbers, read_json};
 use crate::golden_rows::{golden_rows, with_numbers};
-use align_data::{EncodedRow, Encoder, Mismatch, RowKind};
+use crate::goldens::{Golden, GoldenLoss, Goldens, compare_losses, may_be_missing};
+use align_data::{EncodedRow, Encoder, Mismatch, RowKind, Target};
 use align_engine::adapters::{AdapterSet, Adapters};
 use align_engine::autograd::ParamGrads;
 use align_engine::model::{Model, ModelConfig};
@@ -11,42 +12,36 @@ use align_engine::weights::{SafetensorsFile, ValueCheck, WeightFiles};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::adapter::Adapter;
-use align_lora::objective::{History, KnobValue, LOSSES, Objective, Scores};
+use align_lora::objective::{BatchTotals, History, KnobValue, LOSSES, Objective, RowLogps, Scores};
 use align_lora::train::{Batch, Donors, Outcome, Scorers, Scoring};
-use std::path::{Path, PathBuf};
+use serde_json::Value;
 use std::sync::Arc;
 
-const ROWS: usize = 8;
+/// The losses whose gradients are in the goldens.
+pub(crate) const WITH_GRADIENT: [&str; 3] = ["sigmoid", "exo_pair", "kto"];
 
-/// A model with its golden adapter, and what is needed to encode the goldens' rows for it.
-struct World {
-    name: String,
-    folder: PathBuf,
+/// A model with its golden adapter on a device, and what is needed to encode the goldens' rows for it.
+pub(crate) struct World<'a> {
+    golden: &'a Golden<'a>,
     model: Model,
     adapter: Adapter,
     /// The adapter with a score head.
     reward_model: Arc<AdapterSet>,
-    encoder: PathBuf,
     /// The `max_length` of the goldens.
     max_length: usize,
 }
 
-impl World {
-    /// Opens a golden's folder. The model computes on `threads` threads, or on all.
-    fn open(folder: &Path, model_dir: &Path, threads: Option<usize>) -> World {
-        let device = Device::cpu(threads).unwrap();
-        let files = WeightFiles::open(model_dir, ValueCheck::Finite).unwrap();
-        let model = Model::load(&device, ModelConfig::open(model_dir).unwrap(), &files).unwrap();
-        let adapter = Adapter::load(&model, &folder.join("adapter")).unwrap();
-        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+impl<'g> World<'g> {
+    pub(crate) fn open(golden: &'g Golden<'_>, device: &Device) -> World<'g> {
+        let files = WeightFiles::open(&golden.model, ValueCheck::Finite).unwrap();
+        let model = Model::load(device, ModelConfig::open(&golden.model).unwrap(), &files).unwrap();
+        let adapter = Adapter::load(&model, &golden.adapter).unwrap();
         let hidden_size = model.config().hidden_size;
         let head = Inputs::of(&[hidden_size]).normal(hidden_size, 0.05);
         let mut reward_model = AdapterSet::clone(adapter.set());
         let id = ParamId(adapter.params().count());
         reward_model.set_score_head(Param::new(model.device(), id, [1, hidden_size], &head).unwrap());
-        let max_length = read_json(&folder.join("meta.json"))["max_length"].as_u64().unwrap() as usize;
-        let (folder, encoder) = (folder.to_owned(), model_dir.to_owned());
-        World { name, folder, model, adapter, reward_model: Arc::new(reward_model), encoder, max_length }
+        World { golden, model, adapter, reward_model: Arc::new(reward_model), max_length: golden.max_length() }
     }
 
     fn set(&self, objective: &Objective) -> &Arc<AdapterSet> {
@@ -58,10 +53,13 @@ impl World {
 
     fn rows(&self, kind: RowKind, n: usize) -> Vec<EncodedRow> {
         let rows = self.model.config().vocab_size;
-        let encoder = Encoder::from_model(&self.encoder, None, self.max_length, rows).unwrap();
-        let root = self.folder.parent().unwrap();
-        let committed = committed_goldens();
-        golden_rows(if root.join("pairs.jsonl").exists() { root } else { &committed }, encoder, kind, n)
+        let encoder = Encoder::from_model(&self.golden.model, None, self.max_length, rows).unwrap();
+        golden_rows(self.golden.file_of_rows("pairs.jsonl").parent().unwrap(), encoder, kind, n)
+    }
+
+    /// Returns the rows of the goldens' batch.
+    fn batch_rows(&self, kind: RowKind) -> Vec<EncodedRow> {
+        self.rows(kind, self.golden.batch_rows())
     }
 
     fn gradients(&self, objective: &Objective, rows: &[EncodedRow]) -> (Outcome, ParamGrads) {
@@ -101,114 +99,131 @@ impl World {
     }
 }
 
-fn goldens_root() -> PathBuf {
-    std::env::var_os("ALIGN_GOLDENS").map_or_else(committed_goldens, |folder| root().join(folder))
-}
-
-fn tiny_worlds() -> Vec<World> {
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(goldens_root())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.join("model/config.json").exists() && path.join("adapter").exists())
-        .collect();
-    folders.sort();
-    assert!(!folders.is_empty() || std::env::var_os("ALIGN_GOLDENS").is_some());
-    folders.iter().map(|folder| World::open(folder, &folder.join("model"), Some(1))).collect()
-}
-
-/// Returns the loss of a golden, with the knobs of the folder's `meta.json`.
-fn objective(world: &World, golden: &str) -> Objective {
-    let meta = read_json(&world.folder.join("meta.json"));
-    let mut knobs = vec![("beta", KnobValue::Number(number(&meta["beta"])))];
-    let own: &[(&str, &str)] = match golden {
-        "exo_pair" => &[("label_smoothing", "exo_pair_label_smoothing")],
-        "kto" => &[("desirable_weight", "kto_desirable_weight"), ("undesirable_weight", "kto_undesirable_weight")],
-        _ => &[],
-    };
-    knobs.extend(own.iter().map(|(knob, key)| (*knob, KnobValue::Number(number(&meta[key])))));
-    Objective::new(golden, &knobs).unwrap()
-}
-
 fn norm(values: &[f32]) -> f64 {
     values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
 }
 
-#[test]
-fn every_tensor_has_the_gradient_of_torch() {
-    for world in tiny_worlds() {
-        for golden in ["sigmoid", "exo_pair"] {
-            let path = world.folder.join(format!("grads_{golden}.safetensors"));
-            if !path.exists() {
-                eprintln!("skipped: {} has no grads_{golden}.safetensors", world.name);
+impl World<'_> {
+    /// Checks the gradients of these losses.
+    pub(crate) fn check_gradients(&self, losses: &[&str]) {
+        let mut checked = 0;
+        for golden in losses {
+            let [sampled, whole] =
+                ["json", "safetensors"].map(|ending| self.golden.folder.join(format!("grads_{golden}.{ending}")));
+            if !sampled.exists() {
+                eprintln!("skipped: no {}", sampled.display());
                 continue;
             }
-            let file = SafetensorsFile::open(&path).unwrap();
-            let (_, grads) = world.gradients(&objective(&world, golden), &world.rows(RowKind::Pair, ROWS));
-            let mut tensors = 0;
-            for (key, param) in world.adapter.params() {
-                let want = file.to_f32(file.tensor(&key).unwrap_or_else(|| panic!("{key}"))).unwrap();
-                let got = grads.get(param.id()).unwrap().download().unwrap();
-                let difference: Vec<f32> = got.iter().zip(&want).map(|(g, w)| g - w).collect();
-                let relative = norm(&difference) / norm(&want);
-                assert!(relative <= 1e-4, "{} {golden}: {key} differs by {relative:e}", world.name);
-                tensors += 1;
+            let objective = self.golden.objective(GoldenLoss::find(golden));
+            let (outcome, grads) = self.gradients(&objective, &self.batch_rows(objective.data()));
+            self.check_sampled(golden, &outcome, &grads, &read_json(&sampled));
+            if whole.exists() {
+                self.check_tensors(golden, &grads, &SafetensorsFile::open(&whole).unwrap());
             }
-            assert_eq!(tensors, file.tensors().len(), "{} {golden}: every tensor of the golden", world.name);
+            checked += 1;
         }
+        assert!(checked > 0 || may_be_missing(), "{}: no gradients were checked", self.golden.name);
+    }
+
+    /// Checks every tensor's gradient.
+    fn check_tensors(&self, golden: &str, grads: &ParamGrads, want: &SafetensorsFile) {
+        let name = &self.golden.name;
+        let mut tensors = 0;
+        for (key, param) in self.adapter.params() {
+            let want = want.to_f32(want.tensor(&key).unwrap_or_else(|| panic!("{key}"))).unwrap();
+            let got = grads.get(param.id()).unwrap().download().unwrap();
+            let difference: Vec<f32> = got.iter().zip(&want).map(|(g, w)| g - w).collect();
+            let relative = norm(&difference) / norm(&want);
+            assert!(relative <= 1e-4, "{name} {golden}: {key} differs by {relative:e}");
+            tensors += 1;
+        }
+        assert_eq!(tensors, want.tensors().len(), "{name} {golden}: every tensor of the golden");
+    }
+
+    /// Checks the loss, and the norm, the largest value and sampled entries of each gradient.
+    fn check_sampled(&self, golden: &str, outcome: &Outcome, grads: &ParamGrads, want: &Value) {
+        let name = &self.golden.name;
+        let loss = number(&want["loss"]);
+        assert!((outcome.loss - loss).abs() <= 1e-4 * loss.abs().max(1.0), "{name} {golden}: {}", outcome.loss);
+        let mut squares = 0.0;
+        for (key, param) in self.adapter.params() {
+            let want = &want["tensors"][&key];
+            let got = grads.get(param.id()).unwrap().download().unwrap();
+            let l2 = number(&want["l2"]);
+            squares += norm(&got).powi(2);
+            let largest = got.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
+            let place = format!("{name} {golden}: {key}");
+            assert!((norm(&got) - l2).abs() <= 1e-4 * l2, "{place}: norm {} golden {l2}", norm(&got));
+            let golden_largest = number(&want["max_abs"]);
+            // for a single entry, only the error bound of the whole tensor is known: 1e-4 of the norm
+            assert!(
+                (largest - golden_largest).abs() <= 1e-4 * l2,
+                "{place}: largest {largest} golden {golden_largest}"
+            );
+            for (index, value) in numbers(&want["index"]).iter().zip(numbers(&want["value"])) {
+                let got = f64::from(got[*index as usize]);
+                assert!((got - value).abs() <= 1e-4 * l2, "{place}[{index}]: {got} golden {value}");
+            }
+        }
+        let global = number(&want["global_l2"]);
+        assert!((squares.sqrt() - global).abs() <= 1e-4 * global, "{name} {golden}: {} {global}", squares.sqrt());
+    }
+
+    /// Checks all losses of the goldens with the log-probs of one pass. `align-cli eval` makes a pass for each.
+    pub(crate) fn check_losses(&self, losses: &Value) {
+        // the loss that reads the most of a pass: log-probs of both models, and sums over the tails
+        let all = self.golden.objective(GoldenLoss::find("sigmoid ld_alpha=0.5"));
+        let rows = self.batch_rows(RowKind::Pair);
+        let scored = self.batch(&all, &rows, History::default()).score(&self.scoring(&all)).unwrap();
+        let loss_of = |loss: &GoldenLoss| {
+            let objective = self.golden.objective(loss);
+            let read = |row: &RowLogps| match objective.data() {
+                RowKind::Pair => row.clone(),
+                // `sft` reads the chosen answer, and no reference
+                _ => RowLogps {
+                    policy: vec![row.policy[0]],
+                    reference: Vec::new(),
+                    lens: vec![row.lens[0]],
+                    target: Some(Target::Sequence),
+                    ..row.clone()
+                },
+            };
+            let read: Vec<RowLogps> = scored.iter().map(read).collect();
+            let statistics = objective.statistics(&read, &History::default()).unwrap();
+            objective.head(&read, &statistics, BatchTotals::of_rows(&read)).unwrap().loss
+        };
+        let log_ratios = |row: &RowLogps| [0, 1].map(|answer| row.policy[answer] - row.reference[answer]);
+        compare_losses(self.golden, losses, loss_of, &scored.iter().map(log_ratios).collect::<Vec<_>>());
     }
 }
 
-/// Checks norms, largest values and sampled entries, for goldens without whole tensors.
-fn check_sampled(world: &World, golden: &str, kind: RowKind) {
-    let path = world.folder.join(format!("grads_{golden}.json"));
-    if !path.exists() {
-        eprintln!("skipped: {} has no grads_{golden}.json", world.name);
-        return;
-    }
-    let want = read_json(&path);
-    let (outcome, grads) = world.gradients(&objective(world, golden), &world.rows(kind, ROWS));
-    let loss = number(&want["loss"]);
-    assert!((outcome.loss - loss).abs() <= 1e-4 * loss.abs().max(1.0), "{} {golden}: {}", world.name, outcome.loss);
-    let mut squares = 0.0;
-    for (key, param) in world.adapter.params() {
-        let want = &want["tensors"][&key];
-        let got = grads.get(param.id()).unwrap().download().unwrap();
-        let l2 = number(&want["l2"]);
-        squares += norm(&got).powi(2);
-        let largest = got.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
-        let place = format!("{} {golden}: {key}", world.name);
-        assert!((norm(&got) - l2).abs() <= 1e-4 * l2, "{place}: norm {} golden {l2}", norm(&got));
-        let golden_largest = number(&want["max_abs"]);
-        // for a single entry, only the error bound of the whole tensor is known: 1e-4 of the norm
-        assert!((largest - golden_largest).abs() <= 1e-4 * l2, "{place}: largest {largest} golden {golden_largest}");
-        for (index, value) in numbers(&want["index"]).iter().zip(numbers(&want["value"])) {
-            let got = f64::from(got[*index as usize]);
-            assert!((got - value).abs() <= 1e-4 * l2, "{place}[{index}]: {got} golden {value}");
-        }
-    }
-    let global = number(&want["global_l2"]);
-    assert!((squares.sqrt() - global).abs() <= 1e-4 * global, "{} {golden}: {} {global}", world.name, squares.sqrt());
+/// Checks the gradients of these goldens on the processor.
+fn check_gradients(goldens: &Goldens<'_>, threads: Option<usize>) {
+    let (models, device) = (goldens.models(), Device::cpu(threads).unwrap());
+    assert!(!models.is_empty() || may_be_missing(), "nothing was checked");
+    models.iter().for_each(|golden| World::open(golden, &device).check_gradients(&WITH_GRADIENT));
 }
 
 #[test]
-fn sampled_gradients_are_those_of_torch() {
-    for world in tiny_worlds() {
-        check_sampled(&world, "sigmoid", RowKind::Pair);
-        check_sampled(&world, "exo_pair", RowKind::Pair);
-        check_sampled(&world, "kto", RowKind::Labelled);
-    }
+fn gradients_are_those_of_torch() {
+    check_gradients(&Goldens::tiny(), Some(1));
+}
+
+#[test]
+fn gradients_and_losses_of_the_short_goldens_are_those_of_torch() {
+    let goldens = Goldens::short();
+    check_gradients(&goldens, Some(1));
+    let device = Device::cpu(Some(1)).unwrap();
+    goldens.for_each("losses.json", |golden, losses| World::open(golden, &device).check_losses(&losses));
 }
 
 #[test]
 fn smollm2_has_the_gradients_of_torch() {
-    let Some(dir) = std::env::var_os("ALIGN_SMOLLM2") else {
+    if std::env::var_os("ALIGN_SMOLLM2").is_none() {
         eprintln!("skipped: smollm2-135m, ALIGN_SMOLLM2 does not name its directory");
         return;
-    };
-    let world = World::open(&goldens_root().join("smollm2-135m"), Path::new(&dir), None);
-    check_sampled(&world, "sigmoid", RowKind::Pair);
-    check_sampled(&world, "exo_pair", RowKind::Pair);
-    check_sampled(&world, "kto", RowKind::Labelled);
+    }
+    check_gradients(&Goldens::real(), None);
 }
 
 /// For every loss, compares the derivative of a whole model's loss along a direction in all parameters with the difference
@@ -218,8 +233,8 @@ fn smollm2_has_the_gradients_of_torch() {
 /// loss by about 1e-2, the quotient is exact to about 1 %.
 #[test]
 fn every_loss_has_the_gradient_of_its_value() {
-    let folder = committed_goldens().join("tiny-llama");
-    let world = World::open(&folder, &folder.join("model"), Some(1));
+    let golden = Golden::committed("tiny-llama");
+    let world = World::open(&golden, &Device::cpu(Some(1)).unwrap());
     let modified = ["mpo", "rpo", "ld_dpo", "f_js", "f_alpha"];
     for name in LOSSES.iter().map(|loss| loss.name).chain(modified) {
         let number = KnobValue::Number;

@@ -1,7 +1,7 @@
 //! Compares the memory that a run plans to hold with what it holds.
 
 use crate::align::{align, committed_goldens, golden_model, lines_in, read_lines};
-use crate::goldens::{Golden, is_tiny, models};
+use crate::goldens::{Golden, Goldens};
 use crate::watched_run::{self, Notes, TOLERANCE, is_held};
 use align_data::{Dataset, Encoder, OnBadRow, RowKind, Shuffle};
 use align_engine::model::{Model, ModelConfig};
@@ -200,7 +200,7 @@ fn planned_is_held_for_every_family() {
     let folder = tempfile::tempdir().unwrap();
     let losses =
         [("dpo", RowKind::Pair, 0.1, 300), ("kto", RowKind::Labelled, 0.0, 4096), ("rm_bt", RowKind::Pair, 0.1, 4096)];
-    for (nth, Golden { model, .. }) in models(is_tiny).iter().enumerate() {
+    for (nth, Golden { model, .. }) in Goldens::tiny().models().iter().enumerate() {
         for (i, precision) in [Precision::F32, Precision::Bf16].into_iter().enumerate() {
             let (loss, kind, lora_dropout, micro_batch_tokens) = losses[(nth + i) % losses.len()];
             // the rows are longer than the models' attention windows

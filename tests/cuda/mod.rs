@@ -2,6 +2,7 @@
 
 mod equalities;
 mod failures;
+mod goldens;
 mod runs;
 
 use crate::align::{Run, command};
