@@ -6,8 +6,7 @@
 //
 // The three layouts of a linear layer are strides: x wT, dy w and dyT x. With `round` the operands are rounded to bf16 first.
 //
-// Numerics:  fused multiply-adds in float, in blocks of DEPTH terms, which are added in order: a long sum rounds less than term
-//            by term. The bits of a row do not depend on the others
+// Numerics:  fused multiply-adds in float, in the order of i, whatever the tile: the bits of a row do not depend on the others
 // Launch:    grid = (cols / 64, rows / 64), rounded up; 256 threads, each 4 x 4 of a tile of 64 x 64
 // Floor:     arithmetic of float; plain: no tensor cores, no double buffering
 #include "elem.cuh"
@@ -67,18 +66,14 @@ __device__ __forceinline__ void product(const Args& args) {
         fetch(left, (const L*)args.left, first_row, args.rows, args.left_row, step, args.depth, args.left_step, args.round);
         fetch(right, (const R*)args.right, first_col, args.cols, args.right_col, step, args.depth, args.right_step, args.round);
         __syncthreads();
-        float block[4][4] = {};
 #pragma unroll 4
         for (u32 i = 0; i < DEPTH; i++) {
             float l[4], r[4];
             load_four(l, &left[i][row]);
             load_four(r, &right[i][col]);
             for (int a = 0; a < 4; a++) {
-                for (int b = 0; b < 4; b++) block[a][b] = fmaf(l[a], r[b], block[a][b]);
+                for (int b = 0; b < 4; b++) sums[a][b] = fmaf(l[a], r[b], sums[a][b]);
             }
-        }
-        for (int a = 0; a < 4; a++) {
-            for (int b = 0; b < 4; b++) sums[a][b] += block[a][b];
         }
         __syncthreads();
     }
