@@ -14,6 +14,9 @@ const MOST: f64 = 3e7;
 /// The checks end with the case that brings the failures to this number: a broken kernel fails in most cases.
 const ENOUGH: usize = 10;
 
+/// Warp instructions after which a launch counts as endless: more than any case needs.
+const LIMIT: u64 = 100_000_000;
+
 /// Two orders of blocks and warps. In the first, asynchronous copies arrive as late as they may. In the second, they arrive at
 /// once.
 const SCHEDULES: [&str; 2] = ["schedule=forward;arrival=late", "schedule=reverse;arrival=early"];
@@ -43,7 +46,8 @@ impl Card {
 
     /// Opens a PTX machine of this description, or the first real card if tests run on a real one.
     fn new(description: &str) -> Card {
-        let machine = driver::install().map(|driver| (driver, driver.card(description)));
+        let description = format!("limit={LIMIT};{description}");
+        let machine = driver::install().map(|driver| (driver, driver.card(&description)));
         let ordinal = machine.map_or(0, |(_, ordinal)| ordinal);
         Card { device: Device::cuda_apart(ordinal, Some(1)).expect("the card can be opened"), machine }
     }
