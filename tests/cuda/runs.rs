@@ -102,7 +102,7 @@ fn scores_evaluations_and_greedy_tokens_of_every_family_are_those_of_the_process
         };
         let eval = |device| -> Vec<f64> {
             let json = on(device, &[&["eval"], &rows[..]].concat()).json();
-            ["eval_loss", "eval_rewards/margins", "eval_rewards/chosen"].map(|key| number(&json[key])).to_vec()
+            ["eval_loss", "eval_logps/chosen", "eval_logps/rejected"].map(|key| number(&json[key])).to_vec()
         };
         let [card, cpu] = ["cuda", "cpu"].map(|device| [score(device), eval(device)].concat());
         assert_eq!([card.len(), cpu.len()], [19; 2], "{name}: two scorers, two answers, four pairs; three means");
