@@ -25,7 +25,22 @@ pub(super) struct BackwardShape {
 
 pub(crate) fn cases() -> Vec<Case> {
     let timed = [[2048, 576], [512, 4096], [18432, 64]];
-    let odd = [[0, 3], [1, 1], [3, 31], [5, 33], [2, 63], [3, 64], [4, 65], [7, 1023], [301, 129]];
+    let odd = [
+        [0, 3],
+        [1, 1],
+        [3, 31],
+        [5, 33],
+        [2, 63],
+        [3, 64],
+        [4, 65],
+        [7, 1023],
+        [301, 129],
+        [2, 1025],
+        [3, 1100],
+        [2, 4096],
+        [2, 4097],
+        [2, 8200],
+    ];
     let mut cases = Vec::new();
     for ([rows, cols], timed) in shapes(timed, odd) {
         for offset in if timed { vec![0.0] } else { vec![0.0, 1.0] } {
